@@ -1,0 +1,1 @@
+"""The comparison: the only package that imports both `manual/` and `reference/`."""

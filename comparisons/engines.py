@@ -1,0 +1,138 @@
+"""The references: one line each in ENGINES, name → how to ask it.
+
+An engine answers a Problem from `reference/` alone. It is imported when first asked, so that a missing framework costs
+nothing but its own rows.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from comparisons.errors import MissingFramework, UnknownName
+from comparisons.problem import OFFSET, PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, Problem
+from reference import equations
+
+
+@dataclass(frozen=True)
+class Engine:
+    """name in reports; module of `reference` that does the work; package to install.
+
+    reason_not(problem) says why the engine does not apply, or None. rounds_at_random: whether it can answer under stochastic
+    arithmetic; tells_steps: whether it knows the share of each step.
+    """
+
+    name: str
+    module: str
+    package: str
+    reason_not: Callable[[Problem], str | None]
+    ask: Callable[..., tuple[float, dict[str, Array], dict[str, Array]]]
+    rounds_at_random: bool = False
+    tells_steps: bool = True
+
+    def load(self) -> Any:
+        """The module. Raises MissingFramework, saying how to install what is missing."""
+        try:
+            return importlib.import_module(self.module)
+        except ImportError as error:
+            advice = f"reference {self.name!r} needs {self.package}, which cannot be imported: pip install {self.package}"
+            raise MissingFramework(f"{advice} ({error})") from error
+
+    def answer(self, problem: Problem, rounding_seed: int | None = None) -> Answer:
+        """Loss, states, gradients and shares of every step; under stochastic arithmetic where a seed is given and it can."""
+        module = self.load()
+        at_random = {"rounding_seed": rounding_seed} if self.rounds_at_random else {}
+        loss, states, found = self.ask(module, problem, **at_random)
+        gradients = {name: value for name, value in found.items() if not name.endswith(OFFSET)}
+        if problem.jacobians and hasattr(module, "jacobians"):
+            params = {name: problem.variables[name] for name in problem.parameter_names}
+            s_0, sizes = problem.initial_state, problem.state_sizes
+            gradients |= module.jacobians(step_of(problem), params, sizes, s_0, problem.x, **at_random)
+        return Answer(loss, gradients, states, _steps(problem, gradients, found))
+
+
+def _steps(problem: Problem, gradients: dict[str, Array], found: dict[str, Array]) -> dict[str, Array]:
+    """The shares of the steps: the gradients of the offsets, and all that has a time axis of its own."""
+    steps = {name: value for name, value in gradients.items() if name in ("x", STATE_JACOBIAN, PRODUCT_TO_END)}
+    steps |= {name: found[name + OFFSET] for name in problem.parameter_names if name + OFFSET in found}
+    for name in problem.state_sizes:
+        if name + OFFSET in found:
+            steps[f"{name}_0"] = np.concatenate([found[f"{name}_0"][None], found[name + OFFSET]])
+    return steps
+
+
+def step_of(problem: Problem) -> equations.Step:
+    """The step that the engines differentiate: the problem's own, or the one in reference.equations."""
+    if problem.step is not None:
+        return problem.step
+    return _bound_step(problem.cell, tuple(problem.options.items()))
+
+
+@lru_cache(maxsize=256)
+def _bound_step(cell: str, options: tuple[tuple[str, Any], ...]) -> equations.Step:
+    return equations.bound_step(cell, dict(options))
+
+
+@lru_cache(maxsize=256)
+def _bound_readout(readout: str, options: tuple[tuple[str, Any], ...]) -> equations.Readout:
+    return equations.bound_readout(readout, dict(options))
+
+
+@lru_cache(maxsize=256)
+def _sequence_loss(
+    step: equations.Step, readout: equations.Readout, parameters: tuple[str, ...], states: tuple[str, ...]
+) -> equations.ScalarFunction:
+    return equations.sequence_loss(step, readout, parameters, states, OFFSET)
+
+
+def readout_of(problem: Problem) -> equations.Readout:
+    """The readout from reference.equations. The same problem gives the same object, so that nothing is compiled twice."""
+    return _bound_readout(problem.readout, tuple(problem.readout_options.items()))
+
+
+def with_offsets(problem: Problem) -> dict[str, Array]:
+    """The variables, and a zero offset for every parameter and state at every step (where a perturbation has not put one)."""
+    shapes = {name: problem.variables[name].shape for name in problem.parameter_names}
+    shapes |= {name: (problem.batch, size) for name, size in problem.state_sizes.items()}
+    offsets = {name + OFFSET: np.zeros((problem.steps, *shape), dtype=problem.dtype) for name, shape in shapes.items()}
+    return {**offsets, **problem.variables}
+
+
+def _ask_unrolled(module: Any, problem: Problem, **at_random: Any) -> tuple[float, dict[str, Array], dict[str, Array]]:
+    function = _sequence_loss(step_of(problem), readout_of(problem), problem.parameter_names, tuple(problem.state_sizes))
+    return module.gradients(function, with_offsets(problem), dict(problem.constants), **at_random)
+
+
+def _ask_torch_nn(module: Any, problem: Problem) -> tuple[float, dict[str, Array], dict[str, Array]]:
+    return module.gradients(problem.cell, problem.options, readout_of(problem), problem.variables, problem.constants)
+
+
+def _always(problem: Problem) -> str | None:
+    del problem
+
+
+def _no_torch_module(problem: Problem) -> str | None:
+    if problem.step is not None or problem.cell != "rnn":
+        return f"torch has no module for {problem.cell}"
+    if problem.options["activation"] not in ("tanh", "relu"):
+        return f"torch.nn.RNN has no {problem.options['activation']}"
+    return None
+
+
+ENGINES: tuple[Engine, ...] = (
+    Engine("torch", "reference.torch_autograd", "torch", _always, _ask_unrolled, rounds_at_random=True),
+    Engine("jax", "reference.jax_grad", "jax", _always, _ask_unrolled),
+    Engine("torch.nn", "reference.torch_nn", "torch", _no_torch_module, _ask_torch_nn, tells_steps=False),
+)
+
+
+def select(names: tuple[str, ...] | None) -> tuple[Engine, ...]:
+    """The engines of these names, in the table's order; all of them for None. Raises UnknownName."""
+    known = [engine.name for engine in ENGINES]
+    for name in names or ():
+        if name not in known:
+            raise UnknownName(f"no reference is called {name!r}; there are {', '.join(known)}")
+    return tuple(engine for engine in ENGINES if names is None or engine.name in names)

@@ -1,0 +1,211 @@
+"""The text case: a character-level language model of a file, cross-checked at initialisation and while it trains.
+
+The vocabulary is the set of the file's characters. The text is cut into B streams of equal length, each stream into consecutive
+windows of T characters; the target of a character is the next one. The state at the end of a window is the initial state of the
+next (a number, not differentiated); at the end of the text it starts again from zero.
+
+Manual, and each reference that tells its states, then train from identical weights by plain SGD, each with its own gradients and
+its own carried state. They must stay together: the parameters after N updates are compared, in units of what rounding explains,
+measured by training a reference once more with its weights moved by a unit roundoff before every update.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from comparisons import tolerance
+from comparisons.candidates import CellCandidate, built_in, problem_of, update
+from comparisons.cases import Case
+from comparisons.comparator import Yardstick, compare
+from comparisons.crosscheck import check_problem
+from comparisons.engines import Engine
+from comparisons.errors import BadText
+from comparisons.problem import Answer, Array, Problem, frozen
+from comparisons.verdict import CaseReport
+
+Window: TypeAlias = tuple[Array, Array]
+Move: TypeAlias = Callable[[Problem], Problem]
+
+LEARNING_RATE = 0.5
+EVALUATED_WINDOWS = 32
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text as tokens: the name it goes by, its distinct characters in order, and the index of each character (length,)."""
+
+    name: str
+    vocabulary: str
+    tokens: Array
+
+
+def corpus_of(name: str, text: str) -> Corpus:
+    """The text's tokens. Raises BadText when there is none."""
+    if not text:
+        raise BadText(f"{name} is empty")
+    vocabulary = "".join(sorted(set(text)))
+    index = {character: number for number, character in enumerate(vocabulary)}
+    return Corpus(name, vocabulary, np.array([index[character] for character in text]))
+
+
+def read_corpus(path: Path) -> Corpus:
+    """The file as a corpus. Raises BadText when it cannot be read as UTF-8 text or is empty."""
+    try:
+        return corpus_of(path.name, path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadText(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadText(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from error
+
+
+def default_corpus() -> Corpus:
+    """README.md: the file beside this folder, or, installed without it, the copy in the distribution's metadata."""
+    beside = Path(__file__).resolve().parent.parent / "README.md"
+    if beside.is_file():
+        return read_corpus(beside)
+    return corpus_of("README.md", str(metadata.metadata("bptt-crosscheck").json["description"]))
+
+
+def windows(corpus: Corpus, steps: int, batch: int) -> list[Window]:
+    """[(x, target)], each (T, B): consecutive windows of up to `batch` streams, fewer where the text is short.
+
+    Raises BadText when the text has not even one window: T characters and the one that follows.
+    """
+    length = len(corpus.tokens)
+    if length < steps + 1:
+        raise BadText(f"{corpus.name} has {length} characters; a window of {steps} steps needs {steps + 1}")
+    streams = min(batch, (length - 1) // steps)
+    count = (length - 1) // (streams * steps)
+    used = streams * count * steps
+    x, target = (corpus.tokens[start : start + used].reshape(streams, count * steps).T for start in (0, 1))
+    return [(x[k : k + steps], target[k : k + steps]) for k in range(0, count * steps, steps)]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run side by side: the checks made on the way, and a row per reference for the parameters at the end."""
+
+    checks: list[CaseReport]
+    summary: dict[str, Any]
+
+
+def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: int) -> Case:
+    """The corpus as a case, with the cell of `like`: tokens in, an output per character, mean cross-entropy at every step."""
+    size = len(corpus.vocabulary)
+    streams = windows(corpus, steps, batch)[0][0].shape[1]
+    return Case(
+        f"text {corpus.name}",
+        like.cell,
+        like.options,
+        inputs="tokens",
+        reduction="mean",
+        steps=steps,
+        batch=streams,
+        input_size=size,
+        hidden_size=hidden_size,
+        output_size=size,
+    )
+
+
+def train_together(
+    corpus: Corpus, case: Case, engines: Sequence[Engine], updates: int, seed: int, dtype: str,
+    watch: Callable[[CaseReport], None] | None = None,
+) -> Training:  # fmt: skip
+    """Cross-check at the first, middle and last update, and compare the trained parameters of all."""
+    cut = windows(corpus, case.steps, case.batch)
+    candidate = built_in(case.cell, case.options)
+    start = _at_window(problem_of(case, seed, dtype), cut[0], None)
+    trained = _train(start, cut, updates, candidate.answer)
+    checks: list[CaseReport] = []
+    for number in sorted({0, updates // 2, updates}):
+        problem = replace(trained[number], name=f"{case.name}, update {number}")
+        checks.append(check_problem(problem, candidate, engines))
+        if watch is not None:
+            watch(checks[-1])
+    askable = [engine for engine in engines if engine.reason_not(start) is None]
+    others = {engine.name: _train(start, cut, updates, engine.answer)[-1] for engine in askable}
+    rows = _compare_parameters(start, cut, trained, others, askable)
+    losses = {name: _mean_loss(candidate, trained[at], cut) for name, at in (("loss_before", 0), ("loss_after", updates))}
+    about = {"text": corpus.name, "characters": len(corpus.tokens), "vocabulary": len(corpus.vocabulary), "updates": updates}
+    return Training(checks, {**about, **losses, "rows": rows, "passed": all(row["passed"] for row in rows)})
+
+
+def _at_window(problem: Problem, window: Window, states: Mapping[str, Array] | None) -> Problem:
+    """The problem on this window, from the states given, or from zero."""
+    x, target = window
+    zero = {name: np.zeros((problem.batch, size), dtype=problem.dtype) for name, size in problem.state_sizes.items()}
+    initial = {f"{name}_0": value for name, value in (states or zero).items()}
+    moved = problem.with_variables(initial)
+    return replace(moved, constants=frozen({**moved.constants, "x": x, "target": target}))
+
+
+def _stay(problem: Problem) -> Problem:
+    return problem
+
+
+def _train(
+    problem: Problem, cut: list[Window], updates: int, ask: Callable[[Problem], Answer], move: Move = _stay
+) -> list[Problem]:
+    """The problem before each update, and after the last; window after window, the state carried across.
+
+    `move` is applied before every update.
+    """
+    passed_through: list[Problem] = []
+    states: Mapping[str, Array] | None = None
+    for number, window in islice(enumerate(cycle(cut)), updates):
+        problem = move(_at_window(problem, window, states))
+        passed_through.append(problem)
+        answer = ask(problem)
+        states = None if (number + 1) % len(cut) == 0 else {name: value[-1] for name, value in answer.states.items()}
+        problem = update(problem, answer.gradients, LEARNING_RATE)
+    return [*passed_through, _at_window(problem, cut[updates % len(cut)], states)]
+
+
+def _compare_parameters(
+    start: Problem, cut: list[Window], trained: list[Problem], others: Mapping[str, Problem], engines: Sequence[Engine]
+) -> list[dict[str, Any]]:
+    """A row per reference: its worst parameter."""
+    updates = len(trained) - 1
+    witness = min(engines, key=lambda engine: engine.rounds_at_random)
+    rng = np.random.default_rng([start.seed, 2])
+    rounded = _train(start, cut, updates, witness.answer, lambda problem: tolerance.perturb(problem, rng, every_step=False))[-1]
+    noise: dict[str, float] = {}
+    for weight in start.weight_names:
+        values = [problem.variables[weight] for problem in (rounded, *others.values())]
+        spread = max(float(np.max(np.abs(value - others[witness.name].variables[weight]))) for value in values)
+        noise[weight] = max(spread, tolerance.unit(start, updates) * float(np.max(np.abs(values[0]))))
+    return [_worst_parameter(trained[-1], name, other, noise) for name, other in others.items()]
+
+
+def _worst_parameter(mine: Problem, name: str, other: Problem, noise: Mapping[str, float]) -> dict[str, Any]:
+    verdicts = [
+        compare((weight, name), (mine.variables[weight], other.variables[weight]), (None, None), yardstick)
+        for weight, level in noise.items()
+        for yardstick in [Yardstick(level, None, tolerance.LIMIT)]
+    ]
+    worst = max(verdicts, key=lambda verdict: verdict.worst_over_noise)
+    return {
+        "reference": name,
+        "parameter": worst.gradient,
+        "max_rel_error": worst.max_rel_error,
+        "error_over_noise": worst.error_over_noise,
+        "passed": all(verdict.passed for verdict in verdicts),
+    }
+
+
+def _mean_loss(candidate: CellCandidate, weights: Problem, cut: list[Window]) -> float:
+    """Mean loss per character over the first windows of the text, the state carried across."""
+    return float(np.mean(list(islice(_losses(candidate, weights, cut), EVALUATED_WINDOWS))))
+
+
+def _losses(candidate: CellCandidate, weights: Problem, cut: list[Window]) -> Iterator[float]:
+    states: Mapping[str, Array] | None = None
+    for window in cut:
+        done = candidate.forward(_at_window(weights, window, states))
+        states = {name: trajectory[-1] for name, trajectory in done.tape.states.items()}
+        yield done.loss

@@ -1,0 +1,134 @@
+"""One case as plain, frozen data: named read-only arrays and the names of the equations that join them.
+
+A `Problem` is what the candidate and every engine receive. Its `variables` are the arrays for which gradients are compared
+(the parameters, x unless it is tokens, the initial states h_0, …); its `constants` are the rest (tokens, targets, masks,
+cotangents). An `Answer` is what each of them gives back, under the same names.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = Mapping[str, Array]
+
+STATE_JACOBIAN = "state_jacobian"
+PRODUCT_TO_END = "jacobian_product_to_end"
+OFFSET = "@t"  # suffix of the variables that move one step's weights or states alone
+
+
+def frozen(arrays: Mapping[str, Array]) -> Arrays:
+    """The same arrays as read-only copies, under a read-only mapping."""
+    copies: dict[str, Array] = {}
+    for name, value in arrays.items():
+        copies[name] = np.array(value)
+        copies[name].setflags(write=False)
+    return MappingProxyType(copies)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A cell unrolled over a sequence and read by a readout.
+
+    cell, options              the equation's name and its options; `step` in their place for a cell from outside
+    readout, readout_options   what turns s_1..s_T into a scalar: "softmax-cross-entropy", "squared-error", "projection"
+    parameter_names            the cell's own parameters (the readout's are among the variables too)
+    state_sizes                name → size of each part of the state, in the order of s_t
+    variables, constants       named read-only arrays; x is (T, B, I), or integer tokens (T, B) among the constants
+    jacobians                  whether ∂s_t/∂s_{t−1} and their products are compared as well
+    """
+
+    name: str
+    cell: str
+    options: Mapping[str, Any]
+    readout: str
+    readout_options: Mapping[str, Any]
+    parameter_names: tuple[str, ...]
+    state_sizes: Mapping[str, int]
+    input_size: int
+    hidden_size: int
+    variables: Arrays
+    constants: Arrays
+    seed: int
+    jacobians: bool = True
+    step: Callable[..., Any] | None = None
+    loss_label: str = ""
+
+    @property
+    def x(self) -> Array:
+        """(T, B, I), or integer tokens (T, B)."""
+        return self.variables["x"] if "x" in self.variables else self.constants["x"]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.x.shape[0]
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.x.shape[1]
+
+    @property
+    def output_size(self) -> int | None:
+        """V, or None without a head."""
+        return len(self.variables["b_y"]) if "b_y" in self.variables else None
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """The variables that training moves: the cell's parameters and the readout's."""
+        fixed = {"x", *(f"{name}_0" for name in self.state_sizes)}
+        return tuple(name for name in self.variables if name not in fixed and not name.endswith(OFFSET))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of every floating-point array."""
+        return self.variables[self.parameter_names[0]].dtype
+
+    @property
+    def initial_state(self) -> Array:
+        """s_0 (B, S)."""
+        return np.concatenate([self.variables[f"{name}_0"] for name in self.state_sizes], axis=-1)
+
+    def with_variables(self, variables: Mapping[str, Array]) -> "Problem":
+        """The same problem at other values; names left out keep theirs."""
+        return replace(self, variables=frozen({**self.variables, **variables}))
+
+    def astype(self, dtype: npt.DTypeLike) -> "Problem":
+        """The same problem with every floating-point array in `dtype`."""
+
+        def cast(arrays: Arrays) -> Arrays:
+            return frozen({name: a if a.dtype.kind in "iub" else a.astype(dtype) for name, a in arrays.items()})
+
+        return replace(self, variables=cast(self.variables), constants=cast(self.constants))
+
+    def sizes(self) -> Iterator[tuple[str, int | None]]:
+        """(name, value) of T, B, I, H, V as they stand in reports."""
+        yield from (("steps", self.steps), ("batch", self.batch), ("input_size", self.input_size))
+        yield from (("hidden_size", self.hidden_size), ("output_size", self.output_size))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a candidate or an engine says of a problem.
+
+    loss        the scalar
+    states      s_1..s_T by name, (T, B, ·)
+    gradients   by variable; the two Jacobian arrays under their own names when the problem asks for them
+    steps       the share of each step in a gradient, first axis the step: parameters (T, shape), x (T, B, I), initial states
+                (T+1, B, ·) = ∂L/∂s_t for t = 0..T. Absent for what is not told step by step
+    """
+
+    loss: float
+    gradients: dict[str, Array]
+    states: dict[str, Array] = field(default_factory=dict[str, Array])
+    steps: dict[str, Array] = field(default_factory=dict[str, Array])
+
+
+def first_step_number(gradient: str) -> int:
+    """The number of the step that index 0 of a per-step array stands for: 0 for ∂L/∂s_t and P_{T,k}, 1 for the others."""
+    return 0 if gradient.endswith("_0") or gradient == PRODUCT_TO_END else 1

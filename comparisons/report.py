@@ -1,0 +1,155 @@
+"""The command line: cross-check every built-in derivation against every reference, and say so in a table.
+
+    python comparisons/report.py                 all cases, and a character model of README.md
+    python comparisons/report.py --text FILE     the character model of another text
+    python comparisons/report.py --help          everything else
+
+Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from typer.exceptions import TyperException
+
+from comparisons import dump as dumping
+from comparisons import terminal
+from comparisons.candidates import CELLS, built_in, problem_of
+from comparisons.cases import CASES, QUICK, Case
+from comparisons.crosscheck import available, check_problem, report_of
+from comparisons.engines import Engine
+from comparisons.errors import QuestionError, UnknownName
+from comparisons.language_model import Corpus, default_corpus, read_corpus, text_case, train_together
+from comparisons.verdict import CaseReport, Report
+
+AGREE, DISAGREE, NOT_ASKED = 0, 1, 2
+TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 25, 8, 32
+UPDATES, QUICK_UPDATES = 60, 6
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Dtype(StrEnum):
+    """Precisions of a check."""
+
+    float64 = "float64"
+    float32 = "float32"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the command line asks for."""
+
+    cell: str | None
+    sizes: Mapping[str, int]
+    seed: int
+    dtype: str
+    corpus: Corpus
+    quick: bool
+    dump: Path | None
+
+    def cases(self) -> list[Case]:
+        """The table's cases that are asked for, with the sizes that are asked for. Raises UnknownName."""
+        if self.cell is not None and self.cell not in CELLS:
+            raise UnknownName(f"no cell is called {self.cell!r}; there are {', '.join(CELLS)}")
+        chosen = [case for case in CASES if self.cell in (None, case.cell) and (case.name in QUICK or not self.quick)]
+        return [replace(case, **self.sizes) for case in chosen]
+
+    def validate(self) -> None:
+        """Raise now, before any framework is loaded, what would be raised later."""
+        self.cases()
+        self.text_case()
+
+    def text_case(self) -> Case:
+        """The character model as a case."""
+        steps, batch = self.sizes.get("steps", TEXT_STEPS), self.sizes.get("batch", TEXT_BATCH)
+        hidden_size = self.sizes.get("hidden_size", TEXT_HIDDEN)
+        like = next(case for case in CASES if self.cell in (None, case.cell))
+        return text_case(self.corpus, like, steps, batch, hidden_size)
+
+
+def run(question: Question, engines: Sequence[Engine], notes: Sequence[str], progress_to: Console) -> Report:
+    """Check every case, train the character model, write the dumps; a progress bar on a terminal while it works."""
+    cases, model = question.cases(), question.text_case()
+    done: list[CaseReport] = []
+    with Progress(console=progress_to, transient=True, disable=not progress_to.is_terminal) as progress:
+        bar = progress.add_task("checking", total=len(cases) + 3)
+
+        def note(report: CaseReport) -> None:
+            done.append(report)
+            progress.update(bar, advance=1, description=report.name)
+
+        for case in cases:
+            problem, candidate = problem_of(case, question.seed, question.dtype), built_in(case.cell, case.options)
+            note(check_problem(problem, candidate, engines))
+            if question.dump is not None:
+                dumping.write(question.dump, problem, candidate, engines)
+        updates = QUICK_UPDATES if question.quick else UPDATES
+        training = train_together(question.corpus, model, engines, updates, question.seed, question.dtype, note)
+    return replace(report_of(done, question.seed, question.dtype, notes), training=[training.summary])
+
+
+def exit_status(report: Report, missing: Mapping[str, str]) -> int:
+    """0, 1 or 2: a disagreement outweighs a question that could only be asked in part."""
+    if not report.passed:
+        return NOT_ASKED if report.forward_differs else DISAGREE
+    return NOT_ASKED if missing else AGREE
+
+
+@app.callback(invoke_without_command=True)
+def crosscheck(
+    cell: Annotated[str | None, typer.Option(help="Only the cases of this cell.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="T, in place of each case's own.", show_default=False)] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="B, likewise.", show_default=False)] = None,
+    input_size: Annotated[int | None, typer.Option(min=1, help="I, likewise.", show_default=False)] = None,
+    hidden_size: Annotated[int | None, typer.Option(min=1, help="H, likewise.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random number.")] = 0,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of every array.")] = Dtype.float64,
+    references: Annotated[str | None, typer.Option(metavar="NAMES", help="Only these, by comma.", show_default="all")] = None,
+    text: Annotated[Path | None, typer.Option(metavar="FILE", help="For the character model.", show_default="README.md")] = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False)] = None,
+    dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Jacobian products, a file each.", show_default=False)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few cases, a few updates of the character model.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Every gradient against every reference.")] = False,
+) -> None:
+    """Cross-check hand-derived gradients of recurrent networks against autodiff, step by step."""
+    start = time.perf_counter()
+    sizes = {"steps": steps, "batch": batch, "input_size": input_size, "hidden_size": hidden_size}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    corpus = default_corpus() if text is None else read_corpus(text)
+    question = Question(cell, given, seed, dtype.value, corpus, quick, dump)
+    question.validate()
+    if dump is not None:
+        dumping.prepare_folder(dump)
+    if json is not None and json != "-":
+        dumping.prepare_file(Path(json))
+    engines, missing = available(None if references is None else [name.strip() for name in references.split(",")])
+    report = run(question, engines, list(missing.values()), terminal.console(stderr=True))
+    terminal.console(stderr=json == "-").print(terminal.rendered(report, time.perf_counter() - start, verbose))
+    if json == "-":
+        typer.echo(report.to_json())
+    elif json is not None:
+        dumping.write_text(Path(json), report.to_json() + "\n")
+    raise typer.Exit(exit_status(report, missing))
+
+
+def main() -> None:
+    """Run the command line; whatever is wrong with the question is one line on standard error, and exit status 2."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except (QuestionError, TyperException) as error:
+        message = str(error) if isinstance(error, QuestionError) else error.format_message()
+        typer.echo(f"bptt-crosscheck: {message}", err=True)
+        sys.exit(NOT_ASKED)
+
+
+if __name__ == "__main__":
+    main()

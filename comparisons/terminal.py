@@ -1,0 +1,140 @@
+"""A Report as tables for a terminal, by rich."""
+
+import math
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from comparisons.tolerance import LIMIT
+from comparisons.verdict import CaseReport, Report, Verdict
+
+NARROW = 120  # columns where the output is not a terminal
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that wraps at the terminal's width, or at NARROW columns in a pipe."""
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=NARROW, soft_wrap=False)
+
+
+def number(value: float | None) -> str:
+    """Two digits, or a dash for what was not asked."""
+    return "–" if value is None else f"{value:.1e}"
+
+
+def ratio(value: float) -> str:
+    """A multiple of the noise as a person reads it."""
+    return f"{value:.2f}×" if value < 1000 else f"{value:.1e}×"
+
+
+def verdict_text(passed: bool) -> Text:
+    """The verdict in a word, in colour."""
+    return Text("agree", style="green") if passed else Text("DIFFER", style="bold red")
+
+
+def summary_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Table:
+    """A line per case: sizes, loss, each reference's worst relative error, the share of rounding, the verdict."""
+    names = list(references)
+    table = _table("Hand-derived gradients against the references: worst relative error")
+    table.add_column("case", overflow="fold")
+    table.add_column("T·B·I·H·V", justify="right", no_wrap=True)
+    table.add_column("loss")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("error/noise", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for case in cases:
+        errors = [number(case.worst_rel_error(name)) for name in names]
+        sizes = "·".join(str(size) for size in _sizes(case) if size is not None)
+        name = f"{case.cell} {case.name}"
+        table.add_row(name, sizes, case.loss, *errors, ratio(case.worst_over_noise()), verdict_text(case.passed))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+
+
+def _sizes(case: CaseReport) -> tuple[int | None, ...]:
+    return (case.steps, case.batch, case.input_size, case.hidden_size, case.output_size)
+
+
+def detail_table(case: CaseReport) -> Table:
+    """A line per gradient and reference."""
+    table = _table(f"{case.cell} {case.name}: every gradient against every reference")
+    table.add_column("gradient")
+    table.add_column("reference")
+    for heading in ("max abs error", "max rel error", "noise", "error/noise", "worst step", "worst index", "first wrong step"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for row in [*case.forward, *case.rows]:
+        table.add_row(*_cells(row), verdict_text(row.passed))
+    return table
+
+
+def _cells(row: Verdict) -> list[str]:
+    return [
+        row.gradient,
+        row.reference,
+        number(row.max_abs_error),
+        number(row.max_rel_error),
+        number(row.noise),
+        ratio(row.error_over_noise),
+        "–" if row.step_error_over_noise is None else ratio(row.step_error_over_noise),
+        "–" if row.worst_index is None else ",".join(map(str, row.worst_index)),
+        "–" if row.first_wrong_step is None else str(row.first_wrong_step),
+    ]
+
+
+def training_lines(report: Report) -> list[str]:
+    """What the text case says of its training."""
+    lines: list[str] = []
+    for run in report.training:
+        lines.append(
+            f"{run['text']}: {run['characters']:,} characters, {run['vocabulary']} distinct; {run['updates']} updates "
+            f"of plain SGD took the loss per character from {run['loss_before']:.3f} to {run['loss_after']:.3f}"
+        )
+        for row in run["rows"]:
+            state = "stayed together" if row["passed"] else "DRIFTED APART"
+            lines.append(
+                f"  manual and {row['reference']}, trained apart from the same weights, {state}: parameters differ by "
+                f"{row['max_rel_error']:.1e} relative ({row['parameter']}; {ratio(row['error_over_noise'])} the noise)"
+            )
+    return lines
+
+
+def closing_line(report: Report, seconds: float) -> str:
+    """Totals and seconds."""
+    agree = sum(row.passed for row in report.rows)
+    cases = sum(case.passed for case in report.cases)
+    return f"{cases} of {len(report.cases)} cases, {agree} of {len(report.rows)} comparisons agree; {seconds:.1f} s"
+
+
+def failure_lines(report: Report) -> list[str]:
+    """Each failed case with its failed rows in words."""
+    lines: list[str] = []
+    for case in report.cases:
+        if case.passed:
+            continue
+        lines.append(f"{case.cell} {case.name}:")
+        if case.forward_differs:
+            lines.append("  the forward passes differ, so that no gradient was compared")
+        lines += [f"  {row.sentence()}" for row in case.failures()]
+    return lines
+
+
+def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
+    """The whole report: details first if verbose, then the table, the training, the failures, the totals."""
+    references = list(dict.fromkeys(row.reference for case in report.cases for row in [*case.rows, *case.forward]))
+    parts: list[RenderableType] = [detail_table(case) for case in report.cases] if verbose else []
+    parts.append(summary_table(report.cases, references))
+    parts += [Text(line) for line in [*training_lines(report), *failure_lines(report), *report.notes]]
+    explained = (
+        f"error/noise: worst error in units of what rounding explains on that problem; up to {LIMIT:g} agrees. "
+        "–: that reference has no such module."
+    )
+    parts += [Text(explained, style="dim"), Text(closing_line(report, seconds), style="bold" if math.isfinite(seconds) else "")]
+    return Group(*parts)

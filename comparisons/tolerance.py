@@ -1,0 +1,106 @@
+"""How much disagreement rounding explains: measured on the problem at hand, not guessed.
+
+Two correct programs for one gradient differ by rounding, and by how much depends on the problem: on its dtype, on how many terms
+are accumulated, on cancellation, on how the recurrence amplifies. The noise of a gradient, and of each step's share in it, is the
+largest of three estimates, all taken from a reference, never from the candidate:
+
+    (1) floor      ε √n m: ε the dtype's unit roundoff, n = T (B + H + I) the number of accumulated terms, m the magnitude
+                   of what is summed: Σ_t max|share of step t| for the whole, max|share| for one step. Terms that cancel
+                   do not hide, and a step that has nearly vanished is judged by its own size.
+    (2) response   the largest change of the reference when every operation, forward and backward, rounds at random, and
+                   the weights move by a random |Δ| ≤ ε|v|, by another amount at every step: what recurrence and
+                   cancellation make of rounding. A reference without stochastic arithmetic answers to moved weights alone.
+    (3) spread     how far the references that tell it are from each other.
+
+A row passes if error ≤ LIMIT · noise; there is no absolute tolerance. LIMIT is calibrated by an experiment that
+`comparisons/calibration.py` repeats and docs/tolerance.md describes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from comparisons.problem import OFFSET, Answer, Array, Problem
+
+LIMIT = 64.0
+SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Absolute noise by quantity: of the whole tensor, and of each step (first axis) where there are steps."""
+
+    total: dict[str, float]
+    steps: dict[str, Array]
+
+
+def quantities(answer: Answer) -> dict[str, Array]:
+    """Everything an answer holds under one naming: "loss", "state h", …, and the gradients."""
+    forward = {"loss": np.asarray(answer.loss)} | {f"state {name}": value for name, value in answer.states.items()}
+    return forward | answer.gradients
+
+
+def step_quantities(answer: Answer) -> dict[str, Array]:
+    """The same for what is told step by step, first axis the step."""
+    return {f"state {name}": value for name, value in answer.states.items()} | answer.steps
+
+
+def measure(problem: Problem, ask: Callable[[Problem, int], Answer], answers: Sequence[Answer]) -> Noise:
+    """Noise by (1)–(3).
+
+    `answers` are the references', the first one's being the one that `ask(problem, rounding_seed)` gives without a seed; it
+    must tell every quantity that is to be judged.
+    """
+    rng = np.random.default_rng([problem.seed, 1])
+    response = [ask(perturb(problem, rng), int(rng.integers(2**31))) for _ in range(SAMPLES)]
+    first, *others = answers
+    return _largest(_floor(problem, first), *[_difference(first, other) for other in [*response, *others]])
+
+
+def perturb(problem: Problem, rng: np.random.Generator, every_step: bool = True) -> Problem:
+    """The problem with every variable moved by up to one unit roundoff, the cell's weights by another amount at every step."""
+    epsilon = np.finfo(problem.dtype).eps
+
+    def nudge(value: Array, shape: tuple[int, ...]) -> Array:
+        return (epsilon * value * rng.uniform(-1, 1, size=shape)).astype(value.dtype)
+
+    moved = {name: value + nudge(value, value.shape) for name, value in problem.variables.items()}
+    for name in problem.parameter_names if every_step else ():
+        value = problem.variables[name]
+        moved[name + OFFSET] = nudge(value, (problem.steps, *value.shape))
+    return problem.with_variables(moved)
+
+
+def unit(problem: Problem, repetitions: int = 1) -> float:
+    """ε √n of (1), for a computation done `repetitions` times over."""
+    terms = problem.steps * (problem.batch + problem.hidden_size + problem.input_size)
+    return float(np.finfo(problem.dtype).eps) * (terms * max(repetitions, 1)) ** 0.5
+
+
+def _floor(problem: Problem, reference: Answer) -> Noise:
+    scale = unit(problem)
+    steps = {name: scale * _step_sizes(value) for name, value in step_quantities(reference).items()}
+    total = {name: scale * float(np.max(np.abs(value), initial=0.0)) for name, value in quantities(reference).items()}
+    summed = {name: float(steps[name].sum()) for name in problem.parameter_names if name in steps}
+    return Noise(total | summed, steps)
+
+
+def _difference(reference: Answer, other: Answer) -> Noise:
+    """How far the two are apart, in what both of them tell."""
+    values, others = quantities(reference), quantities(other)
+    steps, other_steps = step_quantities(reference), step_quantities(other)
+    total = {name: float(np.max(np.abs(value - others[name]), initial=0.0)) for name, value in values.items() if name in others}
+    return Noise(total, {name: _step_sizes(value - other_steps[name]) for name, value in steps.items() if name in other_steps})
+
+
+def _largest(*noises: Noise) -> Noise:
+    """The largest of each; the first one tells every quantity."""
+    total = {name: max(noise.total.get(name, 0.0) for noise in noises) for name in noises[0].total}
+    steps = {name: np.max([n.steps[name] for n in noises if name in n.steps], axis=0) for name in noises[0].steps}
+    return Noise(total, steps)
+
+
+def _step_sizes(value: Array) -> Array:
+    """max|·| within each index of the first axis."""
+    return np.abs(value).reshape(len(value), -1).max(axis=1, initial=0.0).astype(np.float64)

@@ -1,0 +1,111 @@
+"""The Jacobians of the recurrence, their products, and what these say about vanishing and exploding gradients.
+
+With the whole state flattened to S numbers per row, s_t (B, S), numerator layout:
+
+    J_t     = ∂s_t/∂s_{t−1},          J[i, j] = ∂s_t[i]/∂s_{t−1}[j]                       (1)
+    P_{t,k} = ∂s_t/∂s_k = J_t J_{t−1} ⋯ J_{k+1},   P_{t,t} = I     (newest factor on the left)   (2)
+    P_{t,k} = P_{t,k+1} J_{k+1}                                                            (3)
+
+`norms` are spectral: ‖P‖₂ is the largest factor by which any gradient grows on the way from t back to k. What is known
+of it: ‖P_{t,k}‖ ≤ Π ‖J_j‖, so a largest singular value of W_hh times max|φ′| below 1 is *sufficient* for vanishing; a
+spectral radius of W_hh above 1/max|φ′| is only *necessary* for exploding (Pascanu, Mikolov and Bengio 2013, section 2.1).
+Eigenvalues of W_hh alone decide neither.
+
+The long-run growth rates are the Lyapunov exponents λ_i = lim (1/T) log σ_i(P_{T,0}), computed without forming the product,
+which would under- or overflow, by re-orthonormalising at each step (Engelken, Wolf and Abbott 2023):
+
+    Q_t R_t = J_t Q_{t−1},    λ_i = (1/T) Σ_t log |R_t[i, i]|                              (4)
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from manual import bptt
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = dict[str, Array]
+
+
+def flatten_state(state: Mapping[str, Array]) -> Array:
+    """s (…, S): the parts of the state side by side, in their order."""
+    return np.concatenate(list(state.values()), axis=-1)
+
+
+def split_state(flat: Array, like: Mapping[str, Array]) -> Arrays:
+    """The parts of the state, given their last sizes by `like`; inverse of `flatten_state`."""
+    ends = np.cumsum([part.shape[-1] for part in like.values()])
+    return dict(zip(like, np.split(flat, ends[:-1], axis=-1), strict=True))
+
+
+def state_jacobians(cell: bptt.Cell, params: Mapping[str, Array], tape: bptt.Tape) -> Array:
+    """J_t for t = 1..T by (1): (T, B, S, S); from the cell's step_jacobian, or else from its step_backward."""
+    one_step = getattr(cell, "step_jacobian", None)
+    if one_step is not None:
+        return np.stack([one_step(params, cache) for cache in tape.caches])
+    return np.stack([_rows_by_backward(cell, params, tape, t) for t in range(tape.steps)])
+
+
+def _rows_by_backward(cell: bptt.Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
+    """J_t (B, S, S) row by row: pulling the unit cotangent e_i back through step t gives row i."""
+    like = {name: trajectory[t] for name, trajectory in tape.states.items()}
+    shape = flatten_state(like).shape
+    rows: list[Array] = []
+    for i in range(shape[-1]):
+        unit = np.zeros(shape, dtype=next(iter(like.values())).dtype)
+        unit[:, i] = 1
+        rows.append(flatten_state(cell.step_backward(params, tape.caches[t], split_state(unit, like))[2]))
+    return np.stack(rows, axis=1)
+
+
+def products_to_end(jacobians: Array) -> Array:
+    """P_{T,k} for k = 0..T−1 by (3): (T, B, S, S) from J (T, B, S, S)."""
+    products = np.empty_like(jacobians)
+    product = np.broadcast_to(np.eye(jacobians.shape[-1], dtype=jacobians.dtype), jacobians.shape[1:])
+    for k in reversed(range(len(jacobians))):
+        product = product @ jacobians[k]  # (3)
+        products[k] = product
+    return products
+
+
+def product_norms(jacobians: Array) -> Array:
+    """‖P_{t,k}‖₂: (T+1, T+1, B), entry [t, k]; 1 on the diagonal, NaN above it (k > t)."""
+    steps, batch = jacobians.shape[:2]
+    norms = np.full((steps + 1, steps + 1, batch), np.nan, dtype=jacobians.dtype)
+    for t in range(steps + 1):
+        norms[t, t] = 1
+        if t:
+            norms[t, :t] = np.linalg.norm(products_to_end(jacobians[:t]), ord=2, axis=(-2, -1))
+    return norms
+
+
+def singular_values(products: Array) -> Array:
+    """Singular values of each product, largest first: (T, B, S)."""
+    return np.linalg.svd(products, compute_uv=False)
+
+
+def growth_rates(jacobians: Array) -> Array:
+    """Lyapunov exponents λ (B, S) per step by (4), largest first; −inf where a direction dies out exactly."""
+    steps, batch, size = jacobians.shape[:3]
+    frame = np.broadcast_to(np.eye(size, dtype=jacobians.dtype), (batch, size, size))
+    total = np.zeros((batch, size), dtype=jacobians.dtype)
+    for jacobian in jacobians:
+        frame, upper = np.linalg.qr(jacobian @ frame)  # (4)
+        with np.errstate(divide="ignore"):
+            total += np.log(np.abs(np.diagonal(upper, axis1=-2, axis2=-1)))
+    return -np.sort(-total / steps, axis=-1)
+
+
+def contribution_norms(cell: bptt.Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> Arrays:
+    """‖(∂⁺s_k/∂W)ᵀ P_{t,k}ᵀ e_t‖ by parameter: (T+1, T+1), entry [t, k]; NaN where there is no such term.
+
+    The terms themselves add up to the gradient (the double sum of manual.bptt); steps are counted from 1.
+    """
+    size = tape.steps + 1
+    norms: Arrays = {}
+    for t, k, term in bptt.double_sum_terms(cell, params, tape, cotangents):
+        for name, value in term.items():
+            norms.setdefault(name, np.full((size, size), np.nan))[t, k] = np.linalg.norm(value)
+    return norms

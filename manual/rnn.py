@@ -1,0 +1,102 @@
+"""The vanilla (Elman) recurrent network.
+
+Forward, for t = 1..T, columns as in the literature:
+
+    z_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)
+    h_t = φ(z_t)                                                (2)
+
+Backward. Let dh_t = ∂L/∂h_t be the total derivative: the loss's own at step t plus what comes back from step t+1. h_t
+acts on L through z_t's successors only, so by the chain rule on (2), then (1):
+
+    δ_t      = ∂L/∂z_t = φ′(z_t) ⊙ dh_t                         (3)
+    dh_{t−1} = W_hhᵀ δ_t    (the carry, added to the loss's own derivative at t−1)    (4)
+    dx_t     = W_xhᵀ δ_t                                        (5)
+    dW_xh    = Σ_t δ_t x_tᵀ                                     (6)
+    dW_hh    = Σ_t δ_t h_{t−1}ᵀ    (h_{t−1}, not h_t; h_0 counts)    (7)
+    db_h     = Σ_t δ_t                                          (8)
+
+The Jacobian of one step, numerator layout, J[i, j] = ∂h_t[i] / ∂h_{t−1}[j]:
+
+    J_t = diag(φ′(z_t)) W_hh                                    (9)
+
+so that (4) is dh_{t−1} = J_tᵀ dh_t. In code a batch is rows, (B, ·): a column W v becomes v @ W.T, and Wᵀ δ becomes δ @ W.
+
+Source: Werbos 1990, "Backpropagation through time: what it does and how to do it". Pascanu, Mikolov and Bengio 2013,
+eq. 5, writes the factors of the product as W_recᵀ diag(σ′), the transpose of (9): right with their column gradient, wrong when
+pasted beside a row vector δ.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from manual.activations import ACTIVATIONS
+from manual.linear import linear, linear_backward
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class RNN:
+    """h_t = φ(W_xh x_t + W_hh h_{t−1} + b_h), with φ one of `manual.activations.ACTIVATIONS`.
+
+    Parameters W_xh (H, I), W_hh (H, H), b_h (H,); state h (B, H); x is (B, I), or integer tokens (B,).
+    """
+
+    activation: str = "tanh"
+
+    def parameter_shapes(self, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of W_xh, W_hh and b_h."""
+        return {"W_xh": (hidden_size, input_size), "W_hh": (hidden_size, hidden_size), "b_h": (hidden_size,)}
+
+    def state_shapes(self, hidden_size: int) -> dict[str, tuple[int, ...]]:
+        """The state is h alone."""
+        return {"h": (hidden_size,)}
+
+    # One step.
+
+    def step(self, xp: Any, params: dict[str, Any], state: dict[str, Any], x: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """({"h": h_t}, cache) from {"h": h_{t−1}} (B, H) and x_t."""
+        return self.recur(xp, params, state, self.project(xp, params, x), x)
+
+    def step_backward(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Arrays, Array | None, Arrays]:
+        """(d_params, dx_t, {"h": dh_{t−1}}) from the total derivative d_state = {"h": dh_t} (B, H)."""
+        delta, d_state_prev = self.delta(params, cache, d_state)
+        d_params, d_x = self.accumulate(params, cache, delta)
+        return d_params, d_x, d_state_prev
+
+    def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
+        """J_t by (9): (B, H, H)."""
+        slope = ACTIVATIONS[self.activation].derivative(cache["z"], cache["h"])
+        return slope[:, :, None] * params["W_hh"]  # (9)
+
+    # The same step in two halves, so that the time loop can do what does not recur for all steps at once: `project`
+    # and `accumulate` take (B, ·) or (T, B, ·).
+
+    def project(self, xp: Any, params: dict[str, Any], x: Any) -> Any:
+        """W_xh x + b_h: the part of z that does not wait for the state."""
+        return linear(xp, params["W_xh"], x) + params["b_h"]
+
+    def recur(
+        self, xp: Any, params: dict[str, Any], state: dict[str, Any], projected: Any, x: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """({"h": h_t}, cache) given projected = W_xh x_t + b_h."""
+        z = projected + state["h"] @ params["W_hh"].T  # (1)
+        h = ACTIVATIONS[self.activation].value(xp, z)  # (2)
+        return {"h": h}, {"x": x, "h_prev": state["h"], "z": z, "h": h}
+
+    def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
+        """(δ_t (B, H), {"h": dh_{t−1}})."""
+        slope = ACTIVATIONS[self.activation].derivative(cache["z"], cache["h"])
+        delta = slope * d_state["h"]  # (3)
+        return delta, {"h": delta @ params["W_hh"]}  # (4)
+
+    def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
+        """(d_params, dx) summed over every leading axis of delta (…, H); each weight gradient is one matrix product."""
+        rows = delta.reshape(-1, delta.shape[-1])
+        h_prev = cache["h_prev"].reshape(-1, delta.shape[-1])
+        d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (6), (5)
+        return {"W_xh": d_W_xh, "W_hh": rows.T @ h_prev, "b_h": np.sum(rows, axis=0)}, d_x  # (7), (8)

@@ -1,0 +1,106 @@
+"""Reverse mode by jax: `jax.grad` through `lax.scan`, compiled, in the arrays' own precision.
+
+64-bit mode is entered by context manager around each call; the caller's jax configuration is never changed. Compiled functions
+are kept per function object, so that a second problem of the same equations and shapes does not compile again.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as xp
+import numpy as np
+import numpy.typing as npt
+
+from reference.equations import ScalarFunction, Step
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+# A check runs each compiled function a few times only: XLA's optimisations cost far more than they ever save here.
+COMPILER_OPTIONS: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+
+
+@lru_cache(maxsize=1)
+def compiler_options() -> dict[str, Any]:
+    """Those of COMPILER_OPTIONS that the installed XLA knows: the names belong to it, and come and go with its versions."""
+    return {name: value for name, value in COMPILER_OPTIONS.items() if _is_known(name, value)}
+
+
+def _is_known(name: str, value: Any) -> bool:
+    try:
+        jax.jit(lambda x: x, compiler_options={name: value})(0.0)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return False
+    return True
+
+
+def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+    """The time loop: lax.scan of `body`; states stacked over steps."""
+
+    def carry_and_keep(state: Any, at_step: Any) -> tuple[Any, Any]:
+        new = body(state, at_step)
+        return new, new
+
+    return jax.lax.scan(carry_and_keep, dict(state), dict(per_step))[1]
+
+
+@lru_cache(maxsize=256)
+def _value_and_gradient(function: ScalarFunction) -> Callable[..., Any]:
+    def forward(variables: Any, constants: Any) -> Any:
+        return function(xp, scan, variables, constants)
+
+    return jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=compiler_options())
+
+
+def gradients(
+    function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any]
+) -> tuple[float, Arrays, Arrays]:
+    """(value, outputs, gradient for every variable) of function(xp, scan, variables, constants)."""
+    with jax.enable_x64(True):
+        (value, outputs), found = _value_and_gradient(function)(dict(variables), dict(constants))
+        return float(value), _arrays(outputs), _arrays(found)
+
+
+def _arrays(named: Mapping[str, Any]) -> Arrays:
+    return {name: np.asarray(value) for name, value in named.items()}
+
+
+@lru_cache(maxsize=256)
+def _jacobians(step: Step, state_sizes: tuple[tuple[str, int], ...]) -> Callable[..., Any]:
+    names = [name for name, _ in state_sizes]
+    cuts = list(np.cumsum([size for _, size in state_sizes])[:-1])
+
+    def one_step(s: Any, x_t: Any, params: Any) -> Any:
+        parts = dict(zip(names, xp.split(s[None], cuts, axis=-1), strict=True))
+        new = step(xp, params, parts, x_t[None])
+        return xp.concatenate([new[name] for name in names], axis=-1)[0]
+
+    def last_state(offsets: Any, s: Any, xs: Any, params: Any) -> Any:
+        return jax.lax.scan(lambda s, at: (one_step(s + at[0], at[1], params), None), s, (offsets, xs))[0]
+
+    def along_one_row(s: Any, xs: Any, params: Any) -> tuple[Any, Any]:
+        _, before = jax.lax.scan(lambda s, x_t: (one_step(s, x_t, params), s), s, xs)
+        local = jax.vmap(jax.jacrev(one_step), in_axes=(0, 0, None))(before, xs, params)
+        unrolled = jax.jacrev(last_state)(xp.zeros_like(before), s, xs, params)
+        return local, xp.swapaxes(unrolled, 0, 1)
+
+    return jax.jit(jax.vmap(along_one_row, in_axes=(0, 1, None), out_axes=1), compiler_options=compiler_options())
+
+
+def jacobians(
+    step: Step, params: Mapping[str, Any], state_sizes: Mapping[str, int], initial: npt.NDArray[Any], x: npt.NDArray[Any]
+) -> Arrays:
+    """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_k, k = 0..T−1}, both (T, B, S, S).
+
+    jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an offset at every earlier state.
+    """
+    with jax.enable_x64(True):
+        local, unrolled = _jacobians(step, tuple(state_sizes.items()))(initial, x, dict(params))
+        return {"state_jacobian": np.asarray(local), "jacobian_product_to_end": np.asarray(unrolled)}

@@ -1,0 +1,151 @@
+"""Reverse mode by torch: `torch.autograd.grad` of the equations, and `torch.func.jacrev` of their steps.
+
+Everything runs eagerly on the CPU; nothing of the caller's global state (default dtype, gradient mode, threads) is changed.
+
+`RandomRounding` is stochastic arithmetic: within it the result of every floating-point operation, of the forward and of torch's
+own backward, is moved at random by up to one unit roundoff. How far a gradient moves then is how far rounding may move it
+(the idea of the CESTAC method: Vignes 1993, "A stochastic arithmetic for reliable scientific computation").
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import array_api_compat.torch as xp
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reference.equations import ScalarFunction, Step
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+Named = Mapping[str, Any]
+
+# Operations that choose, move or make numbers and never round: perturbed, a maximum would no longer be one of its arguments.
+EXACT_OPERATIONS = frozenset(
+    "abs amax amin arange argmax argmin cat clamp clamp_max clamp_min clone constant_pad_nd copy cummax cummin diag_embed "
+    "embedding empty empty_like empty_strided eye eye_like flip full full_like gather index index_put index_select masked_fill "
+    "max maximum median min minimum neg new_empty new_empty_strided new_full new_ones new_zeros one_hot ones ones_like "
+    "relu repeat roll scalar_tensor scatter select_backward select_scatter sgn sign slice_backward slice_scatter sort stack take "
+    "threshold_backward topk tril triu where zeros zeros_like _to_copy".split()
+)
+
+
+class RandomRounding(TorchDispatchMode):
+    """Context in which every floating-point result r that is computed, not just moved, becomes r (1 + ε u), |u| ≤ 1 at random."""
+
+    pool_size = 1 << 16
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.pools: dict[torch.dtype, torch.Tensor] = {}
+        self.computes: dict[Any, bool] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The operation's result, moved; views, copies and mutations are passed on as they are."""
+        result = func(*args, **(kwargs or {}))
+        if func not in self.computes:
+            self.computes[func] = computes(func)
+        if not (self.computes[func] and isinstance(result, torch.Tensor) and result.is_floating_point()):
+            return result
+        return torch.addcmul(result, result, self.draw(result.shape, result.dtype))
+
+    def draw(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        """ε u of this shape: a stretch of a pool of random numbers, from a random place on."""
+        if dtype not in self.pools:
+            u = torch.rand(self.pool_size, generator=self.generator, dtype=dtype)
+            self.pools[dtype] = torch.finfo(dtype).eps * (2 * u - 1)
+        pool, size = self.pools[dtype], shape.numel()
+        if size > self.pool_size // 2:
+            return pool[torch.randint(self.pool_size, shape, generator=self.generator)]
+        start = int(torch.randint(self.pool_size - size, (), generator=self.generator))
+        return pool[start : start + size].view(shape)
+
+
+def computes(func: Any) -> bool:
+    """Whether an operation makes new numbers, rather than choosing, moving or overwriting numbers."""
+    schema = func._schema
+    if schema.is_mutable or schema.name.removeprefix("aten::") in EXACT_OPERATIONS:
+        return False
+    return not any(returned.alias_info is not None for returned in schema.returns)
+
+
+def rounding(seed: int | None) -> AbstractContextManager[Any]:
+    """RandomRounding(seed), or ordinary arithmetic for None."""
+    return nullcontext() if seed is None else RandomRounding(seed)
+
+
+def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    """A copy as a tensor: the caller's array may be read-only, and stays untouched."""
+    return torch.tensor(np.ascontiguousarray(array))
+
+
+def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+    """The time loop: `body` at every step in turn; states stacked over steps."""
+    states = []
+    for t in range(per_step["x"].shape[0]):
+        state = body(state, {name: value[t] for name, value in per_step.items()})
+        states.append(state)
+    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+
+def gradients(
+    function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any], rounding_seed: int | None = None
+) -> tuple[float, Arrays, Arrays]:
+    """(value, outputs, gradient for every variable) of function(xp, scan, variables, constants).
+
+    A variable that the value does not depend on has the gradient zero. With a rounding_seed, under RandomRounding.
+    """
+    with rounding(rounding_seed):
+        return differentiate(lambda leaves, fixed: function(xp, scan, leaves, fixed), variables, constants)
+
+
+def differentiate(forward: Any, variables: Mapping[str, Any], constants: Mapping[str, Any]) -> tuple[float, Arrays, Arrays]:
+    """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors."""
+    with torch.enable_grad():
+        leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
+        value, outputs = forward(leaves, {name: tensor(value) for name, value in constants.items()})
+        found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    arrays = {name: output.detach().numpy() for name, output in outputs.items()}
+    return float(value.detach()), arrays, {name: d.numpy() for name, d in zip(leaves, found, strict=True)}
+
+
+def jacobians(
+    step: Step,
+    params: Mapping[str, Any],
+    state_sizes: Mapping[str, int],
+    initial: npt.NDArray[Any],
+    x: npt.NDArray[Any],
+    rounding_seed: int | None = None,
+) -> Arrays:
+    """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_{k}, k = 0..T−1}, both (T, B, S, S).
+
+    `initial` (B, S) is s_0 flattened in the order of `state_sizes`. The first is jacrev of one step at each state of the
+    trajectory; the second is jacrev of the unrolled map, s_T by an offset at every earlier state: no product is formed.
+    """
+    fixed = {name: tensor(value) for name, value in params.items()}
+
+    def one_step(s: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+        parts = dict(zip(state_sizes, torch.split(s[None], list(state_sizes.values()), dim=-1), strict=True))
+        new = step(xp, fixed, parts, x_t[None])
+        return torch.cat([new[name] for name in state_sizes], dim=-1)[0]
+
+    def last_state(offsets: torch.Tensor, s: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
+        for t in range(len(xs)):
+            s = one_step(s + offsets[t], xs[t])
+        return s
+
+    xs, s = tensor(x), tensor(initial)
+    zeros = torch.zeros((len(xs), s.shape[-1]), dtype=s.dtype)
+    before = []
+    with rounding(rounding_seed):
+        for x_t in xs:
+            before.append(s)
+            s = torch.vmap(one_step)(s, x_t)
+        local = torch.vmap(torch.vmap(torch.func.jacrev(one_step)))(torch.stack(before), xs)
+        unrolled = torch.vmap(torch.func.jacrev(last_state), in_dims=(None, 0, 1))(zeros, tensor(initial), xs)
+    return {"state_jacobian": local.numpy(), "jacobian_product_to_end": unrolled.permute(2, 0, 1, 3).numpy()}
