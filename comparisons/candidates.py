@@ -4,14 +4,14 @@ This is the only module that imports `manual/`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from comparisons.cases import LOSS_LABELS, SOFTMAX, Case
 from comparisons.errors import BadOption, UnknownName
-from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, Problem, frozen
+from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem, frozen
 from manual import bptt, jacobians
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
@@ -26,7 +26,7 @@ CELLS: dict[str, Callable[..., bptt.Cell]] = {
 
 @dataclass(frozen=True)
 class CellCandidate:
-    """A cell under the contract of docs/derivations.md: parameter_shapes, state_shapes, step, step_backward."""
+    """A cell under the contract of docs/your-derivation.md: parameter_shapes, state_shapes, step, step_backward."""
 
     cell: bptt.Cell
 
@@ -54,6 +54,24 @@ class CellCandidate:
     def forward(self, problem: Problem) -> Pass:
         """Loss and tape."""
         return self.network(problem).forward(dict(problem.variables), {**problem.constants, **problem.variables})
+
+
+def local_gradients(cell: bptt.Cell, problem: Problem, d_state: Mapping[str, Array]) -> tuple[Answer, Answer]:
+    """(shares of every step, d_state_prev of every step) from step_backward given the total derivatives d_state.
+
+    d_state: name → (T+1, B, ·), someone else's; each step stands by itself, so that an error shows in its own step only.
+    """
+    params = problem.variables
+    done = CellCandidate(cell).forward(problem)
+    terms = [
+        cell.step_backward(params, cache, {name: value[t + 1] for name, value in d_state.items()})
+        for t, cache in enumerate(done.tape.caches)
+    ]
+    shares = {name: np.stack([term[0][name] for term in terms]) for name in problem.parameter_names}
+    if "x" in problem.variables:
+        shares["x"] = np.stack([np.asarray(term[1]) for term in terms])
+    carried = {name: np.stack([term[2][name] for term in terms]) for name in d_state}
+    return Answer(done.loss, {}, steps=shares), Answer(done.loss, {}, steps=carried)
 
 
 def walk(problem: Problem, candidate: CellCandidate) -> Iterator[tuple[str, Array]]:
@@ -90,6 +108,58 @@ def built_in(name: str, options: Mapping[str, Any]) -> CellCandidate:
     if options.get("activation", "tanh") not in ACTIVATIONS:
         raise UnknownName(f"no activation is called {options['activation']!r}; there are {', '.join(ACTIVATIONS)}")
     return CellCandidate(CELLS[name](**options))
+
+
+@dataclass(frozen=True)
+class FunctionCandidate:
+    """Whole-sequence code: a loss (or a function under cotangents) and the gradients that someone derived for it.
+
+    value(named) -> scalar                       the forward, in NumPy
+    gradients(named) -> {path: array}            the derivation; named arrays in, named arrays out
+    """
+
+    value: Callable[[Mapping[str, Array]], Any]
+    gradients: Callable[[Mapping[str, Array]], dict[str, Array]]
+    per_step: tuple[str, ...] = ()
+
+    def answer(self, problem: FunctionProblem) -> Answer:
+        """Loss and the gradients that are given; those of `per_step` have the step as first axis."""
+        named = {**problem.constants, **problem.variables}
+        loss = float(self.value(named))
+        gradients = self.gradients(named)
+        return Answer(loss, gradients, steps={name: gradients[name] for name in self.per_step if name in gradients})
+
+
+def cell_problem(
+    name: str, shapes: tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]], sizes: Mapping[str, int], seed: int
+) -> Problem:
+    """A cell from outside under random cotangents on every state at every step, from a random initial state.
+
+    shapes are those of its parameters and of its states; sizes are steps, batch, input_size, hidden_size.
+    """
+    case = replace(Case(name, name), **sizes)
+    draw = _Draw(np.random.default_rng(seed))
+    draw.weights(shapes[0])
+    draw.sequence(case)
+    draw.initial_state(case, shapes[1])
+    for state, shape in shapes[1].items():
+        draw.constants[f"cotangent_{state}"] = draw.rng.normal(size=(case.steps, case.batch, *shape))
+    return Problem(
+        name=name,
+        cell=name,
+        options={},
+        readout="projection",
+        readout_options={},
+        parameter_names=tuple(shapes[0]),
+        state_sizes={state: shape[-1] for state, shape in shapes[1].items()},
+        input_size=case.input_size,
+        hidden_size=case.hidden_size,
+        variables=frozen(draw.variables),
+        constants=frozen(draw.constants),
+        seed=seed,
+        jacobians=False,
+        loss_label="cotangents",
+    )
 
 
 @dataclass
@@ -164,7 +234,7 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
         constants=frozen(draw.constants),
         seed=seed,
         jacobians=case.jacobians,
-        loss_label=f"{LOSS_LABELS[case.loss]}, {case.positions}, {case.reduction}",
+        loss_label=f"{LOSS_LABELS[case.loss]} {case.positions} {case.reduction}",
     )
     return train(problem, candidate, case.trained, case.learning_rate).astype(dtype)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 SOFTMAX = "softmax-cross-entropy"
 SQUARED = "squared-error"
-LOSS_LABELS = {SOFTMAX: "softmax CE", SQUARED: "½ squared"}
+LOSS_LABELS = {SOFTMAX: "CE", SQUARED: "SE"}
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,13 @@ def compare(
     reason = reason_to_reject(actual, expected)
     if actual is None or actual.shape != expected.shape:
         nan = math.nan
-        return Verdict(*names, nan, nan, yardstick.total, nan, None, None, None, None, None, reason, False)
+        return Verdict(*names, nan, nan, yardstick.total, nan, None, None, None, None, None, None, None, reason, False)
     with np.errstate(invalid="ignore"):
         error = np.abs(actual - expected)
     over = ratios(error, yardstick.total)
-    worst_step, first_wrong = _judge_steps(steps, yardstick, first_step)
+    over_steps = _judge_steps(steps, yardstick)
+    wrong = [] if over_steps is None else [t for t in range(len(over_steps)) if not over_steps[t] <= yardstick.limit]
+    worst_step = None if over_steps is None else _largest(over_steps)
     if reason is None and not (_largest(over) <= yardstick.limit and (worst_step is None or worst_step <= yardstick.limit)):
         reason = "differs"
     worst = np.unravel_index(int(np.argmax(error)), error.shape) if error.size else None
@@ -80,10 +82,12 @@ def compare(
         noise=yardstick.total,
         error_over_noise=_largest(over),
         step_error_over_noise=worst_step,
+        where=None if reason is None else where_wrong(~(over <= yardstick.limit)),
+        wrong_steps=which_steps(wrong, len(over_steps), first_step) if wrong and over_steps is not None else None,
         worst_index=None if worst is None else [int(i) for i in worst],
         candidate_value=None if worst is None else float(actual[worst]),
         reference_value=None if worst is None else float(expected[worst]),
-        first_wrong_step=first_wrong,
+        first_wrong_step=wrong[-1] + first_step if wrong else None,
         reason=reason,
         passed=reason is None,
     )
@@ -94,16 +98,54 @@ def _largest(values: Array) -> float:
     return float(np.max(values, initial=0.0))
 
 
-def _judge_steps(
-    steps: tuple[Array | None, Array | None], yardstick: Yardstick, first_step: int
-) -> tuple[float | None, int | None]:
-    """(worst ratio of any step, number of the first step that is wrong when walking back from the last)."""
+def _judge_steps(steps: tuple[Array | None, Array | None], yardstick: Yardstick) -> Array | None:
+    """Error over noise of each step; None where one side does not tell its steps."""
     actual, expected = steps
     if actual is None or expected is None or yardstick.steps is None:
-        return None, None
+        return None
     if actual.shape != expected.shape:
-        return math.inf, None
+        return np.full(len(expected), math.inf)
     with np.errstate(invalid="ignore"):
-        over = ratios(step_errors(actual, expected), yardstick.steps)
-    wrong = [index for index in range(len(over)) if not over[index] <= yardstick.limit]
-    return _largest(over), (wrong[-1] + first_step if wrong else None)
+        return ratios(step_errors(actual, expected), yardstick.steps)
+
+
+def which_steps(wrong: list[int], count: int, first_step: int) -> str:
+    """The wrong steps in words: 'steps 3–9 of 1–12'; `wrong` are indices."""
+    runs: list[list[int]] = []
+    for index in wrong:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    spans = [_span(run[0] + first_step, run[-1] + first_step) for run in runs]
+    return f"{', '.join(spans)} of {_span(first_step, count - 1 + first_step)}"
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def where_wrong(wrong: Array) -> str | None:
+    """The part of a matrix or vector that is wrong, where that is less than all: rows, columns, one of k blocks of rows."""
+    if not 1 <= wrong.ndim <= 2 or wrong.all() or not wrong.any() or wrong.size < 2:
+        return None
+    rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
+    if wrong.sum() == 1:
+        return "one entry only"
+    blocks = _blocks(rows, len(wrong))
+    if len(rows) < len(wrong):
+        return f"rows {_span(int(rows[0]), int(rows[-1]))} of {len(wrong)} only{blocks}"
+    columns = np.flatnonzero(wrong.any(axis=0)) if wrong.ndim == 2 else rows
+    if len(columns) < wrong.shape[-1]:
+        return f"columns {_span(int(columns[0]), int(columns[-1]))} of {wrong.shape[-1]} only"
+    return None
+
+
+def _blocks(rows: Array, count: int) -> str:
+    """' (block 2 of 4)', where the rows fall into one of 4 or 3 equal blocks, as gates stacked on the first axis do."""
+    for gates in (4, 3):
+        if count % gates == 0 and count > gates:
+            touched = sorted({int(row) // (count // gates) for row in rows})
+            if len(touched) == 1:
+                return f" (block {touched[0] + 1} of {gates}, as gates are stacked)"
+    return ""

@@ -7,24 +7,30 @@ whole and step by step, with the noise measured on this very problem.
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Protocol
 
+import numpy as np
+
 from comparisons import tolerance
 from comparisons.comparator import Yardstick, compare
-from comparisons.engines import Engine, select
-from comparisons.errors import MissingFramework, QuestionError
-from comparisons.problem import Answer, Problem, first_step_number
+from comparisons.convention import Convention
+from comparisons.diagnosis import diagnose
+from comparisons.engines import AnyProblem, Engine, select
+from comparisons.errors import MissingFramework, NothingFollows
+from comparisons.problem import Answer, Array, FunctionProblem, Problem, first_step_number
+from comparisons.user_code import at_line, comes_from_outside, describe
 from comparisons.verdict import CaseReport, Report, Verdict
 
-PACKAGES = ("numpy", "torch", "jax", "array-api-compat")
+PACKAGES = ("numpy", "torch", "jax", "scipy", "array-api-compat")
 
 
 class Candidate(Protocol):
     """Whatever answers a problem as the references do."""
 
-    def answer(self, problem: Problem) -> Answer:
+    def answer(self, problem: Any) -> Answer:
         """Loss, states, gradients and the shares of the steps."""
         ...
 
@@ -54,57 +60,155 @@ def available(references: Sequence[str] | None) -> tuple[tuple[Engine, ...], dic
     return tuple(engine for engine in engines if engine.name not in missing), missing
 
 
-def check_problem(problem: Problem, candidate: Candidate, engines: Iterable[Engine]) -> CaseReport:
-    """The verdicts on one candidate at one problem."""
+def ask(problem: AnyProblem, engines: Iterable[Engine]) -> tuple[dict[Engine, Answer], dict[str, str]]:
+    """(answers, {engine: why it has none}). An exception that comes out of code from outside leaves that engine out.
+
+    Raises NothingFollows where no engine answers.
+    """
+    answers: dict[Engine, Answer] = {}
+    left_out: dict[str, str] = {}
+    for engine in engines:
+        reason = engine.reason_not(problem)
+        if reason is None:
+            try:
+                answers[engine] = engine.answer(problem)
+            except Exception as error:
+                if not comes_from_outside(error):
+                    raise
+                reason = f"cannot follow: {describe(error)}{at_line(error.__traceback__)}"
+        if reason is not None:
+            left_out[engine.name] = reason
+    if not answers:
+        raise NothingFollows(f"{problem.name}: no reference can answer: {'; '.join(f'{k}: {v}' for k, v in left_out.items())}")
+    return answers, left_out
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """What the references say: plain answers, the same under the convention, and the noise of the problem."""
+
+    plain: dict[Engine, Answer]
+    told: dict[Engine, Answer]
+    left_out: dict[str, str]
+    noise: tolerance.Noise
+
+    @property
+    def first(self) -> Engine:
+        """The one that tells most."""
+        return witness_of(self.plain)
+
+
+def witness_of(engines: Iterable[Engine]) -> Engine:
+    """The engine on which noise is measured: one that tells steps, under stochastic arithmetic if there is one."""
+    return min(engines, key=lambda engine: (engine.numeric, not engine.tells_steps, not engine.rounds_at_random))
+
+
+def testify(problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]) -> Witnesses:
+    """Ask every engine and measure the noise; `names` are the gradients that the convention applies to."""
+    plain, left_out = ask(problem, engines)
+    first = witness_of(plain)
+    others = [answer for engine, answer in plain.items() if engine is not first and not answer.uncertainty]
+    numeric = first.numeric
+    samples = 0 if plain[first].uncertainty else (1 if numeric else tolerance.SAMPLES)
+    noise = tolerance.measure(problem, first.answer, [plain[first], *others], samples)
+    batch = problem.batch if isinstance(problem, Problem) else None
+    told = {engine: convention.apply(answer, problem.steps, batch, names) for engine, answer in plain.items()}
+    extra: Mapping[str, float] = problem.extra_noise if isinstance(problem, FunctionProblem) else {}
+    factor = abs(convention.factor(problem.steps, batch))
+    scaled = tolerance.Noise(
+        {name: value * (factor if name in names else 1) + extra.get(name, 0.0) for name, value in noise.total.items()},
+        {name: value * (factor if name in names else 1) for name, value in noise.steps.items()},
+    )
+    return Witnesses(plain, told, left_out, scaled)
+
+
+def check_problem(
+    problem: AnyProblem,
+    candidate: Candidate,
+    engines: Iterable[Engine],
+    convention: Convention | None = None,
+    partial: bool = False,
+) -> CaseReport:
+    """The verdicts on one candidate at one problem.
+
+    `partial`: the candidate need not give every gradient; what it does not give is listed, not failed.
+    """
     start = time.perf_counter()
-    reasons = {engine.name: engine.reason_not(problem) for engine in engines}
-    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
-    asked = [engine for engine in engines if engine.name not in left_out]
-    if not asked:
-        raise QuestionError(f"{problem.name}: no reference applies ({'; '.join(left_out.values())})")
     answer = candidate.answer(problem)
-    answers = {engine.name: engine.answer(problem) for engine in asked}
-    witness = min(asked, key=lambda engine: (not engine.tells_steps, not engine.rounds_at_random))
-    others = [other for name, other in answers.items() if name != witness.name]
-    noise = tolerance.measure(problem, witness.answer, [answers[witness.name], *others])
-    judge = _judge(answer, noise)
-    forward = [judge(name, engine, reference) for engine, reference in answers.items() for name in _forward_names(reference)]
+    names = set(answer.gradients)
+    witnesses = testify(problem, engines, convention or Convention(), names)
+    forward = [
+        judge(answer, reference, engine.name, name, witnesses.noise)
+        for engine, reference in witnesses.told.items()
+        for name in ("loss", *(f"state {state}" for state in reference.states))
+        if not reference.uncertainty
+    ]
+    asked = [*problem.variables, *(n for n in witnesses.told[witnesses.first].gradients if n not in problem.variables)]
+    not_given = [name for name in asked if name not in names] if partial else []
     rows: list[Verdict] = []
     if all(row.passed for row in forward):
-        rows = [judge(name, engine, reference) for engine, reference in answers.items() for name in reference.gradients]
-    sizes: dict[str, Any] = dict(problem.sizes())
-    seconds = time.perf_counter() - start
-    about = (problem.name, problem.cell, problem.loss_label)
-    return CaseReport(*about, **sizes, seconds=seconds, rows=rows, forward=forward, left_out=left_out)
+        rows = [
+            judge(answer, reference, engine.name, name, witnesses.noise)
+            for engine, reference in witnesses.told.items()
+            for name in asked
+            if name in reference.gradients and name not in not_given
+        ]
+    failed = any(not row.passed for row in rows)
+    return CaseReport(
+        name=problem.name,
+        cell=problem.cell,
+        loss=problem.loss_label,
+        **dict[str, Any](problem.sizes()),
+        seconds=time.perf_counter() - start,
+        rows=rows,
+        forward=forward,
+        left_out=witnesses.left_out,
+        not_given=not_given,
+        vacuous=vacuous(witnesses),
+        references_agree=references_agree(witnesses),
+        diagnosis=diagnose(problem, answer, witnesses.told[witnesses.first], witnesses.noise) if failed else [],
+    )
 
 
-def _forward_names(reference: Answer) -> list[str]:
-    return ["loss", *(f"state {name}" for name in reference.states)]
+def judge(answer: Answer, reference: Answer, engine: str, name: str, noise: tolerance.Noise) -> Verdict:
+    """The verdict on one quantity of an answer against one reference."""
+    mine, expected = tolerance.quantities(answer).get(name), tolerance.quantities(reference)[name]
+    level = noise.total[name]
+    if mine is not None and name in reference.directions:
+        directions = reference.directions[name]
+        if mine.shape == directions.shape[1:]:
+            mine = project(mine, directions)
+    level = max(level, reference.uncertainty.get(name, 0.0))
+    yardstick = Yardstick(level, noise.steps.get(name), tolerance.LIMIT)
+    steps = (tolerance.step_quantities(answer).get(name), tolerance.step_quantities(reference).get(name))
+    return compare((name, engine), (mine, expected), steps, yardstick, first_step_number(name))
 
 
-def _judge(answer: Answer, noise: tolerance.Noise) -> Callable[[str, str, Answer], Verdict]:
-    """judge(quantity, reference's name, its answer) → Verdict, for one candidate's answer."""
-    mine, my_steps = tolerance.quantities(answer), tolerance.step_quantities(answer)
-
-    def judge(name: str, engine: str, reference: Answer) -> Verdict:
-        expected, expected_steps = tolerance.quantities(reference)[name], tolerance.step_quantities(reference).get(name)
-        yardstick = Yardstick(noise.total[name], noise.steps.get(name), tolerance.LIMIT)
-        steps = (my_steps.get(name), expected_steps)
-        return compare((name, engine), (mine.get(name), expected), steps, yardstick, first_step_number(name))
-
-    return judge
+def project(gradient: Array, directions: Array) -> Array:
+    """Inner products of a gradient with each direction: (K,)."""
+    return np.tensordot(directions, gradient, axes=gradient.ndim)
 
 
-def check_problems(
-    trials: Iterable[tuple[Problem, Candidate]], engines: Sequence[Engine], watch: Callable[[CaseReport], None] | None = None
-) -> list[CaseReport]:
-    """check_problem for each; `watch` hears of each one when it is done."""
-    reports: list[CaseReport] = []
-    for problem, candidate in trials:
-        reports.append(check_problem(problem, candidate, engines))
-        if watch is not None:
-            watch(reports[-1])
-    return reports
+def vacuous(witnesses: Witnesses) -> list[str]:
+    """The gradients whose true value does not rise above rounding."""
+    first, noise = witnesses.told[witnesses.first], witnesses.noise
+    sizes = {name: float(np.max(np.abs(value), initial=0.0)) for name, value in first.gradients.items()}
+    return [
+        name for name, size in sizes.items() if size <= tolerance.LIMIT * max(noise.total[name], first.uncertainty.get(name, 0.0))
+    ]
+
+
+def references_agree(witnesses: Witnesses) -> bool:
+    """Whether every reference is within the limit of the first, in every gradient that both tell."""
+    first = witnesses.told[witnesses.first]
+    rows = [
+        judge(first, reference, engine.name, name, witnesses.noise)
+        for engine, reference in witnesses.told.items()
+        if not reference.directions and engine is not witnesses.first
+        for name in reference.gradients
+        if name in first.gradients and name not in first.directions
+    ]
+    return all(row.passed for row in rows)
 
 
 def report_of(cases: list[CaseReport], seed: int, dtype: str, notes: Sequence[str] = ()) -> Report:

@@ -17,20 +17,17 @@ under a good name. `load` gives an xarray.Dataset. The layout (dimensions in bra
 """
 
 import json
-import os
-import tempfile
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from comparisons.candidates import CellCandidate, walk
 from comparisons.crosscheck import environment
 from comparisons.engines import Engine
-from comparisons.errors import BadTarget
+from comparisons.files import complete_or_absent, prepare_folder
 from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, Problem
 
 if TYPE_CHECKING:
@@ -53,16 +50,6 @@ NOTATION = (
     "s_t: the whole state at step t, steps 1..T, s_0 the initial one; J[i, j] = d s_t[i] / d s_{t-1}[j] (numerator layout); "
     "jacobian_product_to_end at origin k = d s_T / d s_k = J_T ... J_{k+1}; d_state at t = d L / d s_t"
 )
-
-
-def prepare_folder(folder: Path) -> None:
-    """Make the folder if need be. Raises BadTarget when it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise BadTarget(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def write(folder: Path, problem: Problem, candidate: CellCandidate, engines: Iterable[Engine]) -> Path:
@@ -97,38 +84,10 @@ def _told(problem: Problem, answer: Answer) -> dict[str, Array]:
     return {**told, "singular_values": np.linalg.svd(product, compute_uv=False)}
 
 
-def prepare_file(path: Path) -> None:
-    """Raises BadTarget when a file of this name cannot be written."""
-    prepare_folder(path.parent)
-    if path.is_dir():
-        raise BadTarget(f"{path} is a folder")
-
-
-def write_text(path: Path, text: str) -> None:
-    """The text to the file, whole or not at all. Raises BadTarget."""
-    with _complete_or_absent(path) as stream:
-        stream.write(text.encode())
-
-
 def _save(path: Path, arrays: Mapping[str, Array]) -> Path:
-    with _complete_or_absent(path) as stream:
+    with complete_or_absent(path) as stream:
         np.savez(stream, allow_pickle=False, **arrays)
     return path
-
-
-@contextmanager
-def _complete_or_absent(path: Path) -> Generator[BinaryIO]:
-    """A stream to a temporary file beside `path`, renamed to it when the block has ended well, removed when it has not."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                yield stream
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise BadTarget(f"{path} cannot be written: {error.strerror}") from error
 
 
 def load(path: str | Path) -> "xarray.Dataset":

@@ -6,32 +6,37 @@ nothing but its own rows.
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from comparisons.errors import MissingFramework, UnknownName
-from comparisons.problem import OFFSET, PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, Problem
+from comparisons.problem import OFFSET, PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem
 from reference import equations
+from reference.unrolled import Unrolled as Unrolled
+
+AnyProblem: TypeAlias = Problem | FunctionProblem
 
 
 @dataclass(frozen=True)
 class Engine:
     """name in reports; module of `reference` that does the work; package to install.
 
-    reason_not(problem) says why the engine does not apply, or None. rounds_at_random: whether it can answer under stochastic
-    arithmetic; tells_steps: whether it knows the share of each step.
+    reason_not(problem) says why the engine does not apply, or None. ask answers the problem's gradients, offsets included.
+    rounds_at_random: whether it can answer under stochastic arithmetic; tells_steps: whether it knows the share of each
+    step; numeric: whether it only evaluates the function, in NumPy.
     """
 
     name: str
     module: str
     package: str
-    reason_not: Callable[[Problem], str | None]
-    ask: Callable[..., tuple[float, dict[str, Array], dict[str, Array]]]
+    reason_not: Callable[[AnyProblem], str | None]
+    ask: Callable[..., Answer]
     rounds_at_random: bool = False
     tells_steps: bool = True
+    numeric: bool = False
 
     def load(self) -> Any:
         """The module. Raises MissingFramework, saying how to install what is missing."""
@@ -41,17 +46,19 @@ class Engine:
             advice = f"reference {self.name!r} needs {self.package}, which cannot be imported: pip install {self.package}"
             raise MissingFramework(f"{advice} ({error})") from error
 
-    def answer(self, problem: Problem, rounding_seed: int | None = None) -> Answer:
+    def answer(self, problem: AnyProblem, rounding_seed: int | None = None) -> Answer:
         """Loss, states, gradients and shares of every step; under stochastic arithmetic where a seed is given and it can."""
         module = self.load()
         at_random = {"rounding_seed": rounding_seed} if self.rounds_at_random else {}
-        loss, states, found = self.ask(module, problem, **at_random)
-        gradients = {name: value for name, value in found.items() if not name.endswith(OFFSET)}
-        if problem.jacobians and hasattr(module, "jacobians"):
-            params = {name: problem.variables[name] for name in problem.parameter_names}
-            s_0, sizes = problem.initial_state, problem.state_sizes
-            gradients |= module.jacobians(step_of(problem), params, sizes, s_0, problem.x, **at_random)
-        return Answer(loss, gradients, states, _steps(problem, gradients, found))
+        answer = self.ask(module, problem, **at_random)
+        gradients = {name: value for name, value in answer.gradients.items() if not name.endswith(OFFSET)}
+        if isinstance(problem, Problem):
+            if problem.jacobians and hasattr(module, "jacobians"):
+                params = {name: problem.variables[name] for name in problem.parameter_names}
+                s_0, sizes = problem.initial_state, problem.state_sizes
+                gradients |= module.jacobians(step_of(problem), params, sizes, s_0, problem.x, **at_random)
+            return replace(answer, gradients=gradients, steps=_steps(problem, gradients, answer.gradients))
+        return replace(answer, gradients=gradients)
 
 
 def _steps(problem: Problem, gradients: dict[str, Array], found: dict[str, Array]) -> dict[str, Array]:
@@ -101,21 +108,47 @@ def with_offsets(problem: Problem) -> dict[str, Array]:
     return {**offsets, **problem.variables}
 
 
-def _ask_unrolled(module: Any, problem: Problem, **at_random: Any) -> tuple[float, dict[str, Array], dict[str, Array]]:
+def _ask_autodiff(module: Any, problem: AnyProblem, **at_random: Any) -> Answer:
+    if isinstance(problem, FunctionProblem):
+        differentiate = getattr(module, "gradients_uncompiled", module.gradients)
+        return _answer(differentiate(_as_scalar_function(problem), dict(problem.variables), dict(problem.constants), **at_random))
     function = _sequence_loss(step_of(problem), readout_of(problem), problem.parameter_names, tuple(problem.state_sizes))
-    return module.gradients(function, with_offsets(problem), dict(problem.constants), **at_random)
+    return _answer(module.gradients(function, with_offsets(problem), dict(problem.constants), **at_random))
 
 
-def _ask_torch_nn(module: Any, problem: Problem) -> tuple[float, dict[str, Array], dict[str, Array]]:
-    return module.gradients(problem.cell, problem.options, readout_of(problem), problem.variables, problem.constants)
+def _as_scalar_function(problem: FunctionProblem) -> equations.ScalarFunction:
+    return lambda xp, scan, variables, constants: (problem.function(xp, {**constants, **variables}), {})
 
 
-def _always(problem: Problem) -> str | None:
-    del problem
+def _ask_torch_nn(module: Any, problem: Problem) -> Answer:
+    return _answer(module.gradients(problem.cell, problem.options, readout_of(problem), problem.variables, problem.constants))
 
 
-def _no_torch_module(problem: Problem) -> str | None:
-    if problem.step is not None or problem.cell != "rnn":
+def _answer(told: tuple[float, dict[str, Array], dict[str, Array]]) -> Answer:
+    loss, states, gradients = told
+    return Answer(loss, gradients, states)
+
+
+def _ask_numeric(module: Any, problem: FunctionProblem) -> Answer:
+    def value(variables: dict[str, Array]) -> Any:
+        return problem.function(np, {**problem.constants, **variables})
+
+    loss, gradients, directions, *uncertainty = module.gradients(value, problem.variables, problem.seed)
+    return Answer(loss, gradients, directions=directions, uncertainty=uncertainty[0] if uncertainty else {})
+
+
+def _needs_namespace(problem: AnyProblem) -> str | None:
+    if isinstance(problem, FunctionProblem) and problem.numpy_only:
+        return "the loss is NumPy code: its first parameter is not called xp"
+    return None
+
+
+def _needs_function(problem: AnyProblem) -> str | None:
+    return None if isinstance(problem, FunctionProblem) else "only asked of functions that autodiff cannot follow"
+
+
+def _no_torch_module(problem: AnyProblem) -> str | None:
+    if not isinstance(problem, Problem) or problem.step is not None or problem.cell != "rnn":
         return f"torch has no module for {problem.cell}"
     if problem.options["activation"] not in ("tanh", "relu"):
         return f"torch.nn.RNN has no {problem.options['activation']}"
@@ -123,16 +156,21 @@ def _no_torch_module(problem: Problem) -> str | None:
 
 
 ENGINES: tuple[Engine, ...] = (
-    Engine("torch", "reference.torch_autograd", "torch", _always, _ask_unrolled, rounds_at_random=True),
-    Engine("jax", "reference.jax_grad", "jax", _always, _ask_unrolled),
+    Engine("torch", "reference.torch_autograd", "torch", _needs_namespace, _ask_autodiff, rounds_at_random=True),
+    Engine("jax", "reference.jax_grad", "jax", _needs_namespace, _ask_autodiff),
     Engine("torch.nn", "reference.torch_nn", "torch", _no_torch_module, _ask_torch_nn, tells_steps=False),
+    Engine("complex step", "reference.complex_step", "scipy", _needs_function, _ask_numeric, tells_steps=False, numeric=True),
+    Engine("differences", "reference.finite_difference", "scipy", _needs_function, _ask_numeric, tells_steps=False, numeric=True),
 )
+
+AUTODIFF: tuple[str, ...] = tuple(engine.name for engine in ENGINES if not engine.numeric)
+NUMERIC: tuple[str, ...] = tuple(engine.name for engine in ENGINES if engine.numeric)
 
 
 def select(names: tuple[str, ...] | None) -> tuple[Engine, ...]:
-    """The engines of these names, in the table's order; all of them for None. Raises UnknownName."""
+    """The engines of these names, in the table's order; all that differentiate by themselves for None. Raises UnknownName."""
     known = [engine.name for engine in ENGINES]
     for name in names or ():
         if name not in known:
             raise UnknownName(f"no reference is called {name!r}; there are {', '.join(known)}")
-    return tuple(engine for engine in ENGINES if names is None or engine.name in names)
+    return tuple(engine for engine in ENGINES if engine.name in (names or AUTODIFF))

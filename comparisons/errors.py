@@ -29,9 +29,41 @@ class BadTarget(QuestionError):
     """A file or folder that cannot be written."""
 
 
+class BadContract(QuestionError):
+    """What was handed in is not what the contract says: a method, key or argument missing, a wrong shape or type."""
+
+
+class BadFile(QuestionError):
+    """A file with a derivation that cannot be found, imported, or holds nothing to check."""
+
+
+class CandidateFailed(QuestionError):
+    """The code under test raised an exception, left the interpreter, or flooded the output."""
+
+
 class ForwardMismatch(QuestionError):
-    """The candidate and a reference do not compute the same function, so that their gradients cannot be compared."""
+    """The forward pass differs between NumPy and a reference: their gradients are those of different functions."""
 
 
-class BadCell(QuestionError):
-    """A cell that breaks the contract: a missing method or key, a wrong shape or type, an exception of its own."""
+class NotFinite(QuestionError):
+    """NaN or an infinity in the weights, the inputs, the loss or a state, before any gradient."""
+
+
+class NotRepeatable(QuestionError):
+    """The code under test answers differently when it is asked the same thing again."""
+
+
+class InputsChanged(QuestionError):
+    """The code under test writes into the arrays that it is given."""
+
+
+class AtKink(QuestionError):
+    """The problem stands at a point where the function has no derivative: a tie of max, a zero of relu or abs."""
+
+
+class Vacuous(QuestionError):
+    """The true gradient is zero, or nothing but rounding: a wrong derivation could not be seen."""
+
+
+class NothingFollows(QuestionError):
+    """No reference can follow the function."""

@@ -8,7 +8,7 @@ cotangents). An `Answer` is what each of them gives back, under the same names.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,62 @@ def frozen(arrays: Mapping[str, Array]) -> Arrays:
     return MappingProxyType(copies)
 
 
+class Differentiable:
+    """What tolerance and engines need to know of any problem: a scalar function of named arrays.
+
+    Subclasses are frozen dataclasses with at least name, variables, constants, seed, precision.
+    """
+
+    name: str
+    variables: Arrays
+    constants: Arrays
+    seed: int
+    precision: str | None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the floating-point variables."""
+        return np.result_type(*(value.dtype for value in self.variables.values()))
+
+    @property
+    def rounding_dtype(self) -> np.dtype[Any]:
+        """The precision that the candidate works in: the declared one, or that of the variables."""
+        return np.dtype(self.precision or self.dtype)
+
+    @property
+    def accumulated_terms(self) -> int:
+        """n of the noise floor: how many terms are summed on the way to a gradient."""
+        return sum(value.size for value in (*self.variables.values(), *self.constants.values()))
+
+    @property
+    def per_step_names(self) -> tuple[str, ...]:
+        """The variables that have an offset of their own at every step."""
+        return ()
+
+    @property
+    def steps(self) -> int | None:
+        """T, where the problem has steps."""
+        return None
+
+    def with_variables(self, variables: Mapping[str, Array]) -> Self:
+        """The same problem at other values; names left out keep theirs."""
+        return replace(self, variables=frozen({**self.variables, **variables}))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+
+    def astype(self, dtype: npt.DTypeLike) -> Self:
+        """The same problem with every floating-point array in `dtype`."""
+
+        def cast(arrays: Arrays) -> Arrays:
+            return frozen({name: a if a.dtype.kind in "iub" else a.astype(dtype) for name, a in arrays.items()})
+
+        return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+
+    def sizes(self) -> Iterator[tuple[str, int | None]]:
+        """(name, value) of T, B, I, H, V as they stand in reports; None for what the problem does not have."""
+        yield from ((name, None) for name in ("steps", "batch", "input_size", "hidden_size", "output_size"))
+
+
 @dataclass(frozen=True)
-class Problem:
+class Problem(Differentiable):
     """A cell unrolled over a sequence and read by a readout.
 
     cell, options              the equation's name and its options; `step` in their place for a cell from outside
@@ -40,6 +94,8 @@ class Problem:
     state_sizes                name → size of each part of the state, in the order of s_t
     variables, constants       named read-only arrays; x is (T, B, I), or integer tokens (T, B) among the constants
     jacobians                  whether ∂s_t/∂s_{t−1} and their products are compared as well
+    precision                  in which the candidate works, where that is less than the arrays' own
+    truncation                 K, where the gradient meant is the one in which each loss goes back at most K steps
     """
 
     name: str
@@ -57,6 +113,8 @@ class Problem:
     jacobians: bool = True
     step: Callable[..., Any] | None = None
     loss_label: str = ""
+    precision: str | None = None
+    truncation: int | None = None
 
     @property
     def x(self) -> Array:
@@ -85,31 +143,50 @@ class Problem:
         return tuple(name for name in self.variables if name not in fixed and not name.endswith(OFFSET))
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of every floating-point array."""
-        return self.variables[self.parameter_names[0]].dtype
+    def accumulated_terms(self) -> int:
+        """T (B + H + I)."""
+        return self.steps * (self.batch + self.hidden_size + self.input_size)
+
+    @property
+    def per_step_names(self) -> tuple[str, ...]:
+        """The cell's parameters."""
+        return self.parameter_names
 
     @property
     def initial_state(self) -> Array:
         """s_0 (B, S)."""
         return np.concatenate([self.variables[f"{name}_0"] for name in self.state_sizes], axis=-1)
 
-    def with_variables(self, variables: Mapping[str, Array]) -> "Problem":
-        """The same problem at other values; names left out keep theirs."""
-        return replace(self, variables=frozen({**self.variables, **variables}))
-
-    def astype(self, dtype: npt.DTypeLike) -> "Problem":
-        """The same problem with every floating-point array in `dtype`."""
-
-        def cast(arrays: Arrays) -> Arrays:
-            return frozen({name: a if a.dtype.kind in "iub" else a.astype(dtype) for name, a in arrays.items()})
-
-        return replace(self, variables=cast(self.variables), constants=cast(self.constants))
-
     def sizes(self) -> Iterator[tuple[str, int | None]]:
         """(name, value) of T, B, I, H, V as they stand in reports."""
         yield from (("steps", self.steps), ("batch", self.batch), ("input_size", self.input_size))
         yield from (("hidden_size", self.hidden_size), ("output_size", self.output_size))
+
+
+@dataclass(frozen=True)
+class FunctionProblem(Differentiable):
+    """A scalar function of named arrays that is not taken apart into steps.
+
+    function(xp, named) -> scalar        of variables and constants together
+    numpy_only                           whether it is NumPy code, which only numeric references can ask
+    extra_noise                          absolute error by variable that the way of reading out the gradient adds
+    """
+
+    name: str
+    function: Callable[[Any, Mapping[str, Any]], Any]
+    variables: Arrays
+    constants: Arrays
+    seed: int
+    numpy_only: bool = False
+    precision: str | None = None
+    extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
+    cell: str = "function"
+    loss_label: str = ""
+
+    @property
+    def jacobians(self) -> bool:
+        """A function without steps has none."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -121,12 +198,16 @@ class Answer:
     gradients   by variable; the two Jacobian arrays under their own names when the problem asks for them
     steps       the share of each step in a gradient, first axis the step: parameters (T, shape), x (T, B, I), initial states
                 (T+1, B, ·) = ∂L/∂s_t for t = 0..T. Absent for what is not told step by step
+    directions  (K, shape): where a gradient is told only as K inner products with these, its value is (K,)
+    uncertainty by variable: an absolute error that the engine itself expects of its gradient
     """
 
     loss: float
     gradients: dict[str, Array]
     states: dict[str, Array] = field(default_factory=dict[str, Array])
     steps: dict[str, Array] = field(default_factory=dict[str, Array])
+    directions: dict[str, Array] = field(default_factory=dict[str, Array])
+    uncertainty: dict[str, float] = field(default_factory=dict[str, float])
 
 
 def first_step_number(gradient: str) -> int:

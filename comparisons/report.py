@@ -2,6 +2,7 @@
 
     python comparisons/report.py                 all cases, and a character model of README.md
     python comparisons/report.py --text FILE     the character model of another text
+    python comparisons/report.py check FILE.py   a derivation of your own
     python comparisons/report.py --help          everything else
 
 Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked.
@@ -16,18 +17,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress
 from typer.exceptions import TyperException
 
 from comparisons import dump as dumping
-from comparisons import terminal
+from comparisons import files, terminal
 from comparisons.candidates import CELLS, built_in, problem_of
 from comparisons.cases import CASES, QUICK, Case
 from comparisons.crosscheck import available, check_problem, report_of
 from comparisons.engines import Engine
 from comparisons.errors import QuestionError, UnknownName
 from comparisons.language_model import Corpus, default_corpus, read_corpus, text_case, train_together
+from comparisons.user_file import checks_in
 from comparisons.verdict import CaseReport, Report
 
 AGREE, DISAGREE, NOT_ASKED = 0, 1, 2
@@ -99,46 +101,111 @@ def run(question: Question, engines: Sequence[Engine], notes: Sequence[str], pro
 
 def exit_status(report: Report, missing: Mapping[str, str]) -> int:
     """0, 1 or 2: a disagreement outweighs a question that could only be asked in part."""
-    if not report.passed:
-        return NOT_ASKED if report.forward_differs else DISAGREE
-    return NOT_ASKED if missing else AGREE
+    if report.passed:
+        return NOT_ASKED if missing else AGREE
+    wrong = any(not row.passed for row in report.rows) or any(not run["passed"] for run in report.training)
+    return DISAGREE if wrong else NOT_ASKED
+
+
+Cell = Annotated[str | None, typer.Option(help="Only the cases of this cell.", show_default=False)]
+Steps = Annotated[int | None, typer.Option(min=1, help="T, in place of each case's own.", show_default=False)]
+Batch = Annotated[int | None, typer.Option(min=1, help="B, likewise.", show_default=False)]
+InputSize = Annotated[int | None, typer.Option(min=1, help="I, likewise.", show_default=False)]
+HiddenSize = Annotated[int | None, typer.Option(min=1, help="H, likewise.", show_default=False)]
+Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
+References = Annotated[str | None, typer.Option(metavar="NAMES", help="Only these, by comma.", show_default="all")]
+Json = Annotated[str | None, typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False)]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Every gradient against every reference.")]
 
 
 @app.callback(invoke_without_command=True)
 def crosscheck(
-    cell: Annotated[str | None, typer.Option(help="Only the cases of this cell.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="T, in place of each case's own.", show_default=False)] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="B, likewise.", show_default=False)] = None,
-    input_size: Annotated[int | None, typer.Option(min=1, help="I, likewise.", show_default=False)] = None,
-    hidden_size: Annotated[int | None, typer.Option(min=1, help="H, likewise.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random number.")] = 0,
+    context: typer.Context,
+    cell: Cell = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    input_size: InputSize = None,
+    hidden_size: HiddenSize = None,
+    seed: Seed = 0,
     dtype: Annotated[Dtype, typer.Option(help="Precision of every array.")] = Dtype.float64,
-    references: Annotated[str | None, typer.Option(metavar="NAMES", help="Only these, by comma.", show_default="all")] = None,
+    references: References = None,
     text: Annotated[Path | None, typer.Option(metavar="FILE", help="For the character model.", show_default="README.md")] = None,
-    json: Annotated[str | None, typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False)] = None,
+    json: Json = None,
     dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Jacobian products, a file each.", show_default=False)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few cases, a few updates of the character model.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Every gradient against every reference.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Cross-check hand-derived gradients of recurrent networks against autodiff, step by step."""
+    if context.invoked_subcommand is not None:
+        return
     start = time.perf_counter()
-    sizes = {"steps": steps, "batch": batch, "input_size": input_size, "hidden_size": hidden_size}
-    given = {name: size for name, size in sizes.items() if size is not None}
+    sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
     corpus = default_corpus() if text is None else read_corpus(text)
-    question = Question(cell, given, seed, dtype.value, corpus, quick, dump)
+    question = Question(cell, sizes, seed, dtype.value, corpus, quick, dump)
     question.validate()
     if dump is not None:
-        dumping.prepare_folder(dump)
-    if json is not None and json != "-":
-        dumping.prepare_file(Path(json))
-    engines, missing = available(None if references is None else [name.strip() for name in references.split(",")])
+        files.prepare_folder(dump)
+    prepare_json(json)
+    engines, missing = available(names_in(references))
     report = run(question, engines, list(missing.values()), terminal.console(stderr=True))
-    terminal.console(stderr=json == "-").print(terminal.rendered(report, time.perf_counter() - start, verbose))
+    show(terminal.rendered(report, time.perf_counter() - start, verbose), report, json)
+    raise typer.Exit(exit_status(report, missing))
+
+
+@app.command()
+def check(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE.py[:NAME]", help="A cell, or loss/gradients/example, or function/vjp/example.")
+    ],
+    steps: Steps = None,
+    batch: Batch = None,
+    input_size: InputSize = None,
+    hidden_size: HiddenSize = None,
+    seed: Seed = 0,
+    references: References = None,
+    json: Json = None,
+    verbose: Verbose = False,
+) -> None:
+    """Check a derivation of your own. The file runs in this process, with your rights."""
+    start = time.perf_counter()
+    sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
+    prepare_json(json)
+    checks = checks_in(target, sizes, {"seed": seed, "references": names_in(references)})
+    report = merged([made() for made in checks])
+    show(terminal.rendered_check(report, time.perf_counter() - start, verbose), report, json)
+    raise typer.Exit(exit_status(report, {}))
+
+
+def given_sizes(**sizes: int | None) -> dict[str, int]:
+    """The sizes that were given."""
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def names_in(references: str | None) -> list[str] | None:
+    """The names of a comma-separated list; None for all."""
+    return None if references is None else [name.strip() for name in references.split(",")]
+
+
+def prepare_json(target: str | None) -> None:
+    """Raises BadTarget now where the file could not be written later."""
+    if target is not None and target != "-":
+        files.prepare_file(Path(target))
+
+
+def show(rendered: RenderableType, report: Report, json: str | None) -> None:
+    """The report on standard output; its JSON where it was asked for, alone on standard output for -."""
+    terminal.console(stderr=json == "-").print(rendered)
     if json == "-":
         typer.echo(report.to_json())
     elif json is not None:
-        dumping.write_text(Path(json), report.to_json() + "\n")
-    raise typer.Exit(exit_status(report, missing))
+        files.write_text(Path(json), report.to_json() + "\n")
+
+
+def merged(reports: Sequence[Report]) -> Report:
+    """One report of several."""
+    first, *others = reports
+    cases = [case for report in reports for case in report.cases]
+    return replace(first, cases=cases, errors=[error for report in (first, *others) for error in report.errors])
 
 
 def main() -> None:

@@ -9,8 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from comparisons.tolerance import LIMIT
-from comparisons.verdict import CaseReport, Report, Verdict
+from comparisons.verdict import CaseReport, Report, Verdict, report_lines
 
+LEGEND = (
+    "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; summed or averaged. "
+    f"error/noise: the worst error in units of what rounding explains on that very problem, up to {LIMIT:g} agrees. "
+    "–: the reference has no such module."
+)
 NARROW = 120  # columns where the output is not a terminal
 
 
@@ -49,9 +54,13 @@ def summary_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Tab
     for case in cases:
         errors = [number(case.worst_rel_error(name)) for name in names]
         sizes = "·".join(str(size) for size in _sizes(case) if size is not None)
-        name = f"{case.cell} {case.name}"
-        table.add_row(name, sizes, case.loss, *errors, ratio(case.worst_over_noise()), verdict_text(case.passed))
+        table.add_row(full_name(case), sizes, case.loss, *errors, ratio(case.worst_over_noise()), verdict_text(case.passed))
     return table
+
+
+def full_name(case: CaseReport) -> str:
+    """The case's name, with its cell in front."""
+    return case.name if case.name.startswith(case.cell) else f"{case.cell} {case.name}"
 
 
 def _table(title: str) -> Table:
@@ -64,7 +73,7 @@ def _sizes(case: CaseReport) -> tuple[int | None, ...]:
 
 def detail_table(case: CaseReport) -> Table:
     """A line per gradient and reference."""
-    table = _table(f"{case.cell} {case.name}: every gradient against every reference")
+    table = _table(f"{full_name(case)}: every gradient against every reference")
     table.add_column("gradient")
     table.add_column("reference")
     for heading in ("max abs error", "max rel error", "noise", "error/noise", "worst step", "worst index", "first wrong step"):
@@ -113,28 +122,39 @@ def closing_line(report: Report, seconds: float) -> str:
     return f"{cases} of {len(report.cases)} cases, {agree} of {len(report.rows)} comparisons agree; {seconds:.1f} s"
 
 
-def failure_lines(report: Report) -> list[str]:
-    """Each failed case with its failed rows in words."""
-    lines: list[str] = []
-    for case in report.cases:
-        if case.passed:
-            continue
-        lines.append(f"{case.cell} {case.name}:")
-        if case.forward_differs:
-            lines.append("  the forward passes differ, so that no gradient was compared")
-        lines += [f"  {row.sentence()}" for row in case.failures()]
-    return lines
-
-
 def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
     """The whole report: details first if verbose, then the table, the training, the failures, the totals."""
     references = list(dict.fromkeys(row.reference for case in report.cases for row in [*case.rows, *case.forward]))
     parts: list[RenderableType] = [detail_table(case) for case in report.cases] if verbose else []
     parts.append(summary_table(report.cases, references))
-    parts += [Text(line) for line in [*training_lines(report), *failure_lines(report), *report.notes]]
-    explained = (
-        f"error/noise: worst error in units of what rounding explains on that problem; up to {LIMIT:g} agrees. "
-        "–: that reference has no such module."
-    )
-    parts += [Text(explained, style="dim"), Text(closing_line(report, seconds), style="bold" if math.isfinite(seconds) else "")]
+    parts += [
+        Text(line)
+        for line in [*training_lines(report), *report_lines([case for case in report.cases if not case.passed]), *report.notes]
+    ]
+    parts += [Text(LEGEND, style="dim"), Text(closing_line(report, seconds), style="bold" if math.isfinite(seconds) else "")]
     return Group(*parts)
+
+
+def rendered_check(report: Report, seconds: float, verbose: bool) -> RenderableType:
+    """A check of somebody's derivation: what is wrong, or one line that nothing is; then the table of every gradient."""
+    parts: list[RenderableType] = [Text(str(report))]
+    parts += [detail_table(case) for case in report.cases] if verbose else []
+    parts += [gradient_table(report.cases)] if report.passed and not verbose else []
+    parts.append(Text(closing_line(report, seconds), style="bold"))
+    return Group(*parts)
+
+
+def gradient_table(cases: Iterable[CaseReport]) -> Table:
+    """A line per case and gradient: the worst relative error against each reference, in short."""
+    rows = [(case, row) for case in cases for row in case.rows]
+    names = list(dict.fromkeys(row.reference for _, row in rows))
+    table = _table("Relative error of each gradient, by reference")
+    for heading in ("check", "gradient"):
+        table.add_column(heading, overflow="fold")
+    for name in (*names, "error/noise"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for case_name, gradient in dict.fromkeys((case.name, row.gradient) for case, row in rows):
+        told = {row.reference: row for case, row in rows if (case.name, row.gradient) == (case_name, gradient)}
+        errors = [number(told[name].max_rel_error if name in told else None) for name in names]
+        table.add_row(case_name, gradient, *errors, ratio(max(row.worst_over_noise for row in told.values())))
+    return table

@@ -10,6 +10,7 @@ largest of three estimates, all taken from a reference, never from the candidate
     (2) response   the largest change of the reference when every operation, forward and backward, rounds at random, and
                    the weights move by a random |Δ| ≤ ε|v|, by another amount at every step: what recurrence and
                    cancellation make of rounding. A reference without stochastic arithmetic answers to moved weights alone.
+                   Where the candidate works in a lower precision than the arrays, the reference in that precision too.
     (3) spread     how far the references that tell it are from each other.
 
 A row passes if error ≤ LIMIT · noise; there is no absolute tolerance. LIMIT is calibrated by an experiment that
@@ -18,10 +19,13 @@ A row passes if error ≤ LIMIT · noise; there is no absolute tolerance. LIMIT 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
-from comparisons.problem import OFFSET, Answer, Array, Problem
+from comparisons.problem import OFFSET, Answer, Array, Differentiable
+
+AnyProblem = TypeVar("AnyProblem", bound=Differentiable)
 
 LIMIT = 64.0
 SAMPLES = 4
@@ -46,43 +50,46 @@ def step_quantities(answer: Answer) -> dict[str, Array]:
     return {f"state {name}": value for name, value in answer.states.items()} | answer.steps
 
 
-def measure(problem: Problem, ask: Callable[[Problem, int], Answer], answers: Sequence[Answer]) -> Noise:
+def measure(
+    problem: Differentiable, ask: Callable[[Any, int], Answer], answers: Sequence[Answer], samples: int = SAMPLES
+) -> Noise:
     """Noise by (1)–(3).
 
     `answers` are the references', the first one's being the one that `ask(problem, rounding_seed)` gives without a seed; it
     must tell every quantity that is to be judged.
     """
     rng = np.random.default_rng([problem.seed, 1])
-    response = [ask(perturb(problem, rng), int(rng.integers(2**31))) for _ in range(SAMPLES)]
+    response = [ask(perturb(problem, rng), int(rng.integers(2**31))) for _ in range(samples)]
+    if problem.rounding_dtype != problem.dtype:
+        response.append(ask(problem.astype(problem.rounding_dtype), 0))
     first, *others = answers
     return _largest(_floor(problem, first), *[_difference(first, other) for other in [*response, *others]])
 
 
-def perturb(problem: Problem, rng: np.random.Generator, every_step: bool = True) -> Problem:
+def perturb(problem: AnyProblem, rng: np.random.Generator, every_step: bool = True) -> AnyProblem:
     """The problem with every variable moved by up to one unit roundoff, the cell's weights by another amount at every step."""
-    epsilon = np.finfo(problem.dtype).eps
+    epsilon = np.finfo(problem.rounding_dtype).eps
 
     def nudge(value: Array, shape: tuple[int, ...]) -> Array:
         return (epsilon * value * rng.uniform(-1, 1, size=shape)).astype(value.dtype)
 
     moved = {name: value + nudge(value, value.shape) for name, value in problem.variables.items()}
-    for name in problem.parameter_names if every_step else ():
+    for name in problem.per_step_names if every_step else ():
         value = problem.variables[name]
-        moved[name + OFFSET] = nudge(value, (problem.steps, *value.shape))
+        moved[name + OFFSET] = nudge(value, (problem.steps or 0, *value.shape))
     return problem.with_variables(moved)
 
 
-def unit(problem: Problem, repetitions: int = 1) -> float:
+def unit(problem: Differentiable, repetitions: int = 1) -> float:
     """ε √n of (1), for a computation done `repetitions` times over."""
-    terms = problem.steps * (problem.batch + problem.hidden_size + problem.input_size)
-    return float(np.finfo(problem.dtype).eps) * (terms * max(repetitions, 1)) ** 0.5
+    return float(np.finfo(problem.rounding_dtype).eps) * (problem.accumulated_terms * max(repetitions, 1)) ** 0.5
 
 
-def _floor(problem: Problem, reference: Answer) -> Noise:
+def _floor(problem: Differentiable, reference: Answer) -> Noise:
     scale = unit(problem)
     steps = {name: scale * _step_sizes(value) for name, value in step_quantities(reference).items()}
     total = {name: scale * float(np.max(np.abs(value), initial=0.0)) for name, value in quantities(reference).items()}
-    summed = {name: float(steps[name].sum()) for name in problem.parameter_names if name in steps}
+    summed = {name: float(steps[name].sum()) for name in problem.per_step_names if name in steps}
     return Noise(total | summed, steps)
 
 

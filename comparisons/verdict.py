@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from comparisons.errors import GradientMismatch, QuestionError
+
 SCHEMA = 1
 
 
@@ -27,6 +29,8 @@ class Verdict:
     noise: float
     error_over_noise: float
     step_error_over_noise: float | None
+    where: str | None
+    wrong_steps: str | None
     worst_index: list[int] | None
     candidate_value: float | None
     reference_value: float | None
@@ -44,40 +48,56 @@ class Verdict:
         """One line for a person."""
         if self.passed:
             return f"{self.gradient} agrees with {self.reference}"
-        at = f" at {self.worst_index}" if self.worst_index else ""
-        values = (
-            f": {self.candidate_value:.17g} where {self.reference} has {self.reference_value:.17g}"
-            if self.candidate_value is not None and self.reference_value is not None
-            else f" (against {self.reference})"
-        )
-        step = (
-            "" if self.first_wrong_step is None else f"; walking back from the last step, wrong from step {self.first_wrong_step}"
-        )
-        size = f"; relative error {self.max_rel_error:.1e}, {self.worst_over_noise:.1e} times what rounding explains"
-        return f"{self.gradient} {self.reason}{at}{values}{size if self.reason == 'differs' else ''}{step}"
+        parts = [
+            f"{self.gradient}: {self.reason} from {self.reference}"
+            if self.reason == "differs"
+            else f"{self.gradient}: {self.reason}"
+        ]
+        if self.reason != "differs":
+            parts[0] += f" (against {self.reference})"
+        if self.where:
+            parts.append(self.where)
+        if self.candidate_value is not None and self.reference_value is not None:
+            at = f" at {self.worst_index}" if self.worst_index else ""
+            parts.append(f"worst{at}: {self.candidate_value:.17g}, where {self.reference} has {self.reference_value:.17g}")
+        if self.reason == "differs":
+            parts.append(f"relative error {self.max_rel_error:.1e}, {self.worst_over_noise:.1e} times what rounding explains")
+        if self.first_wrong_step is not None:
+            parts.append(f"walking back, first wrong at step {self.first_wrong_step} (wrong: {self.wrong_steps})")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
 class CaseReport:
     """One problem: what it was, its rows, and what was noticed beside them.
 
-    forward      rows for the loss and the states; where one of them fails, gradients are not compared at all
-    left_out     reference → why it was not asked
+    forward           rows for the loss and the states; where one of them fails, gradients are not compared at all
+    left_out          reference → why it was not asked
+    not_given         gradients that the candidate does not claim to compute
+    vacuous           gradients whose true value is nothing but rounding, so that no mistake in them could be seen
+    references_agree  whether the references are within the limit of each other in every gradient
+    local             for a cell: each output of step_backward, given the true ∂L/∂s_t, with the steps at which it is wrong
+    diagnosis         what mistake would explain the disagreement
     """
 
     name: str
     cell: str
     loss: str
-    steps: int
-    batch: int
-    input_size: int
-    hidden_size: int
+    steps: int | None
+    batch: int | None
+    input_size: int | None
+    hidden_size: int | None
     output_size: int | None
     seconds: float
     rows: list[Verdict]
     forward: list[Verdict]
     left_out: dict[str, str] = field(default_factory=dict[str, str])
+    not_given: list[str] = field(default_factory=list[str])
+    vacuous: list[str] = field(default_factory=list[str])
+    references_agree: bool = True
+    local: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     diagnosis: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    notes: list[str] = field(default_factory=list[str])
 
     @property
     def passed(self) -> bool:
@@ -115,18 +135,24 @@ class Report:
     cases: list[CaseReport]
     training: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     notes: list[str] = field(default_factory=list[str])
+    errors: list[QuestionError] = field(default_factory=list[QuestionError])
 
     @property
     def passed(self) -> bool:
         """Whether there is something to say, and all of it agrees."""
+        if self.errors:
+            return False
         trained = all(bool(run["passed"]) for run in self.training)
         return bool(self.cases) and trained and all(case.passed for case in self.cases)
 
-    @property
-    def forward_differs(self) -> bool:
-        """Whether some case failed only because the functions themselves differ."""
-        failed = [case for case in self.cases if not case.passed]
-        return any(case.forward_differs for case in failed) and not any(not row.passed for case in failed for row in case.rows)
+    def raise_for_failure(self) -> None:
+        """Raise GradientMismatch where a gradient is wrong, else what is wrong with the question, if anything is."""
+        if any(not row.passed for row in self.rows):
+            raise GradientMismatch(str(self))
+        for error in self.errors:
+            raise error
+        if not self.passed:
+            raise GradientMismatch(str(self))
 
     @property
     def rows(self) -> list[Verdict]:
@@ -142,6 +168,7 @@ class Report:
             "cases": [case.to_dict() for case in self.cases],
             "training": self.training,
             "notes": self.notes,
+            "errors": [{"error": type(error).__name__, "text": str(error)} for error in self.errors],
         }
 
     def to_json(self) -> str:
@@ -149,18 +176,64 @@ class Report:
         return json.dumps(_spell_nonfinite(self.to_dict()), indent=1, allow_nan=False)
 
     def __str__(self) -> str:
-        return "\n".join(line for case in self.cases for line in _case_lines(case))
+        said = [f"{type(error).__name__}: {error}" for error in self.errors]
+        return "\n".join([*report_lines(self.cases), *said])
 
 
-def _case_lines(case: CaseReport) -> Sequence[str]:
-    failures = case.failures()
+def report_lines(cases: Sequence[CaseReport]) -> list[str]:
+    """Every case in words; one that only repeats what another has said of the same gradients, in a line."""
+    lines: list[str] = []
+    told: dict[frozenset[str], str] = {}
+    for case in cases:
+        wrong = frozenset(row.gradient for row in case.failures())
+        if wrong and wrong in told:
+            lines.append(f"{case.name}: the same gradients disagree as under {told[wrong]}")
+            continue
+        told[wrong] = case.name
+        lines += case_lines(case)
+    return lines
+
+
+def case_lines(case: CaseReport) -> list[str]:
+    """The case in words: one line where all agree, else each wrong gradient, and what is known of the mistake."""
     if case.passed:
         worst = f"worst error {case.worst_over_noise():.2g} times the measured noise"
-        return [f"{case.name}: {len(case.rows)} comparisons agree; {worst}"]
-    head = f"{len(failures)} of {len(case.rows)} comparisons disagree"
+        return [f"{case.name}: {len(case.rows)} comparisons agree; {worst}", *(f"  note: {note}" for note in case.notes)]
     if case.forward_differs:
-        head = "the forward passes differ; no gradient was compared"
-    return [f"{case.name}: {head}", *(f"  {row.sentence()}" for row in failures)]
+        head = f"{case.name}: the forward passes differ; no gradient was compared"
+        return [head, *(f"  {row.sentence()}" for row in case.failures())]
+    failures = case.failures()
+    lines = [f"{case.name}: {len(failures)} of {len(case.rows)} comparisons disagree"]
+    lines += _local_lines(case.local)
+    lines += [f"  diagnosis: {found['text']}" for found in case.diagnosis]
+    lines += [f"  {row.sentence()}" for row in _one_per_gradient(failures)]
+    right = dict.fromkeys(row.gradient for row in case.rows if row.passed)
+    wrong = {row.gradient for row in failures}
+    lines += [f"  right: {', '.join(name for name in right if name not in wrong)}"] if set(right) - wrong else []
+    lines += [f"  not given: {', '.join(case.not_given)}"] if case.not_given else []
+    names = ", ".join(dict.fromkeys(row.reference for row in case.rows))
+    agreement = "agree among themselves" if case.references_agree else "do NOT agree among themselves"
+    lines.append(f"  references asked: {names}; they {agreement}" if "," in names else f"  reference asked: {names}")
+    return lines + [f"  note: {note}" for note in case.notes]
+
+
+def _one_per_gradient(rows: Sequence[Verdict]) -> list[Verdict]:
+    """The first row of each gradient: the others say the same against other references."""
+    return list({row.gradient: row for row in reversed(rows)}.values())[::-1]
+
+
+def _local_lines(local: Sequence[dict[str, Any]]) -> list[str]:
+    """Which outputs of step_backward are wrong by themselves."""
+    if not local:
+        return []
+    wrong = [f"{row['output']} (steps {row['wrong_steps']})" for row in local if not row["passed"]]
+    right = [row["output"] for row in local if row["passed"]]
+    if not wrong:
+        return [
+            "  step_backward alone, given the true ∂L/∂s_t at each step, is right in every output: the error is between steps"
+        ]
+    line = f"  step_backward alone, given the true ∂L/∂s_t at each step, is wrong in {', '.join(wrong)}"
+    return [line + (f"; right in {', '.join(right)}" if right else "")]
 
 
 def _spell_nonfinite(value: Any) -> Any:

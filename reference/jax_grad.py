@@ -59,6 +59,20 @@ def _value_and_gradient(function: ScalarFunction) -> Callable[..., Any]:
     return jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=compiler_options())
 
 
+def gradients_uncompiled(
+    function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any]
+) -> tuple[float, Arrays, Arrays]:
+    """The same as `gradients`, operation by operation: for functions with loops and branches of their own, asked once."""
+    with jax.enable_x64(True):
+
+        def forward(leaves: Any) -> Any:
+            return function(xp, scan, leaves, {name: xp.asarray(value) for name, value in constants.items()})
+
+        leaves = {name: xp.asarray(value) for name, value in variables.items()}
+        (value, outputs), found = jax.value_and_grad(forward, has_aux=True)(leaves)
+        return float(value), _arrays(outputs), _arrays(found)
+
+
 def gradients(
     function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> tuple[float, Arrays, Arrays]:

@@ -7,8 +7,8 @@ own backward, is moved at random by up to one unit roundoff. How far a gradient 
 (the idea of the CESTAC method: Vignes 1993, "A stochastic arithmetic for reliable scientific computation").
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -79,6 +79,17 @@ def rounding(seed: int | None) -> AbstractContextManager[Any]:
     return nullcontext() if seed is None else RandomRounding(seed)
 
 
+@contextmanager
+def default_dtype(variables: Named) -> Iterator[None]:
+    """torch's default dtype as that of the variables, so that `xp.zeros(…)` is as precise as in NumPy; restored afterwards."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32 if all(value.dtype == np.float32 for value in variables.values()) else torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     """A copy as a tensor: the caller's array may be read-only, and stays untouched."""
     return torch.tensor(np.ascontiguousarray(array))
@@ -106,9 +117,12 @@ def gradients(
 
 def differentiate(forward: Any, variables: Mapping[str, Any], constants: Mapping[str, Any]) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors."""
-    with torch.enable_grad():
+    with torch.enable_grad(), default_dtype(variables):
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
         value, outputs = forward(leaves, {name: tensor(value) for name, value in constants.items()})
+        value = torch.as_tensor(value)
+        if not value.requires_grad:
+            value = value + 0 * sum(leaf.sum() for leaf in leaves.values())
         found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
     arrays = {name: output.detach().numpy() for name, output in outputs.items()}
     return float(value.detach()), arrays, {name: d.numpy() for name, d in zip(leaves, found, strict=True)}

@@ -1,0 +1,293 @@
+"""The entry points: check_cell, check_gradients, check_vjp. docs/your-derivation.md explains the contracts and every message."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from comparisons import preflight, tolerance, user_code
+from comparisons.candidates import CellCandidate, FunctionCandidate, cell_problem, local_gradients
+from comparisons.comparator import ratios, step_errors, which_steps
+from comparisons.convention import Convention, convention_of
+from comparisons.crosscheck import Candidate, Witnesses, available, check_problem, report_of, testify
+from comparisons.engines import NUMERIC, AnyProblem, Engine
+from comparisons.errors import BadOption, NothingFollows, QuestionError
+from comparisons.named_arrays import flatten, is_differentiable, rebuild
+from comparisons.problem import Array, FunctionProblem, Problem, frozen
+from comparisons.question import Given, Question, label
+from comparisons.user_cell import UserCell
+from comparisons.verdict import CaseReport, Report
+
+References = Sequence[str] | None
+ConventionLike = Convention | Mapping[str, Any] | None
+
+
+def check_cell(
+    cell: Any,
+    *,
+    steps: int = 12,
+    batch: int = 3,
+    input_size: int = 4,
+    hidden_size: int = 5,
+    seed: int = 0,
+    references: References = None,
+    raise_exception: bool = True,
+) -> Report:
+    """Whether step_backward is the derivative of step: over a sequence, and at every step alone.
+
+    `cell` has parameter_shapes, state_shapes, step(xp, …) and step_backward. It is tried under random cotangents on every
+    state at every step, on each state alone, and on the final states alone, from a random initial state, against torch and
+    jax (or the `references` named) differentiating its own step.
+
+    Raises GradientMismatch where a gradient is wrong and a QuestionError where none can be judged, unless raise_exception is
+    False: then the report says so.
+    """
+    for name, size in {"steps": steps, "batch": batch, "input_size": input_size, "hidden_size": hidden_size}.items():
+        if not isinstance(size, int) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise BadOption(f"{name} is a positive integer, not {size!r}")
+
+    def cases() -> Iterator[CaseReport]:
+        mine = UserCell(cell, input_size, hidden_size)
+        engines = _engines(references)
+        sizes = {"steps": steps, "batch": batch, "input_size": input_size, "hidden_size": hidden_size}
+        base = replace(cell_problem(mine.name, (mine.parameters, mine.states), sizes, seed), step=mine.differentiable_step)
+        candidate = CellCandidate(mine)
+        ties = _ties_of_cell(mine, base)
+        for number, problem in enumerate(_cotangent_trials(base)):
+
+            def local(witnesses: Witnesses, problem: Problem = problem) -> list[dict[str, Any]]:
+                return _local_rows(mine, problem, witnesses)
+
+            yield _one_case(problem, candidate, engines, Convention(), ties, local, watch_vacuous=number == 0)
+
+    return _report(cases, seed, raise_exception)
+
+
+def check_gradients(
+    gradients: Callable[[Any, Any], Any],
+    loss: Callable[..., Any],
+    params: Given,
+    inputs: Given,
+    *,
+    references: References = None,
+    seed: int = 0,
+    convention: ConventionLike = None,
+    setup: Callable[[], Any] | None = None,
+    raise_exception: bool = True,
+) -> Report:
+    """Whether gradients(params, inputs) is the derivative of the loss.
+
+    loss(xp, params, inputs) -> scalar, in array-API operations, is differentiated by torch and jax; loss(params, inputs), any
+    NumPy code, by complex step where it follows, and by differences. gradients returns a dict whose keys name params, or inputs
+    it also differentiates; or a tuple or list in the order of params; nests as params does. What it does not return is listed
+    as not given. `setup` runs before every evaluation. `convention` declares what the code means to return (see
+    comparisons.convention).
+
+    Raises as check_cell does.
+    """
+    question = Question(loss, params, inputs, setup, seed)
+    declared = convention_of(convention)
+
+    def given(named: Mapping[str, Array]) -> dict[str, Array]:
+        return question.call("gradients", gradients, named, [])
+
+    rounding = getattr(gradients, "rounding", None)
+    extra: Mapping[str, float] = {} if rounding is None else rounding(params)
+    cases = _function_cases("gradients", question, question.objective(declared), given, references, declared, True, extra)
+    return _report(cases, seed, raise_exception)
+
+
+def check_vjp(
+    vjp: Callable[[Any, Any, Any], Any],
+    function: Callable[..., Any],
+    params: Given,
+    inputs: Given,
+    *,
+    references: References = None,
+    seed: int = 0,
+    convention: ConventionLike = None,
+    setup: Callable[[], Any] | None = None,
+    raise_exception: bool = True,
+) -> Report:
+    """Whether vjp(params, inputs, cotangents) is the vector-Jacobian product of function(xp, params, inputs).
+
+    The function returns an array, or a dict of arrays; cotangents come in the same form: random on all outputs together, then on
+    each output alone with zeros on the others. Everything else is as in check_gradients.
+    """
+    question = Question(function, params, inputs, setup, seed)
+    declared = convention_of(convention)
+    outputs = question.outputs()
+    rng = np.random.default_rng([seed, 4])
+    random = {path: rng.normal(size=value.shape) for path, value in flatten(outputs, "output").items()}
+    trials = {"all outputs": random}
+    if len(random) > 1:
+        trials |= {f"{p} alone": {q: c if q == p else np.zeros_like(c) for q, c in random.items()} for p in random}
+
+    def check_trial(name: str, cotangents: Mapping[str, Array], watch_vacuous: bool) -> Iterator[CaseReport]:
+        in_form = rebuild(outputs, cotangents, "output")
+
+        def given(named: Mapping[str, Array]) -> dict[str, Array]:
+            return question.call("vjp", vjp, named, [in_form])
+
+        objective = question.inner_product(cotangents)
+        return _function_cases(f"vjp, {name}", question, objective, given, references, declared, watch_vacuous)()
+
+    def cases() -> Iterator[CaseReport]:
+        for number, (name, cotangents) in enumerate(trials.items()):
+            yield from check_trial(name, cotangents, watch_vacuous=number == 0)
+
+    return _report(cases, seed, raise_exception)
+
+
+def _engines(references: References, numpy_only: bool = False) -> tuple[Engine, ...]:
+    engines, missing = available(NUMERIC if references is None and numpy_only else references)
+    if missing and references is not None:
+        raise NothingFollows("; ".join(missing.values()))
+    return engines
+
+
+def _function_cases(
+    name: str,
+    question: Question,
+    scalar: Callable[[Any, Mapping[str, Any]], Any],
+    given: Callable[[Mapping[str, Array]], dict[str, Array]],
+    references: References,
+    convention: Convention,
+    watch_vacuous: bool = True,
+    extra_noise: Mapping[str, float] | None = None,
+) -> Callable[[], Iterator[CaseReport]]:
+    def cases() -> Iterator[CaseReport]:
+        leaves = question.leaves()
+        preflight.finite_inputs(leaves)
+        variables = {path: value for path, value in leaves.items() if is_differentiable(value)}
+        engines = _engines(references, question.numpy_only)
+        if all(engine.numeric for engine in engines):
+            asked = given(leaves)
+            variables = {path: value for path, value in variables.items() if path in asked}
+        lowest = min((value.dtype for value in variables.values()), key=lambda dtype: dtype.itemsize)
+        problem = FunctionProblem(
+            name=name,
+            function=scalar,
+            variables=frozen({path: value.astype(np.float64) for path, value in variables.items()}),
+            constants=frozen({path: value for path, value in leaves.items() if path not in variables}),
+            seed=question.seed,
+            numpy_only=question.numpy_only,
+            precision=convention.precision or (None if lowest == np.float64 else lowest.name),
+            extra_noise=extra_noise or {},
+            loss_label=label(question.function),
+        )
+
+        def value(named: Mapping[str, Array]) -> Any:
+            copies = {path: np.array(array) for path, array in named.items()}
+            result = user_code.call(label(question.function), scalar, np, copies)
+            user_code.unchanged(label(question.function), copies, named)
+            return result
+
+        ties = preflight.ties_in(lambda watched: scalar(np, {p: watched(v) if p in variables else v for p, v in leaves.items()}))
+        candidate = FunctionCandidate(value, given)
+        case = _one_case(problem, candidate, engines, convention, ties, None, True, watch_vacuous)
+        left = [path for path, array in leaves.items() if is_differentiable(array) and path not in variables]
+        yield replace(case, not_given=[*case.not_given, *left])
+
+    return cases
+
+
+def _one_case(
+    problem: AnyProblem,
+    candidate: Candidate,
+    engines: tuple[Engine, ...],
+    convention: Convention,
+    ties: list[str],
+    local: Callable[[Witnesses], list[dict[str, Any]]] | None = None,
+    partial: bool = False,
+    watch_vacuous: bool = True,
+) -> CaseReport:
+    """Preflight, comparison, and what else can be said of a failure."""
+    first = candidate.answer(problem)
+    preflight.finite_forward(first)
+    preflight.repeatable(first, candidate.answer(problem))
+    case = check_problem(problem, candidate, engines, convention, partial)
+    preflight.same_forward(case)
+    preflight.not_at_kink(case, ties)
+    if not case.passed and local is not None:
+        case = replace(case, local=local(testify(problem, engines, convention, set(first.gradients))))
+    if case.passed and watch_vacuous:
+        preflight.not_vacuous(case)
+    if any(engine.numeric for engine in engines) and not any(not engine.numeric for engine in engines):
+        case = replace(case, notes=[NUMERIC_ONLY])
+    return replace(case, notes=[*case.notes, *(f"at a kink: {tie}" for tie in ties)])
+
+
+NUMERIC_ONLY = (
+    "the loss is NumPy code, so that only numeric references could be asked: an error below their uncertainty, and in large "
+    "arrays which entry is wrong, are not seen; write it as loss(xp, params, inputs) to have torch and jax differentiate it"
+)
+
+
+def _report(cases: Callable[[], Iterator[CaseReport]], seed: int, raise_exception: bool) -> Report:
+    """Run the cases; raise, or put into the report, what is wrong with a gradient or with the question."""
+    done: list[CaseReport] = []
+    errors: list[QuestionError] = []
+    try:
+        done.extend(cases())
+    except QuestionError as error:
+        errors.append(error)
+    report = replace(report_of(done, seed, "float64"), errors=errors)
+    if raise_exception:
+        report.raise_for_failure()
+    return report
+
+
+def _cotangent_trials(base: Problem) -> Iterator[Problem]:
+    """The problem under cotangents on all states at every step, on each state alone, and on the final states alone."""
+    cotangents = {name: value for name, value in base.constants.items() if name.startswith("cotangent_")}
+
+    def trial(what: str, kept: Mapping[str, Array]) -> Problem:
+        zeroed = {name: kept.get(name, np.zeros_like(value)) for name, value in cotangents.items()}
+        return replace(base, name=f"{base.cell}, cotangents on {what}", constants=frozen({**base.constants, **zeroed}))
+
+    yield trial("all states", cotangents)
+    if len(cotangents) > 1:
+        for name, value in cotangents.items():
+            yield trial(f"{name.removeprefix('cotangent_')} alone", {name: value})
+    if base.steps > 1:
+        at_end = np.arange(base.steps).reshape(-1, 1, 1) == base.steps - 1
+        yield trial("the final states", {name: value * at_end for name, value in cotangents.items()})
+
+
+def _ties_of_cell(cell: UserCell, problem: Problem) -> list[str]:
+    """Ties met on the forward pass."""
+
+    def run(watched: Callable[[Array], Any]) -> None:
+        params = {name: watched(problem.variables[name]) for name in problem.parameter_names}
+        state = {name: watched(problem.variables[f"{name}_0"]) for name in problem.state_sizes}
+        for x in problem.x:
+            state = {
+                name: watched(np.asarray(value))
+                for name, value in cell.differentiable_step(np, params, state, watched(x)).items()
+            }
+
+    return preflight.ties_in(run)
+
+
+def _local_rows(cell: UserCell, problem: Problem, witnesses: Witnesses) -> list[dict[str, Any]]:
+    """Every output of step_backward, given the true ∂L/∂s_t of a reference: which are wrong by themselves, at which steps."""
+    truth, noise = witnesses.plain[witnesses.first], witnesses.noise
+    d_state = {name: truth.steps[f"{name}_0"] for name in problem.state_sizes}
+    shares, carried = local_gradients(cell, problem, d_state)
+    rows = [_local_row(f"d_params[{n!r}]", v, truth.steps[n], noise.steps[n]) for n, v in shares.steps.items() if n != "x"]
+    if "x" in shares.steps:
+        rows.append(_local_row("d_x", shares.steps["x"], truth.steps["x"], noise.steps["x"]))
+    for name, value in carried.steps.items():
+        direct = np.concatenate([np.zeros_like(value[:1]), problem.constants[f"cotangent_{name}"][:-1]])
+        level = noise.steps[f"{name}_0"][:-1] + tolerance.unit(problem) * np.abs(direct).max(axis=(1, 2))
+        rows.append(_local_row(f"d_state_prev[{name!r}]", value, d_state[name][:-1] - direct, level))
+    return rows
+
+
+def _local_row(output: str, given: Array, true: Array, noise: Array) -> dict[str, Any]:
+    over = ratios(step_errors(given, true), noise)
+    wrong = [t for t in range(len(over)) if not over[t] <= tolerance.LIMIT]
+    steps = which_steps(wrong, len(over), 1) if wrong else None
+    return {"output": output, "passed": not wrong, "wrong_steps": steps, "error_over_noise": float(np.max(over))}

@@ -1,0 +1,97 @@
+"""What the code under test means to return, where that is not the plain gradient.
+
+    check_gradients(…, convention={"scale": "1/T"})
+
+sign, scale      the plain gradient times these; scale is a number or "1/T", "1/B", "1/(T·B)" (also with * for ·), or "T", "B"
+clip_value       every entry cut to [−c, c] after that
+clip_norm        all given gradients together scaled down to global norm c where it is larger
+truncation       K: each loss goes back at most K steps (cells, whose steps are known)
+precision        "float32", "float16": what the code computes in; more rounding is then expected of it
+
+The references then compute that very quantity. Clipping is not linear: under it the shares of single steps are not compared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from comparisons.errors import BadOption
+from comparisons.problem import Answer, Array
+
+PRECISIONS = ("float16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """The declared convention; the plain gradient by default."""
+
+    sign: float = 1.0
+    scale: float | str = 1.0
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    truncation: int | None = None
+    precision: str | None = None
+
+    def factor(self, steps: int | None, batch: int | None) -> float:
+        """Sign times scale as a number. Raises BadOption where T or B is needed and not known."""
+        if not isinstance(self.scale, str):
+            return float(self.sign * self.scale)
+        formula = self.scale.replace(" ", "").replace("·", "*").replace("(", "").replace(")", "")
+        above, _, below = formula.partition("/")
+        known = {"T": steps, "B": batch, "1": 1}
+        product = [known.get(letter, 0) for letter in (below or above).split("*")]
+        if 0 in product or (below and above != "1"):
+            raise BadOption(f'convention: scale {self.scale!r} is not a number, "T", "B", "1/T", "1/B" or "1/(T·B)"')
+        if None in product:
+            raise BadOption(f"convention: scale {self.scale!r} needs T and B, which this problem does not tell: give the number")
+        number = float(np.prod([float(value or 0) for value in product]))
+        return self.sign * (1 / number if below else number)
+
+    def apply(self, answer: Answer, steps: int | None, batch: int | None, names: set[str]) -> Answer:
+        """What a candidate under this convention ought to return, from a plain answer; `names` are the gradients it gives."""
+        factor = self.factor(steps, batch)
+        gradients = {name: value * factor if name in names else value for name, value in answer.gradients.items()}
+        shares = {name: value * factor if name in names else value for name, value in answer.steps.items()}
+        if self.clip_value is None and self.clip_norm is None:
+            return replace(answer, gradients=gradients, steps=shares)
+        if any(name in answer.directions for name in names):
+            raise BadOption("convention: clipping can be checked only where every entry of the gradient is known")
+        return replace(
+            answer, gradients={**gradients, **self._clip({n: gradients[n] for n in names if n in gradients})}, steps={}
+        )
+
+    def _clip(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
+        clipped = dict(gradients)
+        if self.clip_value is not None:
+            clipped = {name: np.clip(value, -self.clip_value, self.clip_value) for name, value in clipped.items()}
+        if self.clip_norm is not None:
+            norm = global_norm(clipped)
+            clipped = {name: value * min(1.0, self.clip_norm / norm) if norm > 0 else value for name, value in clipped.items()}
+        return clipped
+
+
+def global_norm(gradients: Mapping[str, Array]) -> float:
+    """The Euclidean norm of all entries of all gradients together."""
+    return float(np.sqrt(sum(float(np.sum(np.square(value))) for value in gradients.values())))
+
+
+def convention_of(given: "Convention | Mapping[str, Any] | None") -> Convention:
+    """The convention that a user wrote as a mapping. Raises BadOption for an unknown key or a value out of range."""
+    if given is None or isinstance(given, Convention):
+        return given or Convention()
+    known = [field.name for field in fields(Convention)]
+    for name in given:
+        if name not in known:
+            raise BadOption(f"convention: no {name!r}; there are {', '.join(known)}")
+    made = Convention(**given)
+    for name in ("clip_value", "clip_norm"):
+        bound = getattr(made, name)
+        if bound is not None and not bound > 0:
+            raise BadOption(f"convention: {name} must be positive, not {bound!r}")
+    if made.truncation is not None and made.truncation < 0:
+        raise BadOption(f"convention: truncation must be at least 0, not {made.truncation!r}")
+    if made.precision not in (None, *PRECISIONS):
+        raise BadOption(f"convention: precision {made.precision!r} is none of {', '.join(PRECISIONS)}")
+    return made

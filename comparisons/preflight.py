@@ -1,0 +1,169 @@
+"""What must hold before a gradient is worth comparing; each finding has an error class and words of its own."""
+
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comparisons.errors import AtKink, ForwardMismatch, NotFinite, NotRepeatable, Vacuous
+from comparisons.problem import Answer, Array
+from comparisons.user_code import is_within
+from comparisons.verdict import CaseReport
+
+TIE = 16  # units in the last place within which two numbers are tied
+
+
+def finite_inputs(named: Mapping[str, Array]) -> None:
+    """Raises NotFinite, naming the array, where a weight or an input is NaN or infinite."""
+    for name, value in named.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            first = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+            raise NotFinite(f"{name}{list(first) if first else ''} is {value[first]}: nothing can be said of a gradient there")
+
+
+def finite_forward(answer: Answer) -> None:
+    """Raises NotFinite where the loss or a state is NaN or infinite, naming the first step at which it is."""
+    for name, value in answer.states.items():
+        bad = np.flatnonzero(~np.isfinite(value).reshape(len(value), -1).all(axis=1))
+        if bad.size:
+            raise NotFinite(f"the state {name} is not finite at step {int(bad[0]) + 1} of {len(value)}, in the forward pass")
+    if not np.isfinite(answer.loss):
+        raise NotFinite(f"the loss is {answer.loss}: nothing can be said of its gradient")
+
+
+def repeatable(first: Answer, second: Answer) -> None:
+    """Raises NotRepeatable where the same question was answered differently the second time."""
+    for what, one, other in (
+        ("the loss", {"": np.asarray(first.loss)}, {"": np.asarray(second.loss)}),
+        ("the state", first.states, second.states),
+        ("the gradient", first.gradients, second.gradients),
+        ("the share of the steps in", first.steps, second.steps),
+    ):
+        for name, value in one.items():
+            again = other.get(name)
+            if again is None or value.shape != again.shape or not np.allclose(value, again, rtol=1e-6, atol=0, equal_nan=True):
+                raise NotRepeatable(
+                    f"asked twice, the code under test gives two answers for {what} {name}".rstrip()
+                    + ": it keeps something between calls, or draws random numbers; reset it in setup="
+                )
+
+
+def same_forward(case: CaseReport) -> None:
+    """Raises ForwardMismatch where NumPy and a reference do not compute the same loss or states."""
+    failed = [row for row in case.forward if not row.passed]
+    if failed:
+        lines = "\n".join(f"  {row.sentence()}" for row in failed)
+        raise ForwardMismatch(f"{case.name}: the forward pass in NumPy is not the one that the references run:\n{lines}")
+
+
+def not_vacuous(case: CaseReport) -> None:
+    """Raises Vacuous where the true gradient is nothing but rounding."""
+    watched = [name for name in case.vacuous if name not in case.not_given]
+    if watched:
+        raise Vacuous(
+            f"{case.name}: VACUOUS for {', '.join(watched)}: the true gradient is zero to rounding, so that no mistake in it "
+            "could be seen. Choose inputs that matter to the loss: non-zero initial states, more steps, random cotangents "
+            "(not all ones), another seed"
+        )
+
+
+def not_at_kink(case: CaseReport, ties: list[str]) -> None:
+    """Raises AtKink where gradients disagree at a point at which the function has no derivative."""
+    if ties and any(not row.passed for row in case.rows):
+        raise AtKink(
+            f"{case.name}: gradients disagree, but the problem stands at a kink, where each framework may choose its own "
+            f"derivative: {'; '.join(ties[:3])}. Move the inputs (another seed, weights that are not zero)"
+        )
+
+
+class Watched(np.ndarray[Any, Any]):
+    """An array that notices when a comparison, max, min or abs is asked of numbers that are tied; results are watched too."""
+
+    ties: list[str]
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.ties = getattr(obj, "ties", [])
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """The plain result, watched; ties noted."""
+        plain = [_plain(value) for value in inputs]
+        if kwargs.get("out"):
+            kwargs["out"] = tuple(_plain(value) for value in kwargs["out"])
+        if method == "__call__" and ufunc.__name__ in KINKS:
+            self._note(ufunc.__name__, plain)
+        return watch(getattr(ufunc, method)(*plain, **kwargs), self.ties)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """The plain result, watched."""
+        del types
+        return watch(func(*_plain(args), **_plain(kwargs)), self.ties)
+
+    def _note(self, name: str, values: list[Any]) -> None:
+        one = np.asarray(values[0])
+        other = np.asarray(values[1]) if len(values) > 1 else np.zeros(())
+        if one.dtype.kind != "f":
+            return
+        scale = np.maximum(np.abs(one), np.abs(other))
+        if bool(np.any(np.abs(one - other) <= TIE * np.finfo(one.dtype).eps * scale)):
+            tie = f"{KINKS[name]}{_line_of_user()}"
+            if tie not in self.ties:
+                self.ties.append(tie)
+
+
+KINKS = {
+    "maximum": "a tie of maximum",
+    "minimum": "a tie of minimum",
+    "fmax": "a tie of fmax",
+    "fmin": "a tie of fmin",
+    "absolute": "abs of zero",
+    "sign": "sign of zero",
+    "greater": "a tie in a comparison (a relu at zero?)",
+    "greater_equal": "a tie in a comparison (a relu at zero?)",
+    "less": "a tie in a comparison (a relu at zero?)",
+    "less_equal": "a tie in a comparison (a relu at zero?)",
+}
+
+
+def watch(value: Any, ties: list[str]) -> Any:
+    """The value watched, if it is an array of numbers; containers from inside out."""
+    if isinstance(value, tuple):
+        return tuple(watch(item, ties) for item in value)  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(value, np.ndarray | np.floating):
+        return value
+    watched = np.asarray(value).view(Watched)  # pyright: ignore[reportUnknownArgumentType]
+    watched.ties = ties
+    return watched
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Watched):
+        return value.view(np.ndarray)
+    if isinstance(value, tuple | list):
+        return type(value)(_plain(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    return value
+
+
+def _line_of_user() -> str:
+    own = Path(__file__).resolve().parent.parent
+    for frame in reversed(traceback.extract_stack()):
+        path = Path(frame.filename)
+        if "site-packages" not in path.parts and not is_within(path, own):
+            return f" at {path.name}:{frame.lineno}: {frame.line}"
+    return ""
+
+
+def ties_in(run: Callable[[Callable[[Array], Any]], Any]) -> list[str]:
+    """The ties met while `run(watched)` evaluates the function; `watched` turns an array into one that notices.
+
+    A function that cannot be run on watched arrays has nothing noted.
+    """
+    ties: list[str] = []
+    try:
+        run(lambda value: watch(np.array(value), ties))
+    except Exception:
+        return []
+    return ties

@@ -1,0 +1,135 @@
+"""pytest plugin: the fixture `gradient_oracle`, a summary of all checks, and a JSON file of them.
+
+    def test_my_cell(gradient_oracle):
+        gradient_oracle.check_cell(MyCell())
+
+Options: --oracle-seed N (else every test has its own seed, made from its name, and says it when it fails), --oracle-references
+torch,jax, and --oracle-report DIR, which gets `oracle.json`. Works under pytest-xdist. Neither torch nor jax is imported before
+a check runs.
+"""
+
+import json
+import zlib
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comparisons import checks
+from comparisons.errors import QuestionError
+from comparisons.files import write_text
+from comparisons.verdict import Report
+
+CHECKS = pytest.StashKey[list[dict[str, Any]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of this plugin."""
+    group = parser.getgroup("gradient oracle", "hand-derived gradients against references")
+    group.addoption("--oracle-seed", type=int, default=None, metavar="N", help="seed of every check (default: by test)")
+    group.addoption("--oracle-references", default=None, metavar="NAMES", help="references to ask, by comma (default: all)")
+    group.addoption("--oracle-report", default=None, metavar="DIR", help="write oracle.json, every check of the session, to DIR")
+
+
+@dataclass
+class GradientOracle:
+    """check_cell, check_gradients and check_vjp of `comparisons`, under the test's seed and the session's references."""
+
+    seed: int
+    references: list[str] | None
+    reports: list[Report] = field(default_factory=list[Report])
+
+    def check_cell(self, cell: Any, **options: Any) -> Report:
+        """As comparisons.check_cell."""
+        return self._check(checks.check_cell, cell, **options)
+
+    def check_gradients(self, gradients: Any, loss: Any, params: Any, inputs: Any, **options: Any) -> Report:
+        """As comparisons.check_gradients."""
+        return self._check(checks.check_gradients, gradients, loss, params, inputs, **options)
+
+    def check_vjp(self, vjp: Any, function: Any, params: Any, inputs: Any, **options: Any) -> Report:
+        """As comparisons.check_vjp."""
+        return self._check(checks.check_vjp, vjp, function, params, inputs, **options)
+
+    def _check(self, check: Any, *arguments: Any, raise_exception: bool = True, **options: Any) -> Report:
+        asked = {"seed": self.seed, "references": self.references, **options}
+        report = check(*arguments, raise_exception=False, **asked)
+        self.reports.append(report)
+        if raise_exception:
+            report.raise_for_failure()
+        return report
+
+
+@pytest.fixture
+def gradient_oracle(request: pytest.FixtureRequest) -> Generator[GradientOracle]:
+    """The oracle, seeded for this test."""
+    given = request.config.getoption("--oracle-seed")
+    seed = zlib.crc32(request.node.nodeid.encode()) if given is None else int(given)
+    names = request.config.getoption("--oracle-references")
+    oracle = GradientOracle(seed, None if names is None else [name.strip() for name in str(names).split(",")])
+    request.node.stash[CHECKS] = []
+    request.node.add_report_section("call", "gradient oracle", f"seed {seed}; repeat with --oracle-seed {seed}")
+    yield oracle
+    request.node.stash[CHECKS] += [{"seed": seed, "report": report.to_json()} for report in oracle.reports]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Hang the checks of a test on its last report, as plain text, so that they come home from another process."""
+    report = yield
+    if call.when == "teardown":
+        none: list[dict[str, Any]] = []
+        made = item.stash.get(CHECKS, none)
+        vars(report)["oracle_checks"] = [{"test": item.nodeid, **check} for check in made]
+    return report
+
+
+class OracleSummary:
+    """Gathers the checks of all tests where the session is reported."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.checks: list[dict[str, Any]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take in what a test's report carries."""
+        for check in getattr(report, "oracle_checks", []):
+            self.checks.append({**check, "report": json.loads(check["report"])})
+
+    def pytest_sessionfinish(self) -> None:
+        """Write oracle.json, if asked."""
+        folder = self.config.getoption("--oracle-report")
+        if folder is not None:
+            path = Path(str(folder))
+            path.mkdir(parents=True, exist_ok=True)
+            checks = sorted(self.checks, key=lambda check: str(check["test"]))
+            write_text(path / "oracle.json", json.dumps({"schema": 1, "checks": checks}, indent=1) + "\n")
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """One section: how many checks, and which failed."""
+        if not self.checks:
+            return
+        failed = [check for check in self.checks if not check["report"]["passed"]]
+        comparisons = sum(len(case["rows"]) for check in self.checks for case in check["report"]["cases"])
+        terminalreporter.section("gradient oracle")
+        terminalreporter.write_line(f"{len(self.checks)} checks, {comparisons} comparisons, {len(failed)} checks failed")
+        for check in failed:
+            terminalreporter.write_line(f"  {check['test']} (seed {check['seed']}): {_why(check['report'])}")
+
+
+def _why(report: dict[str, Any]) -> str:
+    if report["errors"]:
+        return str(report["errors"][0]["error"])
+    wrong = dict.fromkeys(row["gradient"] for case in report["cases"] for row in case["rows"] if not row["passed"])
+    return f"wrong: {', '.join(wrong)}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Summarise where the session is reported: not in the workers of pytest-xdist."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(OracleSummary(config), "gradient-oracle-summary")
+
+
+__all__ = ["GradientOracle", "QuestionError", "gradient_oracle"]
