@@ -138,6 +138,7 @@ def cell_problem(
     shapes are those of its parameters and of its states; sizes are steps, batch, input_size, hidden_size.
     """
     case = replace(Case(name, name), **sizes)
+    must_fit(case)
     draw = _Draw(np.random.default_rng(seed))
     draw.weights(shapes[0])
     draw.sequence(case)
@@ -202,6 +203,18 @@ class _Draw:
         self.constants["mask"] = mask.astype(np.float64)
 
 
+LARGEST = 50_000_000  # numbers in the shares of all steps: 400 MB in float64, and each reference keeps some copies
+
+
+def must_fit(case: Case) -> None:
+    """Raises BadOption for sizes whose shares of the steps, T copies of the weights, would not fit into memory."""
+    weights = case.hidden_size * (case.hidden_size + case.input_size + case.output_size)
+    numbers = case.steps * (weights + case.batch * (case.input_size + case.hidden_size + case.output_size))
+    if numbers > LARGEST:
+        sizes = f"T={case.steps}, B={case.batch}, I={case.input_size}, H={case.hidden_size}"
+        raise BadOption(f"{case.name}: {sizes} is too large to compare step by step: {numbers:,} numbers, at most {LARGEST:,}")
+
+
 def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
     """The case with its numbers: drawn from the seed, trained as the case says, then cast to dtype.
 
@@ -214,6 +227,7 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
         if getattr(case, name) < 1:
             raise BadOption(f"{name} must be at least 1, not {getattr(case, name)}")
     cell = candidate.cell
+    must_fit(case)
     state_shapes, shapes = cell.state_shapes(case.hidden_size), cell.parameter_shapes(case.input_size, case.hidden_size)
     draw = _Draw(np.random.default_rng(seed))
     draw.weights({**shapes, **Head(case.loss, case.reduction, case.output_size).parameter_shapes(case.hidden_size)})

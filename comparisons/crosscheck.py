@@ -20,7 +20,7 @@ from comparisons.convention import Convention
 from comparisons.diagnosis import diagnose
 from comparisons.engines import AnyProblem, Engine, select
 from comparisons.errors import MissingFramework, NothingFollows
-from comparisons.problem import Answer, Array, FunctionProblem, Problem, first_step_number
+from comparisons.problem import Answer, Array, FunctionProblem, first_step_number
 from comparisons.user_code import at_line, comes_from_outside, describe
 from comparisons.verdict import CaseReport, Report, Verdict
 
@@ -111,10 +111,9 @@ def testify(problem: AnyProblem, engines: Iterable[Engine], convention: Conventi
     numeric = first.numeric
     samples = 0 if plain[first].uncertainty else (1 if numeric else tolerance.SAMPLES)
     noise = tolerance.measure(problem, first.answer, [plain[first], *others], samples)
-    batch = problem.batch if isinstance(problem, Problem) else None
-    told = {engine: convention.apply(answer, problem.steps, batch, names) for engine, answer in plain.items()}
+    told = {engine: convention.apply(answer, problem.steps, problem.batch, names) for engine, answer in plain.items()}
     extra: Mapping[str, float] = problem.extra_noise if isinstance(problem, FunctionProblem) else {}
-    factor = abs(convention.factor(problem.steps, batch))
+    factor = abs(convention.factor(problem.steps, problem.batch))
     scaled = tolerance.Noise(
         {name: value * (factor if name in names else 1) + extra.get(name, 0.0) for name, value in noise.total.items()},
         {name: value * (factor if name in names else 1) for name, value in noise.steps.items()},

@@ -1,6 +1,6 @@
 """Files written whole or not at all: under a temporary name first, renamed when complete."""
 
-import os
+import secrets
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -36,13 +36,13 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def complete_or_absent(path: Path) -> Generator[BinaryIO]:
     """A stream to a temporary file beside `path`, renamed to it when the block has ended well, removed when it has not."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with temporary.open("xb") as stream:
                 yield stream
-            Path(temporary).replace(path)
+            temporary.replace(path)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise BadTarget(f"{path} cannot be written: {error.strerror}") from error

@@ -67,6 +67,11 @@ class Differentiable:
         """T, where the problem has steps."""
         return None
 
+    @property
+    def batch(self) -> int | None:
+        """B, where the problem has rows."""
+        return None
+
     def with_variables(self, variables: Mapping[str, Array]) -> Self:
         """The same problem at other values; names left out keep theirs."""
         return replace(self, variables=frozen({**self.variables, **variables}))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
@@ -163,6 +168,11 @@ class Problem(Differentiable):
         yield from (("hidden_size", self.hidden_size), ("output_size", self.output_size))
 
 
+def is_tokens(x: Array) -> bool:
+    """Whether x holds integers."""
+    return x.dtype.kind in "iu"
+
+
 @dataclass(frozen=True)
 class FunctionProblem(Differentiable):
     """A scalar function of named arrays that is not taken apart into steps.
@@ -187,6 +197,27 @@ class FunctionProblem(Differentiable):
     def jacobians(self) -> bool:
         """A function without steps has none."""
         return False
+
+    @property
+    def steps(self) -> int | None:
+        """T by the input called x, if there is one: (T, B, I), (T, I), or tokens (T, B) or (T,)."""
+        return len(self.x) if self.x is not None and self.x.ndim else None
+
+    @property
+    def batch(self) -> int | None:
+        """B by the input called x."""
+        rows_at = 2 if self.x is not None and is_tokens(self.x) else 3
+        return self.x.shape[1] if self.x is not None and self.x.ndim == rows_at else None
+
+    @property
+    def x(self) -> Array | None:
+        """The input called x."""
+        return self.variables.get("x", self.constants.get("x"))
+
+    def sizes(self) -> Iterator[tuple[str, int | None]]:
+        """T and B, where x tells them."""
+        yield from (("steps", self.steps), ("batch", self.batch))
+        yield from ((name, None) for name in ("input_size", "hidden_size", "output_size"))
 
 
 @dataclass(frozen=True)

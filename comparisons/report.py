@@ -23,7 +23,7 @@ from typer.exceptions import TyperException
 
 from comparisons import dump as dumping
 from comparisons import files, terminal
-from comparisons.candidates import CELLS, built_in, problem_of
+from comparisons.candidates import CELLS, built_in, must_fit, problem_of
 from comparisons.cases import CASES, QUICK, Case
 from comparisons.crosscheck import available, check_problem, report_of
 from comparisons.engines import Engine
@@ -67,8 +67,8 @@ class Question:
 
     def validate(self) -> None:
         """Raise now, before any framework is loaded, what would be raised later."""
-        self.cases()
-        self.text_case()
+        for case in (*self.cases(), self.text_case()):
+            must_fit(case)
 
     def text_case(self) -> Case:
         """The character model as a case."""

@@ -39,6 +39,11 @@ class RandomRounding(TorchDispatchMode):
 
     pool_size = 1 << 16
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Leave torch._dynamo alone: nothing is compiled within this context, and importing it costs a second."""
+        return False
+
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,54 @@
+"""What a Report holds, for those who want more than its text: rows, step_backward by itself, the diagnosis, plain data.
+
+    python examples/inspect_report.py
+"""
+
+import json
+
+from comparisons import check_cell
+
+
+class Elman:
+    """h′ = tanh(W x + U h); the gradient of U is handed out transposed."""
+
+    def parameter_shapes(self, input_size, hidden_size):
+        return {"W": (hidden_size, input_size), "U": (hidden_size, hidden_size)}
+
+    def state_shapes(self, hidden_size):
+        return {"h": (hidden_size,)}
+
+    def step(self, xp, params, state, x):
+        h = xp.tanh(x @ params["W"].T + state["h"] @ params["U"].T)
+        return {"h": h}, (x, state["h"], h)
+
+    def step_backward(self, params, cache, d_state):
+        x, h, new_h = cache
+        delta = d_state["h"] * (1 - new_h**2)
+        return {"W": delta.T @ x, "U": h.T @ delta}, delta @ params["W"], {"h": delta @ params["U"]}
+
+
+def main():
+    report = check_cell(Elman(), steps=6, raise_exception=False)
+    print("passed:", report.passed)
+
+    case = report.cases[0]  # one case for each choice of cotangents
+    print(f"\n{case.name}: every gradient against every reference")
+    for row in case.rows:
+        error = f"{row.max_rel_error:.1e} relative, {row.error_over_noise:.1e} times the noise"
+        print(f"  {row.gradient:4} {row.reference:6} {'agrees' if row.passed else row.reason:8} {error}; wrong steps: {row.wrong_steps}")
+
+    print("\nstep_backward by itself, given the true gradient of its state")
+    for local in case.local:
+        print(f"  {local['output']:20} {'right' if local['passed'] else 'wrong'}")
+
+    print("\ndiagnosis")
+    for found in case.diagnosis:
+        print(f"  {found['mistake']} in {found['where']}: {found['text']}")
+
+    data = report.to_dict()  # the same as plain data; report.to_json() is its text
+    print("\nkeys of to_dict():", ", ".join(data))
+    print("environment:", json.dumps({name: data["environment"][name] for name in ("seed", "dtype")}))
+
+
+if __name__ == "__main__":
+    main()
