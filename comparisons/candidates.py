@@ -56,22 +56,22 @@ class CellCandidate:
         return self.network(problem).forward(dict(problem.variables), {**problem.constants, **problem.variables})
 
 
-def local_gradients(cell: bptt.Cell, problem: Problem, d_state: Mapping[str, Array]) -> tuple[Answer, Answer]:
-    """(shares of every step, d_state_prev of every step) from step_backward given the total derivatives d_state.
+def local_gradients(
+    cell: bptt.Cell, problem: Problem, d_state: Mapping[str, Array], params: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """(share of every step in each parameter and in x, d_state_prev of every step), from step_backward given d_state.
 
-    d_state: name → (T+1, B, ·), someone else's; each step stands by itself, so that an error shows in its own step only.
+    d_state: name → (T+1, B, ·), someone else's total derivatives; each step stands by itself. `params` are what step_backward is
+    given; the forward runs on the problem's own.
     """
-    params = problem.variables
-    done = CellCandidate(cell).forward(problem)
+    caches = CellCandidate(cell).forward(problem).tape.caches
     terms = [
         cell.step_backward(params, cache, {name: value[t + 1] for name, value in d_state.items()})
-        for t, cache in enumerate(done.tape.caches)
+        for t, cache in enumerate(caches)
     ]
     shares = {name: np.stack([term[0][name] for term in terms]) for name in problem.parameter_names}
-    if "x" in problem.variables:
-        shares["x"] = np.stack([np.asarray(term[1]) for term in terms])
-    carried = {name: np.stack([term[2][name] for term in terms]) for name in d_state}
-    return Answer(done.loss, {}, steps=shares), Answer(done.loss, {}, steps=carried)
+    shares["x"] = np.stack([np.asarray(term[1]) for term in terms])
+    return shares, {name: np.stack([term[2][name] for term in terms]) for name in d_state}
 
 
 def walk(problem: Problem, candidate: CellCandidate) -> Iterator[tuple[str, Array]]:
@@ -152,7 +152,7 @@ def cell_problem(
         readout="projection",
         readout_options={},
         parameter_names=tuple(shapes[0]),
-        state_sizes={state: shape[-1] for state, shape in shapes[1].items()},
+        state_sizes={state: int(np.prod(shape)) for state, shape in shapes[1].items()},
         input_size=case.input_size,
         hidden_size=case.hidden_size,
         variables=frozen(draw.variables),

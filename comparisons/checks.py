@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from comparisons import preflight, tolerance, user_code
-from comparisons.candidates import CellCandidate, FunctionCandidate, cell_problem, local_gradients
-from comparisons.comparator import ratios, step_errors, which_steps
+from comparisons import preflight, user_code
+from comparisons.candidates import CellCandidate, FunctionCandidate, cell_problem
 from comparisons.convention import Convention, convention_of
 from comparisons.crosscheck import Candidate, Witnesses, available, check_problem, report_of, testify
 from comparisons.engines import NUMERIC, AnyProblem, Engine
-from comparisons.errors import BadOption, NothingFollows, QuestionError
+from comparisons.errors import BadOption, MissingFramework, QuestionError
+from comparisons.local_check import with_local_check
 from comparisons.named_arrays import flatten, is_differentiable, rebuild
 from comparisons.problem import Array, FunctionProblem, Problem, frozen
 from comparisons.question import Given, Question, label
@@ -49,17 +49,18 @@ def check_cell(
 
     def cases() -> Iterator[CaseReport]:
         mine = UserCell(cell, input_size, hidden_size)
-        engines = _engines(references)
+        engines, missing = _engines(references)
         sizes = {"steps": steps, "batch": batch, "input_size": input_size, "hidden_size": hidden_size}
         base = replace(cell_problem(mine.name, (mine.parameters, mine.states), sizes, seed), step=mine.differentiable_step)
         candidate = CellCandidate(mine)
         ties = _ties_of_cell(mine, base)
         for number, problem in enumerate(_cotangent_trials(base)):
 
-            def local(witnesses: Witnesses, problem: Problem = problem) -> list[dict[str, Any]]:
-                return _local_rows(mine, problem, witnesses)
+            def local(case: CaseReport, witnesses: Witnesses, problem: Problem = problem) -> CaseReport:
+                return with_local_check(case, mine, problem, witnesses)
 
-            yield _one_case(problem, candidate, engines, Convention(), ties, local, watch_vacuous=number == 0)
+            case = _one_case(problem, candidate, engines, Convention(), ties, local, watch_vacuous=number == 0)
+            yield replace(case, left_out={**missing, **case.left_out})
 
     return _report(cases, seed, raise_exception)
 
@@ -140,11 +141,12 @@ def check_vjp(
     return _report(cases, seed, raise_exception)
 
 
-def _engines(references: References, numpy_only: bool = False) -> tuple[Engine, ...]:
+def _engines(references: References, numpy_only: bool = False) -> tuple[tuple[Engine, ...], dict[str, str]]:
+    """(the engines to ask, {default ones that are missing: how to install them}). Raises for a named one that is missing."""
     engines, missing = available(NUMERIC if references is None and numpy_only else references)
     if missing and references is not None:
-        raise NothingFollows("; ".join(missing.values()))
-    return engines
+        raise MissingFramework("; ".join(missing.values()))
+    return engines, missing
 
 
 def _function_cases(
@@ -161,7 +163,7 @@ def _function_cases(
         leaves = question.leaves()
         preflight.finite_inputs(leaves)
         variables = {path: value for path, value in leaves.items() if is_differentiable(value)}
-        engines = _engines(references, question.numpy_only)
+        engines, missing = _engines(references, question.numpy_only)
         if all(engine.numeric for engine in engines):
             asked = given(leaves)
             variables = {path: value for path, value in variables.items() if path in asked}
@@ -188,7 +190,7 @@ def _function_cases(
         candidate = FunctionCandidate(value, given)
         case = _one_case(problem, candidate, engines, convention, ties, None, True, watch_vacuous)
         left = [path for path, array in leaves.items() if is_differentiable(array) and path not in variables]
-        yield replace(case, not_given=[*case.not_given, *left])
+        yield replace(case, not_given=[*case.not_given, *left], left_out={**missing, **case.left_out})
 
     return cases
 
@@ -199,7 +201,7 @@ def _one_case(
     engines: tuple[Engine, ...],
     convention: Convention,
     ties: list[str],
-    local: Callable[[Witnesses], list[dict[str, Any]]] | None = None,
+    local: Callable[[CaseReport, Witnesses], CaseReport] | None = None,
     partial: bool = False,
     watch_vacuous: bool = True,
 ) -> CaseReport:
@@ -211,10 +213,10 @@ def _one_case(
     preflight.same_forward(case)
     preflight.not_at_kink(case, ties)
     if not case.passed and local is not None:
-        case = replace(case, local=local(testify(problem, engines, convention, set(first.gradients))))
+        case = local(case, testify(problem, engines, convention, set(first.gradients)))
     if case.passed and watch_vacuous:
         preflight.not_vacuous(case)
-    if any(engine.numeric for engine in engines) and not any(not engine.numeric for engine in engines):
+    if all(engine.numeric for engine in engines):
         case = replace(case, notes=[NUMERIC_ONLY])
     return replace(case, notes=[*case.notes, *(f"at a kink: {tie}" for tie in ties)])
 
@@ -252,8 +254,8 @@ def _cotangent_trials(base: Problem) -> Iterator[Problem]:
         for name, value in cotangents.items():
             yield trial(f"{name.removeprefix('cotangent_')} alone", {name: value})
     if base.steps > 1:
-        at_end = np.arange(base.steps).reshape(-1, 1, 1) == base.steps - 1
-        yield trial("the final states", {name: value * at_end for name, value in cotangents.items()})
+        at_end = {name: np.concatenate([np.zeros_like(value[:-1]), value[-1:]]) for name, value in cotangents.items()}
+        yield trial("the final states", at_end)
 
 
 def _ties_of_cell(cell: UserCell, problem: Problem) -> list[str]:
@@ -269,25 +271,3 @@ def _ties_of_cell(cell: UserCell, problem: Problem) -> list[str]:
             }
 
     return preflight.ties_in(run)
-
-
-def _local_rows(cell: UserCell, problem: Problem, witnesses: Witnesses) -> list[dict[str, Any]]:
-    """Every output of step_backward, given the true ∂L/∂s_t of a reference: which are wrong by themselves, at which steps."""
-    truth, noise = witnesses.plain[witnesses.first], witnesses.noise
-    d_state = {name: truth.steps[f"{name}_0"] for name in problem.state_sizes}
-    shares, carried = local_gradients(cell, problem, d_state)
-    rows = [_local_row(f"d_params[{n!r}]", v, truth.steps[n], noise.steps[n]) for n, v in shares.steps.items() if n != "x"]
-    if "x" in shares.steps:
-        rows.append(_local_row("d_x", shares.steps["x"], truth.steps["x"], noise.steps["x"]))
-    for name, value in carried.steps.items():
-        direct = np.concatenate([np.zeros_like(value[:1]), problem.constants[f"cotangent_{name}"][:-1]])
-        level = noise.steps[f"{name}_0"][:-1] + tolerance.unit(problem) * np.abs(direct).max(axis=(1, 2))
-        rows.append(_local_row(f"d_state_prev[{name!r}]", value, d_state[name][:-1] - direct, level))
-    return rows
-
-
-def _local_row(output: str, given: Array, true: Array, noise: Array) -> dict[str, Any]:
-    over = ratios(step_errors(given, true), noise)
-    wrong = [t for t in range(len(over)) if not over[t] <= tolerance.LIMIT]
-    steps = which_steps(wrong, len(over), 1) if wrong else None
-    return {"output": output, "passed": not wrong, "wrong_steps": steps, "error_over_noise": float(np.max(over))}

@@ -5,7 +5,9 @@ functions, and nothing is said of gradients. Then every gradient that a referenc
 whole and step by step, with the noise measured on this very problem.
 """
 
+import contextlib
 import platform
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,8 +73,9 @@ def ask(problem: AnyProblem, engines: Iterable[Engine]) -> tuple[dict[Engine, An
         reason = engine.reason_not(problem)
         if reason is None:
             try:
-                answers[engine] = engine.answer(problem)
-            except Exception as error:
+                with contextlib.redirect_stdout(sys.stderr):
+                    answers[engine] = engine.answer(problem)
+            except (Exception, SystemExit) as error:
                 if not comes_from_outside(error):
                     raise
                 reason = f"cannot follow: {describe(error)}{at_line(error.__traceback__)}"

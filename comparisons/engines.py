@@ -25,6 +25,7 @@ class Engine:
     """name in reports; module of `reference` that does the work; package to install.
 
     reason_not(problem) says why the engine does not apply, or None. ask answers the problem's gradients, offsets included.
+    keywords(problem, rounding_seed) are what the module's functions want to know besides.
     rounds_at_random: whether it can answer under stochastic arithmetic; tells_steps: whether it knows the share of each
     step; numeric: whether it only evaluates the function, in NumPy.
     """
@@ -34,6 +35,7 @@ class Engine:
     package: str
     reason_not: Callable[[AnyProblem], str | None]
     ask: Callable[..., Answer]
+    keywords: Callable[[AnyProblem, int | None], dict[str, Any]]
     rounds_at_random: bool = False
     tells_steps: bool = True
     numeric: bool = False
@@ -49,14 +51,14 @@ class Engine:
     def answer(self, problem: AnyProblem, rounding_seed: int | None = None) -> Answer:
         """Loss, states, gradients and shares of every step; under stochastic arithmetic where a seed is given and it can."""
         module = self.load()
-        at_random = {"rounding_seed": rounding_seed} if self.rounds_at_random else {}
-        answer = self.ask(module, problem, **at_random)
+        keywords = self.keywords(problem, rounding_seed)
+        answer = self.ask(module, problem, **keywords)
         gradients = {name: value for name, value in answer.gradients.items() if not name.endswith(OFFSET)}
         if isinstance(problem, Problem):
             if problem.jacobians and hasattr(module, "jacobians"):
                 params = {name: problem.variables[name] for name in problem.parameter_names}
                 s_0, sizes = problem.initial_state, problem.state_sizes
-                gradients |= module.jacobians(step_of(problem), params, sizes, s_0, problem.x, **at_random)
+                gradients |= module.jacobians(step_of(problem), params, sizes, s_0, problem.x, **keywords)
             return replace(answer, gradients=gradients, steps=_steps(problem, gradients, answer.gradients))
         return replace(answer, gradients=gradients)
 
@@ -103,17 +105,17 @@ def readout_of(problem: Problem) -> equations.Readout:
 def with_offsets(problem: Problem) -> dict[str, Array]:
     """The variables, and a zero offset for every parameter and state at every step (where a perturbation has not put one)."""
     shapes = {name: problem.variables[name].shape for name in problem.parameter_names}
-    shapes |= {name: (problem.batch, size) for name, size in problem.state_sizes.items()}
+    shapes |= {name: problem.variables[f"{name}_0"].shape for name in problem.state_sizes}
     offsets = {name + OFFSET: np.zeros((problem.steps, *shape), dtype=problem.dtype) for name, shape in shapes.items()}
     return {**offsets, **problem.variables}
 
 
-def _ask_autodiff(module: Any, problem: AnyProblem, **at_random: Any) -> Answer:
+def _ask_autodiff(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
     if isinstance(problem, FunctionProblem):
         differentiate = getattr(module, "gradients_uncompiled", module.gradients)
-        return _answer(differentiate(_as_scalar_function(problem), dict(problem.variables), dict(problem.constants), **at_random))
+        return _answer(differentiate(_as_scalar_function(problem), dict(problem.variables), dict(problem.constants), **keywords))
     function = _sequence_loss(step_of(problem), readout_of(problem), problem.parameter_names, tuple(problem.state_sizes))
-    return _answer(module.gradients(function, with_offsets(problem), dict(problem.constants), **at_random))
+    return _answer(module.gradients(function, with_offsets(problem), dict(problem.constants), **keywords))
 
 
 def _as_scalar_function(problem: FunctionProblem) -> equations.ScalarFunction:
@@ -137,6 +139,21 @@ def _ask_numeric(module: Any, problem: FunctionProblem) -> Answer:
     return Answer(loss, gradients, directions=directions, uncertainty=uncertainty[0] if uncertainty else {})
 
 
+def _torch_keywords(problem: AnyProblem, rounding_seed: int | None) -> dict[str, Any]:
+    del problem
+    return {"rounding_seed": rounding_seed}
+
+
+def _jax_keywords(problem: AnyProblem, rounding_seed: int | None) -> dict[str, Any]:
+    del rounding_seed
+    return {"hastily": problem.step is None} if isinstance(problem, Problem) else {}
+
+
+def _no_keywords(problem: AnyProblem, rounding_seed: int | None) -> dict[str, Any]:
+    del problem, rounding_seed
+    return {}
+
+
 def _needs_namespace(problem: AnyProblem) -> str | None:
     if isinstance(problem, FunctionProblem) and problem.numpy_only:
         return "the loss is NumPy code: its first parameter is not called xp"
@@ -156,12 +173,20 @@ def _no_torch_module(problem: AnyProblem) -> str | None:
 
 
 ENGINES: tuple[Engine, ...] = (
-    Engine("torch", "reference.torch_autograd", "torch", _needs_namespace, _ask_autodiff, rounds_at_random=True),
-    Engine("jax", "reference.jax_grad", "jax", _needs_namespace, _ask_autodiff),
-    Engine("torch.nn", "reference.torch_nn", "torch", _no_torch_module, _ask_torch_nn, tells_steps=False),
-    Engine("complex step", "reference.complex_step", "scipy", _needs_function, _ask_numeric, tells_steps=False, numeric=True),
-    Engine("differences", "reference.finite_difference", "scipy", _needs_function, _ask_numeric, tells_steps=False, numeric=True),
-)
+    Engine(
+        "torch", "reference.torch_autograd", "torch", _needs_namespace, _ask_autodiff, _torch_keywords, rounds_at_random=True
+    ),
+    Engine("jax", "reference.jax_grad", "jax", _needs_namespace, _ask_autodiff, _jax_keywords),
+    Engine("torch.nn", "reference.torch_nn", "torch", _no_torch_module, _ask_torch_nn, _no_keywords, tells_steps=False),
+    Engine(
+        "complex step", "reference.complex_step", "scipy", _needs_function, _ask_numeric, _no_keywords,
+        tells_steps=False, numeric=True,
+    ),
+    Engine(
+        "differences", "reference.finite_difference", "scipy", _needs_function, _ask_numeric, _no_keywords,
+        tells_steps=False, numeric=True,
+    ),
+)  # fmt: skip
 
 AUTODIFF: tuple[str, ...] = tuple(engine.name for engine in ENGINES if not engine.numeric)
 NUMERIC: tuple[str, ...] = tuple(engine.name for engine in ENGINES if engine.numeric)

@@ -1,5 +1,7 @@
 """What a Report holds, for those who want more than its text: rows, step_backward by itself, the diagnosis, plain data.
 
+The mistake in it: the gradient of U is handed out transposed.
+
     python examples/inspect_report.py
 """
 
@@ -9,7 +11,7 @@ from comparisons import check_cell
 
 
 class Elman:
-    """h′ = tanh(W x + U h); the gradient of U is handed out transposed."""
+    """h′ = tanh(W x + U h)."""
 
     def parameter_shapes(self, input_size, hidden_size):
         return {"W": (hidden_size, input_size), "U": (hidden_size, hidden_size)}
@@ -34,8 +36,8 @@ def main():
     case = report.cases[0]  # one case for each choice of cotangents
     print(f"\n{case.name}: every gradient against every reference")
     for row in case.rows:
-        error = f"{row.max_rel_error:.1e} relative, {row.error_over_noise:.1e} times the noise"
-        print(f"  {row.gradient:4} {row.reference:6} {'agrees' if row.passed else row.reason:8} {error}; wrong steps: {row.wrong_steps}")
+        verdict = "agrees" if row.passed else f"{row.reason} at steps {row.wrong_steps}"
+        print(f"  {row.gradient:4} {row.reference:6} error {row.error_over_noise:.1e} times what rounding explains: {verdict}")
 
     print("\nstep_backward by itself, given the true gradient of its state")
     for local in case.local:

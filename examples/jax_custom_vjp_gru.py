@@ -1,5 +1,7 @@
 """A jax.custom_vjp with a backward written by hand, on trial against torch and jax differentiating plain operations: from_jax.
 
+The loss may be compiled, scanned, or both; the gradients of x and of the initial state are checked along with the weights.
+
     python comparisons/report.py check examples/jax_custom_vjp_gru.py
 """
 
@@ -60,7 +62,9 @@ def loss(xp, params, inputs):
 
 def example():
     rng = np.random.default_rng(0)
-    T, B, I, H = 5, 2, 3, 4
-    shapes = {"W": (3 * H, I), "U": (3 * H, H), "b": (3 * H,), "b_h": (3 * H,)}
-    params = {name: rng.normal(scale=0.6, size=shape) for name, shape in shapes.items()}
-    return params, {name: rng.normal(size=shape) for name, shape in (("x", (T, B, I)), ("weight", (T, B, H)), ("h_0", (B, H)))}
+    steps, batch, inputs, hidden = 5, 2, 3, 4
+    gates = 3 * hidden
+    weights = {"W": (gates, inputs), "U": (gates, hidden), "b": (gates,), "b_h": (gates,)}
+    data = {"x": (steps, batch, inputs), "weight": (steps, batch, hidden), "h_0": (batch, hidden)}
+    params = {name: rng.normal(scale=0.6, size=shape) for name, shape in weights.items()}
+    return params, {name: rng.normal(size=shape) for name, shape in data.items()}

@@ -1,4 +1,6 @@
-"""A derivation for the loss summed over time, where the code averages: the check names the factor; declared, it passes.
+"""A loss summed over time beside gradients of its mean: the check names the factor between them.
+
+Declared as a convention, {"scale": "1/T"}, it passes; T is the length of the input called x.
 
     python examples/mean_or_sum.py
 """
@@ -42,4 +44,4 @@ def example():
 if __name__ == "__main__":
     print(check_gradients(gradients, loss, *example(), raise_exception=False))
     print("--- declared")
-    print(check_gradients(gradients, loss, *example(), convention={"scale": 1 / 7}))
+    print(check_gradients(gradients, loss, *example(), convention={"scale": "1/T"}))

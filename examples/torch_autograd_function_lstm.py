@@ -1,5 +1,7 @@
 """A torch.autograd.Function with a backward written by hand, on trial against torch's own and jax's: from_torch.
 
+Torch differentiates everything around it; only the cell's backward can be wrong, and in it any of six gradients.
+
     python comparisons/report.py check examples/torch_autograd_function_lstm.py
 """
 
@@ -56,7 +58,9 @@ def loss(xp, params, inputs):
 
 def example():
     rng = np.random.default_rng(0)
-    T, B, I, H = 5, 2, 3, 4
-    params = {"W": rng.normal(size=(4 * H, I)), "U": rng.normal(scale=0.5, size=(4 * H, H)), "b": rng.normal(size=4 * H)}
-    inputs = {"x": rng.normal(size=(T, B, I)), "weight": rng.normal(size=(T, B, H))}
-    return params, inputs | {"h": rng.normal(size=(B, H)), "c": rng.normal(size=(B, H))}
+    steps, batch, inputs, hidden = 5, 2, 3, 4
+    weights = {"W": (4 * hidden, inputs), "U": (4 * hidden, hidden), "b": (4 * hidden,)}
+    states = {"h": (batch, hidden), "c": (batch, hidden)}
+    data = {"x": (steps, batch, inputs), "weight": (steps, batch, hidden)} | states
+    params = {name: rng.normal(scale=0.6, size=shape) for name, shape in weights.items()}
+    return params, {name: rng.normal(size=shape) for name, shape in data.items()}

@@ -41,7 +41,7 @@ def gradients(params, inputs):
 # The loss by its step, so that it is known where to cut:
 
 
-def initial(xp, params, inputs):
+def initial(xp, params, inputs):  # noqa: ARG001
     return {"s": xp.zeros(params["W"].shape[0])}
 
 

@@ -13,6 +13,7 @@ every state, an offset that is a variable of its own, such as "W_hh@t" (T, H, H)
 in value. The gradient for an offset is the share of its step: the terms ∂L/∂s_t and (∂⁺s_t/∂W)ᵀ ∂L/∂s_t that the whole sums.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -20,6 +21,14 @@ from typing import Any, TypeAlias
 Step: TypeAlias = Callable[..., dict[str, Any]]
 Readout: TypeAlias = Callable[..., Any]
 ScalarFunction: TypeAlias = Callable[[Any, Any, Mapping[str, Any], Mapping[str, Any]], tuple[Any, dict[str, Any]]]
+
+
+def stop_gradient(value: Any) -> Any:
+    """The same number, a constant to torch and jax."""
+    if hasattr(value, "detach"):
+        return value.detach()
+    jax = sys.modules.get("jax")
+    return value if jax is None or not isinstance(value, jax.Array) else jax.lax.stop_gradient(value)
 
 
 def relu(xp: Any, z: Any) -> Any:
@@ -85,7 +94,7 @@ def softmax_cross_entropy(
 ) -> Any:
     """−log softmax(y)[target] at each position, as logsumexp(y) − y[target]."""
     y = outputs(xp, params, states)
-    peak = xp.max(y, axis=-1, keepdims=True)
+    peak = stop_gradient(xp.max(y, axis=-1, keepdims=True))  # it cancels; a gradient through max would hang on y == max(y)
     logsumexp = xp.log(xp.sum(xp.exp(y - peak), axis=-1)) + peak[..., 0]
     chosen = xp.sum(y * one_hot(xp, constants["target"], y.shape[-1], y), axis=-1)
     return average_or_sum(xp, logsumexp - chosen, constants["mask"], reduction)

@@ -17,7 +17,9 @@ from reference.equations import ScalarFunction, Step
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-# A check runs each compiled function a few times only: XLA's optimisations cost far more than they ever save here.
+# A check runs each compiled function a few times only: XLA's optimisations cost far more than they ever save here. But at level 0
+# an intermediate value may be computed twice, and differ in its last bit: x == max(x) can then be false everywhere. Equations that
+# are known to ask no such thing are compiled this way; code from outside is compiled as jax compiles it by default.
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -52,11 +54,11 @@ def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> di
 
 
 @lru_cache(maxsize=256)
-def _value_and_gradient(function: ScalarFunction) -> Callable[..., Any]:
+def _value_and_gradient(function: ScalarFunction, hastily: bool) -> Callable[..., Any]:
     def forward(variables: Any, constants: Any) -> Any:
         return function(xp, scan, variables, constants)
 
-    return jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=compiler_options())
+    return jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=compiler_options() if hastily else None)
 
 
 def gradients_uncompiled(
@@ -74,11 +76,14 @@ def gradients_uncompiled(
 
 
 def gradients(
-    function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any]
+    function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any], hastily: bool = False
 ) -> tuple[float, Arrays, Arrays]:
-    """(value, outputs, gradient for every variable) of function(xp, scan, variables, constants)."""
+    """(value, outputs, gradient for every variable) of function(xp, scan, variables, constants).
+
+    `hastily`: compiled with COMPILER_OPTIONS, for functions that are known to bear it.
+    """
     with jax.enable_x64(True):
-        (value, outputs), found = _value_and_gradient(function)(dict(variables), dict(constants))
+        (value, outputs), found = _value_and_gradient(function, hastily)(dict(variables), dict(constants))
         return float(value), _arrays(outputs), _arrays(found)
 
 
@@ -87,7 +92,7 @@ def _arrays(named: Mapping[str, Any]) -> Arrays:
 
 
 @lru_cache(maxsize=256)
-def _jacobians(step: Step, state_sizes: tuple[tuple[str, int], ...]) -> Callable[..., Any]:
+def _jacobians(step: Step, state_sizes: tuple[tuple[str, int], ...], hastily: bool) -> Callable[..., Any]:
     names = [name for name, _ in state_sizes]
     cuts = list(np.cumsum([size for _, size in state_sizes])[:-1])
 
@@ -105,16 +110,23 @@ def _jacobians(step: Step, state_sizes: tuple[tuple[str, int], ...]) -> Callable
         unrolled = jax.jacrev(last_state)(xp.zeros_like(before), s, xs, params)
         return local, xp.swapaxes(unrolled, 0, 1)
 
-    return jax.jit(jax.vmap(along_one_row, in_axes=(0, 1, None), out_axes=1), compiler_options=compiler_options())
+    every_row = jax.vmap(along_one_row, in_axes=(0, 1, None), out_axes=1)
+    return jax.jit(every_row, compiler_options=compiler_options() if hastily else None)
 
 
 def jacobians(
-    step: Step, params: Mapping[str, Any], state_sizes: Mapping[str, int], initial: npt.NDArray[Any], x: npt.NDArray[Any]
+    step: Step,
+    params: Mapping[str, Any],
+    state_sizes: Mapping[str, int],
+    initial: npt.NDArray[Any],
+    x: npt.NDArray[Any],
+    hastily: bool = False,
 ) -> Arrays:
     """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_k, k = 0..T−1}, both (T, B, S, S).
 
-    jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an offset at every earlier state.
+    jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an offset at every earlier state;
+    `hastily` as in `gradients`.
     """
     with jax.enable_x64(True):
-        local, unrolled = _jacobians(step, tuple(state_sizes.items()))(initial, x, dict(params))
+        local, unrolled = _jacobians(step, tuple(state_sizes.items()), hastily)(initial, x, dict(params))
         return {"state_jacobian": np.asarray(local), "jacobian_product_to_end": np.asarray(unrolled)}

@@ -9,20 +9,13 @@ where stop(·) is a constant to differentiation, and the window of t holds K + 1
 where the window reaches s_0.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reference.equations import stop_gradient
+
 State = dict[str, Any]
-
-
-def stop_gradient(value: Any) -> Any:
-    """The same number, a constant to torch and jax."""
-    if hasattr(value, "detach"):
-        return value.detach()
-    jax = sys.modules.get("jax")
-    return value if jax is None or not isinstance(value, jax.Array) else jax.lax.stop_gradient(value)
 
 
 @dataclass(frozen=True)

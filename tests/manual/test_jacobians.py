@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -78,6 +78,7 @@ def test_step_jacobians_equal_jacrev_entry_by_entry(draw_sequence, framework, ac
     activation=st.sampled_from(sorted(ACTIVATIONS)),
     shape=st.fixed_dictionaries(dict.fromkeys(("steps", "batch", "input_size", "hidden_size"), st.integers(1, 4))),
 )
+@example(activation="tanh", shape={"steps": 1, "batch": 1, "input_size": 1, "hidden_size": 1})
 def test_jacobians_and_products_equal_torch_for_every_size(draw_sequence, activation, shape):
     sequence = draw_sequence(**shape)
     tape = tape_of(RNN(activation), sequence)
@@ -234,6 +235,26 @@ def test_growth_rates_add_up_to_the_growth_of_volume():
     found = jacobians.growth_rates(random_products()).sum(axis=-1)
     log_volume = torch.linalg.slogdet(torch.tensor(random_products())).logabsdet.mean(dim=0)
     assert relative_error(found, log_volume, separately=1) <= ROUNDING
+
+
+def test_growth_rates_are_those_of_the_triangular_factor_of_the_whole_product():
+    first, second, third = torch.tensor(random_products())
+    products = third @ second @ first, first @ second @ third
+    rates = [torch.linalg.qr(product).R.diagonal(dim1=-2, dim2=-1).abs().log() / 3 for product in products]
+    newest_left, oldest_left = (rate.sort(descending=True).values for rate in rates)
+    assert relative_error(jacobians.growth_rates(random_products()), newest_left, separately=2) <= ROUNDING
+    assert relative_error(jacobians.growth_rates(random_products()), oldest_left, separately=2) > 0.1
+
+
+def test_growth_rates_of_a_constant_jacobian_tend_to_the_logarithms_of_its_eigenvalues():
+    basis = random_products()[0, 0]
+    constant = basis @ np.diag([1.3, 0.2, -0.9, 0.5]) @ np.linalg.inv(basis)
+    errors = [
+        np.abs(jacobians.growth_rates(np.broadcast_to(constant, (steps, 1, 4, 4)))[0] - np.log([1.3, 0.9, 0.5, 0.2])).max()
+        for steps in (200, 2000)
+    ]
+    assert errors[0] <= 0.05
+    assert errors[1] == pytest.approx(errors[0] / 10), "what the basis adds is divided by T"
 
 
 def test_the_mean_of_step_norms_is_not_a_growth_rate():
