@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -122,6 +123,12 @@ def closing_line(report: Report, seconds: float) -> str:
     return f"{cases} of {len(report.cases)} cases, {agree} of {len(report.rows)} comparisons agree; {seconds:.1f} s"
 
 
+def indented(line: str) -> RenderableType:
+    """The line, wrapped at its own indent."""
+    lead = len(line) - len(line.lstrip())
+    return Padding(Text(line.lstrip()), (0, 0, 0, lead))
+
+
 def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
     """The whole report: details first if verbose, then the table, the training, the failures, the totals."""
     references = list(dict.fromkeys(row.reference for case in report.cases for row in [*case.rows, *case.forward]))
@@ -137,7 +144,7 @@ def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
 
 def rendered_check(report: Report, seconds: float, verbose: bool) -> RenderableType:
     """A check of somebody's derivation: what is wrong, or one line that nothing is; then the table of every gradient."""
-    parts: list[RenderableType] = [Text(str(report))]
+    parts: list[RenderableType] = [indented(line) for line in str(report).splitlines()]
     parts += [detail_table(case) for case in report.cases] if verbose else []
     parts += [gradient_table(report.cases)] if report.passed and not verbose else []
     parts.append(Text(closing_line(report, seconds), style="bold"))

@@ -7,6 +7,8 @@ Without it the same question is answered differently each time, and the check sa
 
 import numpy as np
 
+from comparisons import check_gradients
+
 rng = np.random.default_rng()
 
 
@@ -44,3 +46,7 @@ def gradients(params, inputs):
 def example():
     random = np.random.default_rng(1)
     return {"W": random.normal(size=(5, 3)), "U": random.normal(scale=0.5, size=(5, 5))}, {"x": random.normal(size=(6, 3))}
+
+
+if __name__ == "__main__":
+    print(check_gradients(gradients, loss, *example(), setup=setup))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from comparisons import from_jax
+from comparisons import check_gradients, from_jax
 
 
 @jax.custom_vjp
@@ -68,3 +68,7 @@ def example():
     data = {"x": (steps, batch, inputs), "weight": (steps, batch, hidden), "h_0": (batch, hidden)}
     params = {name: rng.normal(scale=0.6, size=shape) for name, shape in weights.items()}
     return params, {name: rng.normal(size=shape) for name, shape in data.items()}
+
+
+if __name__ == "__main__":
+    print(check_gradients(gradients, loss, *example()))

@@ -7,7 +7,7 @@ Nothing of it is changed. The loss is differentiated numerically, so that torch 
 
 import numpy as np
 
-from comparisons import from_attributes, set_attributes
+from comparisons import check_gradients, from_attributes, set_attributes
 
 
 class CharRNN:
@@ -68,3 +68,7 @@ def example():
     tokens = np.array([0, 3, 1, 1, 4, 2])
     inputs = {"tokens": tokens, "targets": np.roll(tokens, -1), "hprev": np.full((4, 1), 0.3)}
     return {name: getattr(model, name) for name in WEIGHTS}, inputs
+
+
+if __name__ == "__main__":
+    print(check_gradients(gradients, loss, *example()))

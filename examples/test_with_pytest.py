@@ -41,7 +41,7 @@ class WithoutSkip(Residual):
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.1])
-@pytest.mark.parametrize("steps", [1, 2, 9])
+@pytest.mark.parametrize("steps", [1, 9])
 def test_residual_cell(gradient_oracle, alpha, steps):
     gradient_oracle.check_cell(Residual(alpha), steps=steps)
 

@@ -8,7 +8,7 @@ Torch differentiates everything around it; only the cell's backward can be wrong
 import numpy as np
 import torch
 
-from comparisons import from_torch
+from comparisons import check_gradients, from_torch
 
 
 class LSTMCell(torch.autograd.Function):
@@ -64,3 +64,7 @@ def example():
     data = {"x": (steps, batch, inputs), "weight": (steps, batch, hidden)} | states
     params = {name: rng.normal(scale=0.6, size=shape) for name, shape in weights.items()}
     return params, {name: rng.normal(size=shape) for name, shape in data.items()}
+
+
+if __name__ == "__main__":
+    print(check_gradients(gradients, loss, *example()))

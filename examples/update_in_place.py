@@ -7,7 +7,7 @@ A learning rate of 1 loses the fewest digits in that subtraction.
 
 import numpy as np
 
-from comparisons import from_update
+from comparisons import check_gradients, from_update
 
 LEARNING_RATE = 1.0
 
@@ -51,6 +51,4 @@ def example():
 
 
 if __name__ == "__main__":
-    from comparisons import check_gradients
-
     print(check_gradients(gradients, loss, *example()))

@@ -7,6 +7,8 @@ That the last state is also handed out alone is where many layers go wrong: its 
 
 import numpy as np
 
+from comparisons import check_vjp
+
 
 def function(xp, params, inputs):
     """A leaky integrator h_t = (1 − α) h_{t−1} + α tanh(W x_t + U h_{t−1}), α = σ(a); x (T, B, I)."""
@@ -45,6 +47,4 @@ def example():
 
 
 if __name__ == "__main__":
-    from comparisons import check_vjp
-
     print(check_vjp(vjp, function, *example()))

@@ -8,7 +8,7 @@ Change the declared K by one, and dU and dW are reported as wrong.
 
 import numpy as np
 
-from comparisons import Unrolled
+from comparisons import Unrolled, check_gradients
 
 BPTT_TRUNCATE = 2
 convention = {"truncation": BPTT_TRUNCATE}
@@ -61,3 +61,7 @@ def example():
     rng = np.random.default_rng(0)
     params = {"U": rng.normal(size=(4, 6)), "V": rng.normal(size=(6, 4)), "W": rng.normal(scale=0.5, size=(4, 4))}
     return params, {"x": np.array([0, 3, 5, 3, 1, 2, 3, 4]), "y": np.array([3, 5, 3, 1, 2, 3, 4, 0])}
+
+
+if __name__ == "__main__":
+    print(check_gradients(gradients, loss, *example(), convention=convention))

@@ -51,9 +51,9 @@ def relu(xp: Any, z: Any) -> Any:
 
 
 def relu_derivative(z: Array, value: Array) -> Array:
-    """φ′ by (3): 0 at the kink."""
+    """φ′ by (3): 0 at the kink; NaN lets the cotangent pass, as in torch."""
     del value
-    return (z > 0).astype(z.dtype)
+    return (~(z <= 0)).astype(z.dtype)
 
 
 def identity(xp: Any, z: Any) -> Any:

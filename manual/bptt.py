@@ -103,7 +103,9 @@ class SequenceGradients:
 
 
 def forward(cell: Cell, params: Mapping[str, Array], initial_state: Mapping[str, Array], x: Array) -> Tape:
-    """Run the cell over x (T, B, I), or tokens (T, B), from initial_state; each part (B, ·)."""
+    """Run the cell over x (T, B, I), or tokens (T, B), from initial_state; each part (B, ·). Raises ValueError for T = 0."""
+    if len(x) == 0:
+        raise ValueError("a sequence has at least one step")
     state: Any = dict(initial_state)
     states: dict[str, list[Array]] = {name: [value] for name, value in state.items()}
     caches: list[Any] = []
@@ -194,8 +196,11 @@ def double_sum_terms(
 ) -> Iterator[tuple[int, int, Arrays]]:
     """The terms of (5) one by one: (t, k, {name: (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t}), steps counted from 1.
 
-    With window = K the loss at t goes back to k = max(1, t − K): K + 1 steps are visited, K of them earlier ones.
+    With window = K the loss at t goes back to k = max(1, t − K): K + 1 steps are visited, K of them earlier ones. Raises
+    ValueError for a negative window.
     """
+    if window is not None and window < 0:
+        raise ValueError(f"a window of {window} steps: at least 0, the step of the loss itself")
     for t in range(tape.steps, 0, -1):
         d_state = {name: cotangents[name][t - 1] for name in tape.states}
         first = 1 if window is None else max(1, t - window)

@@ -6,10 +6,10 @@ With the whole state flattened to S numbers per row, s_t (B, S), numerator layou
     P_{t,k} = ∂s_t/∂s_k = J_t J_{t−1} ⋯ J_{k+1},   P_{t,t} = I     (newest factor on the left)   (2)
     P_{t,k} = P_{t,k+1} J_{k+1}                                                            (3)
 
-`norms` are spectral: ‖P‖₂ is the largest factor by which any gradient grows on the way from t back to k. What is known
-of it: ‖P_{t,k}‖ ≤ Π ‖J_j‖, so a largest singular value of W_hh times max|φ′| below 1 is *sufficient* for vanishing; a
-spectral radius of W_hh above 1/max|φ′| is only *necessary* for exploding (Pascanu, Mikolov and Bengio 2013, section 2.1).
-Eigenvalues of W_hh alone decide neither.
+`norms` are spectral: ‖P‖₂ is the largest factor by which any gradient grows on the way from t back to k. What is known of it
+is ‖P_{t,k}‖ ≤ Π ‖J_j‖: the largest singular value of W_hh times max|φ′| below 1 is sufficient for vanishing, and so the same
+above 1 is necessary for exploding (Pascanu, Mikolov and Bengio 2013, section 2.1). Neither holds with eigenvalues in place of
+singular values, as it is often quoted: a nilpotent W_hh, whose spectral radius is 0, can let gradients grow at every step.
 
 The long-run growth rates are the Lyapunov exponents λ_i = lim (1/T) log σ_i(P_{T,0}), computed without forming the product,
 which would under- or overflow, by re-orthonormalising at each step (Engelken, Wolf and Abbott 2023):
@@ -87,7 +87,10 @@ def singular_values(products: Array) -> Array:
 
 
 def growth_rates(jacobians: Array) -> Array:
-    """Lyapunov exponents λ (B, S) per step by (4), largest first; −inf where a direction dies out exactly."""
+    """Lyapunov exponents λ (B, S) per step by (4), largest first.
+
+    A direction that dies out is −inf where R is exactly zero, else what rounding leaves of it, about log ε for the step it died in.
+    """
     steps, batch, size = jacobians.shape[:3]
     frame = np.broadcast_to(np.eye(size, dtype=jacobians.dtype), (batch, size, size))
     total = np.zeros((batch, size), dtype=jacobians.dtype)

@@ -21,9 +21,11 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 def linear(xp: Any, W: Any, x: Any) -> Any:
-    """W x for rows or tokens: (…, out) for W (out, I)."""
+    """W x for rows or tokens: (…, out) for W (out, I). Raises ValueError or IndexError for a token out of range."""
     if not xp.isdtype(x.dtype, "integral"):
         return x @ W.T
+    if xp is np and x.size and x.min() < 0:
+        raise ValueError(f"token {x.min()}: tokens are 0 … {W.shape[1] - 1}")
     columns = xp.take(W, xp.reshape(x, (-1,)), axis=1)  # (1)
     return xp.reshape(columns.T, (*x.shape, W.shape[0]))
 

@@ -44,7 +44,7 @@ def position_weights(mask: Array, reduction: str) -> Array:
 
 
 def log_softmax(y: Array) -> Array:
-    """log p along the last axis; shifted by the largest y, so that no finite y overflows."""
+    """log p along the last axis; shifted by the largest y, so that only differences of y beyond the float range overflow."""
     shifted = y - y.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 

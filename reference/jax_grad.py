@@ -17,9 +17,9 @@ from reference.equations import ScalarFunction, Step
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-# A check runs each compiled function a few times only: XLA's optimisations cost far more than they ever save here. But at level 0
-# an intermediate value may be computed twice, and differ in its last bit: x == max(x) can then be false everywhere. Equations that
-# are known to ask no such thing are compiled this way; code from outside is compiled as jax compiles it by default.
+# A check runs each compiled function a few times only: XLA's optimisations cost far more than they ever save here. But at
+# level 0 an intermediate value may be computed twice, and differ in its last bit: x == max(x) can then be false everywhere.
+# Equations that are known to ask no such thing are compiled this way; code from outside as jax does it by default.
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
