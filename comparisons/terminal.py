@@ -135,7 +135,7 @@ def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
     parts: list[RenderableType] = [detail_table(case) for case in report.cases] if verbose else []
     parts.append(summary_table(report.cases, references))
     parts += [
-        Text(line)
+        indented(line)
         for line in [*training_lines(report), *report_lines([case for case in report.cases if not case.passed]), *report.notes]
     ]
     parts += [Text(LEGEND, style="dim"), Text(closing_line(report, seconds), style="bold" if math.isfinite(seconds) else "")]

@@ -89,7 +89,7 @@ def singular_values(products: Array) -> Array:
 def growth_rates(jacobians: Array) -> Array:
     """Lyapunov exponents λ (B, S) per step by (4), largest first.
 
-    A direction that dies out is −inf where R is exactly zero, else what rounding leaves of it, about log ε for the step it died in.
+    A direction that dies out is −inf where R is exactly zero, else what rounding leaves of it: about log ε for that step.
     """
     steps, batch, size = jacobians.shape[:3]
     frame = np.broadcast_to(np.eye(size, dtype=jacobians.dtype), (batch, size, size))
