@@ -14,13 +14,17 @@ from comparisons.errors import BadOption, UnknownName
 from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem, frozen
 from manual import bptt, jacobians
 from manual.activations import ACTIVATIONS
+from manual.gru import GRU
 from manual.losses import LOSSES
+from manual.lstm import LSTM
 from manual.network import Head, Network, Pass, Projection, Readout
 from manual.rnn import RNN
 from manual.training import sgd
 
 CELLS: dict[str, Callable[..., bptt.Cell]] = {
     "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
 }
 
 

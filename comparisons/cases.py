@@ -36,6 +36,7 @@ class Case:
     jacobians: bool = False
 
 
+AFTER, BEFORE = ({"reset": where} for where in ("after", "before"))
 TANH, RELU, SIGMOID, IDENTITY = ({"activation": name} for name in ("tanh", "relu", "sigmoid", "identity"))
 
 CASES: tuple[Case, ...] = (
@@ -51,6 +52,12 @@ CASES: tuple[Case, ...] = (
     Case("sigmoid-last-trained", "rnn", SIGMOID, positions="last", trained=50),
     Case("sigmoid-tokens", "rnn", SIGMOID, inputs="tokens", loss=SQUARED, positions="masked"),
     Case("identity", "rnn", IDENTITY, loss=SQUARED, reduction="mean", jacobians=True),
+    Case("lstm", "lstm", jacobians=True),
+    Case("lstm-tokens-trained", "lstm", inputs="tokens", reduction="mean", trained=50),
+    Case("lstm-last", "lstm", positions="last", loss=SQUARED),
+    Case("gru", "gru", AFTER, reduction="mean", jacobians=True),
+    Case("gru-trained", "gru", AFTER, reduction="mean", trained=50),
+    Case("gru-reset-before", "gru", BEFORE, reduction="mean", jacobians=True),
     Case("one-step", "rnn", TANH, steps=1),
     Case("one-row", "rnn", TANH, batch=1, loss=SQUARED, positions="last"),
     Case("one-of-each", "rnn", TANH, steps=1, batch=1, input_size=1, hidden_size=1, output_size=2),

@@ -48,10 +48,12 @@ class Engine:
             advice = f"reference {self.name!r} needs {self.package}, which cannot be imported: pip install {self.package}"
             raise MissingFramework(f"{advice} ({error})") from error
 
-    def answer(self, problem: AnyProblem, rounding_seed: int | None = None) -> Answer:
-        """Loss, states, gradients and shares of every step; under stochastic arithmetic where a seed is given and it can."""
+    def answer(self, problem: AnyProblem, rounding_seed: int | None = None, shares: bool = True) -> Answer:
+        """Loss, states, gradients; the shares of every step where they are wanted; under stochastic arithmetic with a seed."""
         module = self.load()
         keywords = self.keywords(problem, rounding_seed)
+        if shares and isinstance(problem, Problem) and self.tells_steps:
+            problem = problem.with_variables(with_offsets(problem))
         answer = self.ask(module, problem, **keywords)
         gradients = {name: value for name, value in answer.gradients.items() if not name.endswith(OFFSET)}
         if isinstance(problem, Problem):
@@ -115,7 +117,7 @@ def _ask_autodiff(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
         differentiate = getattr(module, "gradients_uncompiled", module.gradients)
         return _answer(differentiate(_as_scalar_function(problem), dict(problem.variables), dict(problem.constants), **keywords))
     function = _sequence_loss(step_of(problem), readout_of(problem), problem.parameter_names, tuple(problem.state_sizes))
-    return _answer(module.gradients(function, with_offsets(problem), dict(problem.constants), **keywords))
+    return _answer(module.gradients(function, dict(problem.variables), dict(problem.constants), **keywords))
 
 
 def _as_scalar_function(problem: FunctionProblem) -> equations.ScalarFunction:
@@ -164,12 +166,18 @@ def _needs_function(problem: AnyProblem) -> str | None:
     return None if isinstance(problem, FunctionProblem) else "only asked of functions that autodiff cannot follow"
 
 
+# cell → the options with which torch has a module of its own
+TORCH_MODULES: dict[str, tuple[dict[str, Any], ...]] = {
+    "rnn": ({"activation": "tanh"}, {"activation": "relu"}),
+    "lstm": ({},),
+    "gru": ({"reset": "after"},),
+}
+
+
 def _no_torch_module(problem: AnyProblem) -> str | None:
-    if not isinstance(problem, Problem) or problem.step is not None or problem.cell != "rnn":
-        return f"torch has no module for {problem.cell}"
-    if problem.options["activation"] not in ("tanh", "relu"):
-        return f"torch.nn.RNN has no {problem.options['activation']}"
-    return None
+    if isinstance(problem, Problem) and problem.step is None and dict(problem.options) in TORCH_MODULES.get(problem.cell, ()):
+        return None
+    return f"torch has no such module as {problem.cell}"
 
 
 ENGINES: tuple[Engine, ...] = (

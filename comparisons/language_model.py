@@ -128,7 +128,7 @@ def train_together(
         if watch is not None:
             watch(checks[-1])
     askable = [engine for engine in engines if engine.reason_not(start) is None]
-    others = {engine.name: _train(start, cut, updates, engine.answer)[-1] for engine in askable}
+    others = {engine.name: _train(start, cut, updates, _without_shares(engine))[-1] for engine in askable}
     rows = _compare_parameters(start, cut, trained, others, askable)
     losses = {name: _mean_loss(candidate, trained[at], cut) for name, at in (("loss_before", 0), ("loss_after", updates))}
     about = {"text": corpus.name, "characters": len(corpus.tokens), "vocabulary": len(corpus.vocabulary), "updates": updates}
@@ -142,6 +142,10 @@ def _at_window(problem: Problem, window: Window, states: Mapping[str, Array] | N
     initial = {f"{name}_0": value for name, value in (states or zero).items()}
     moved = problem.with_variables(initial)
     return replace(moved, constants=frozen({**moved.constants, "x": x, "target": target}))
+
+
+def _without_shares(engine: Engine) -> Callable[[Problem], Answer]:
+    return lambda problem: engine.answer(problem, shares=False)
 
 
 def _stay(problem: Problem) -> Problem:
@@ -173,7 +177,9 @@ def _compare_parameters(
     updates = len(trained) - 1
     witness = min(engines, key=lambda engine: engine.rounds_at_random)
     rng = np.random.default_rng([start.seed, 2])
-    rounded = _train(start, cut, updates, witness.answer, lambda problem: tolerance.perturb(problem, rng, every_step=False))[-1]
+    rounded = _train(
+        start, cut, updates, _without_shares(witness), lambda problem: tolerance.perturb(problem, rng, every_step=False)
+    )[-1]
     noise: dict[str, float] = {}
     for weight in start.weight_names:
         values = [problem.variables[weight] for problem in (rounded, *others.values())]

@@ -11,6 +11,7 @@ NumPy, torch through array-api-compat, jax.numpy. The conventions are torch's: w
 where `scan` is the engine's own time loop and the outputs are the trajectory. It adds to the parameters of every step, and to
 every state, an offset that is a variable of its own, such as "W_hh@t" (T, H, H) or "h@t" (T, B, H) for the suffix "@t", and zero
 in value. The gradient for an offset is the share of its step: the terms ∂L/∂s_t and (∂⁺s_t/∂W)ᵀ ∂L/∂s_t that the whole sums.
+Offsets that are not among the variables are not added.
 """
 
 import sys
@@ -73,8 +74,39 @@ def rnn(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *,
     return {"h": NONLINEARITIES[activation](xp, net)}
 
 
+def blocks(stacked: Any, count: int) -> list[Any]:
+    """The `count` equal blocks of the last axis."""
+    width = stacked.shape[-1] // count
+    return [stacked[..., k * width : (k + 1) * width] for k in range(count)]
+
+
+def lstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any) -> dict[str, Any]:
+    """torch.nn.LSTMCell with one bias: input, forget, cell and output gate stacked in this order."""
+    gates = affine(xp, x, params["W_xh"]) + affine(xp, state["h"], params["W_hh"]) + params["b_h"]
+    to_write, to_keep, candidate, to_show = blocks(gates, 4)
+    cell = sigmoid(xp, to_keep) * state["c"] + sigmoid(xp, to_write) * xp.tanh(candidate)
+    return {"h": sigmoid(xp, to_show) * xp.tanh(cell), "c": cell}
+
+
+def gru(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *, reset: str) -> dict[str, Any]:
+    """torch.nn.GRUCell: reset, update and new gate stacked in this order; reset "before" is the paper's form."""
+    from_x = affine(xp, x, params["W_xh"]) + params["b_x"]
+    from_h = affine(xp, state["h"], params["W_hh"]) + params["b_hh"]
+    (reset_x, update_x, new_x), (reset_h, update_h, new_h) = blocks(from_x, 3), blocks(from_h, 3)
+    open_reset, update = sigmoid(xp, reset_x + reset_h), sigmoid(xp, update_x + update_h)
+    if reset == "before":
+        start = 2 * state["h"].shape[-1]
+        new_h = affine(xp, open_reset * state["h"], params["W_hh"][start:, :]) + params["b_hh"][start:]
+    else:
+        new_h = open_reset * new_h
+    new = xp.tanh(new_x + new_h)
+    return {"h": new + update * (state["h"] - new)}
+
+
 STEPS: dict[str, Step] = {
     "rnn": rnn,
+    "lstm": lstm,
+    "gru": gru,
 }
 
 
@@ -139,12 +171,13 @@ def sequence_loss(
 
     def function(xp: Any, scan: Any, variables: Mapping[str, Any], constants: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         named = {**constants, **variables}
-        per_step = {"x": named["x"]} | {name: named[name + offset] for name in (*parameter_names, *state_names)}
+        moved = [name for name in (*parameter_names, *state_names) if name + offset in named]
+        per_step = {"x": named["x"]} | {name: named[name + offset] for name in moved}
 
         def body(state: Mapping[str, Any], at_step: Mapping[str, Any]) -> dict[str, Any]:
-            params = {name: named[name] + at_step[name] for name in parameter_names}
+            params = {name: named[name] + at_step[name] if name in at_step else named[name] for name in parameter_names}
             new = step(xp, params, state, at_step["x"])
-            return {name: new[name] + at_step[name] for name in state_names}
+            return {name: new[name] + at_step[name] if name in at_step else new[name] for name in state_names}
 
         states = scan(body, {name: named[f"{name}_0"] for name in state_names}, per_step)
         return readout(xp, variables, states, constants), states

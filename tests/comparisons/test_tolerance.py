@@ -1,0 +1,143 @@
+"""How much disagreement rounding explains: enough for what is right, far too little for what is wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from comparisons import tolerance
+from comparisons.cases import CASES
+from comparisons.engines import ENGINES
+from comparisons.problem import OFFSET
+
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23}
+
+
+def noise_of(one, others=()):
+    answer = one.torch.answer(one.problem)
+    return tolerance.measure(one.problem, one.torch.answer, [answer, *others]), answer
+
+
+def test_unit_is_a_unit_roundoff_by_the_root_of_the_number_of_terms(trial):
+    problem = trial("tanh").problem
+    assert tolerance.unit(problem) == pytest.approx(EPS["float64"] * (12 * (3 + 5 + 4)) ** 0.5)
+    assert tolerance.unit(problem, 9) == pytest.approx(3 * tolerance.unit(problem))
+    assert tolerance.unit(problem.astype("float32")) == pytest.approx(2.0**29 * tolerance.unit(problem))
+
+
+@pytest.mark.parametrize("dtype", EPS)
+def test_a_perturbation_moves_every_variable_by_at_most_a_unit_roundoff(trial, dtype):
+    problem = trial("tanh", dtype=dtype).problem
+    moved = tolerance.perturb(problem, np.random.default_rng(0))
+    for name, value in problem.variables.items():
+        change = np.abs(moved.variables[name] - value)
+        assert moved.variables[name].dtype == dtype
+        assert (change <= 1.51 * EPS[dtype] * np.abs(value)).all()
+        assert change.any(), name
+    for name, value in problem.constants.items():
+        np.testing.assert_array_equal(moved.constants[name], value)
+
+
+def test_a_perturbation_moves_the_cells_weights_differently_at_every_step(trial):
+    problem = trial("tanh").problem
+    moved = tolerance.perturb(problem, np.random.default_rng(0)).variables
+    assert {name for name in moved if name.endswith(OFFSET)} == {"W_xh@t", "W_hh@t", "b_h@t"}
+    assert moved["W_hh@t"].shape == (12, 5, 5)
+    assert (np.abs(moved["W_hh@t"]) <= 1.01 * EPS["float64"] * np.abs(problem.variables["W_hh"])).all()
+    assert (moved["W_hh@t"][0] != moved["W_hh@t"][1]).any()
+    still = tolerance.perturb(problem, np.random.default_rng(0), every_step=False).variables
+    assert not [name for name in still if name.endswith(OFFSET)]
+
+
+def test_a_zero_stays_zero(trial):
+    moved = tolerance.perturb(trial("tanh-zero-state").problem, np.random.default_rng(0))
+    assert not moved.variables["h_0"].any()
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_what_the_limit_lets_pass_is_tiny(trial, name):
+    """LIMIT times the noise stays below a ten-millionth of the gradient, and of each step's largest share."""
+    noise, answer = noise_of(trial(name))
+    for quantity, value in tolerance.quantities(answer).items():
+        assert 0 < tolerance.LIMIT * noise.total[quantity] < 1e-7 * np.abs(value).max(), quantity
+    for quantity, shares in tolerance.step_quantities(answer).items():
+        sizes = np.abs(shares).reshape(len(shares), -1).max(axis=1)
+        alive = sizes > 0
+        assert (tolerance.LIMIT * noise.steps[quantity][alive] < 1e-7 * sizes[alive]).all(), quantity
+        assert noise.steps[quantity].shape == (len(shares),)
+
+
+def test_noise_is_that_of_the_precision(trial):
+    double, _ = noise_of(trial("tanh"))
+    single, _ = noise_of(trial("tanh", dtype="float32"))
+    for name in ("W_hh", "h_0", "loss", "state h"):
+        assert 1e7 < single.total[name] / double.total[name] < 1e11
+
+
+def test_noise_is_at_least_the_floor(trial):
+    noise, answer = noise_of(trial("tanh"))
+    unit = tolerance.unit(trial("tanh").problem)
+    summed = np.abs(answer.steps["W_hh"]).max(axis=(1, 2)).sum()
+    assert noise.total["W_hh"] >= unit * summed > unit * np.abs(answer.gradients["W_hh"]).max()
+    assert noise.total["b_y"] >= unit * np.abs(answer.gradients["b_y"]).max()
+    assert (noise.steps["W_hh"] >= unit * np.abs(answer.steps["W_hh"]).max(axis=(1, 2))).all()
+
+
+def test_terms_that_cancel_do_not_hide(trial):
+    """Two rows that mirror each other: the shares of b_h cancel within rounding, and the noise is still that of the shares."""
+    one = trial("identity", batch=2, positions="every", reduction="sum")
+    target, x, h_0 = one.problem.constants["target"], one.problem.variables["x"], one.problem.variables["h_0"]
+    zero = {name: np.zeros_like(one.problem.variables[name]) for name in ("b_h", "b_y")}
+    mirrored = one.but(x=np.stack([x[:, 0], -x[:, 0]], axis=1), h_0=np.stack([h_0[0], -h_0[0]]), **zero)
+    constants = {**mirrored.problem.constants, "target": np.stack([target[:, 0], -target[:, 0]], axis=1)}
+    mirrored = replace(mirrored, problem=replace(mirrored.problem, constants=constants))
+    noise, answer = noise_of(mirrored)
+    assert np.abs(answer.gradients["b_h"]).max() < 1e-12
+    assert noise.total["W_hh"] > 1e-16
+    assert mirrored.check().passed
+
+
+def test_a_step_that_has_vanished_is_judged_by_its_own_size(trial):
+    one = trial("tanh", positions="last")
+    noise, answer = noise_of(one.but(W_hh=0.01 * one.problem.variables["W_hh"]))
+    sizes = np.abs(answer.steps["W_hh"]).max(axis=(1, 2))
+    assert sizes[0] < 1e-16 * sizes[-1]
+    assert noise.steps["W_hh"][0] < 1e-10 * sizes[0]
+
+
+def test_what_a_recurrence_amplifies_is_noise(trial):
+    """Identity with gain 4 over 12 steps: the response is larger than the floor alone would say."""
+    one = trial("identity")
+    calm, _ = noise_of(one)
+    wild, answer = noise_of(one.but(W_hh=4 * one.problem.variables["W_hh"]))
+    unit = tolerance.unit(one.problem)
+    assert wild.total["h_0"] > unit * np.abs(answer.gradients["h_0"]).max()
+    assert wild.total["h_0"] > 1e3 * calm.total["h_0"]
+
+
+def test_noise_is_the_same_for_the_same_seed(trial):
+    problem = trial("tanh").problem
+    one, two = (tolerance.measure(problem, torch.answer, [torch.answer(problem)]) for torch in (ENGINES[0], trial("tanh").torch))
+    assert one.total == two.total
+    other, _ = noise_of(trial("tanh", seed=1))
+    assert other.total != one.total
+
+
+def test_references_that_differ_by_rounding_are_noise(trial):
+    """(3): two references some units apart are both right."""
+    answer = trial("tanh").torch.answer(trial("tanh").problem)
+    plain, _ = noise_of(trial("tanh"))
+    apart = 5 * plain.total["W_hh"]
+    other = replace(answer, gradients={**answer.gradients, "W_hh": answer.gradients["W_hh"] + apart})
+    wide, _ = noise_of(trial("tanh"), [other])
+    assert wide.total["W_hh"] == pytest.approx(apart, rel=1e-3)
+    assert wide.total["b_h"] == plain.total["b_h"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_reference_that_is_not_finite_adds_no_noise(trial, value):
+    answer = trial("tanh").torch.answer(trial("tanh").problem)
+    plain, _ = noise_of(trial("tanh"))
+    broken = replace(answer, gradients={**answer.gradients, "W_hh": np.full((5, 5), value)})
+    found, _ = noise_of(trial("tanh"), [broken])
+    assert found.total["W_hh"] == plain.total["W_hh"]
