@@ -214,7 +214,7 @@ def _one_case(
     preflight.not_at_kink(case, ties)
     if not case.passed and local is not None:
         case = local(case, testify(problem, engines, convention, set(first.gradients)))
-    if case.passed and watch_vacuous:
+    if watch_vacuous and all(row.gradient in case.vacuous for row in case.failures()):
         preflight.not_vacuous(case)
     if all(engine.numeric for engine in engines):
         case = replace(case, notes=[NUMERIC_ONLY])

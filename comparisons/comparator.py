@@ -23,9 +23,10 @@ class Yardstick:
 
 
 def ratios(error: Array, noise: Array | float) -> Array:
-    """error / noise, where no error is 0 whatever the noise, and an error without noise is infinite."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(error == 0, 0.0, np.asarray(error, dtype=np.float64) / noise)
+    """error / noise: no error is 0 whatever the noise, an error without noise is infinite, infinite noise explains nothing."""
+    with np.errstate(all="ignore"):
+        over = np.where(np.isfinite(noise), np.asarray(error, dtype=np.float64) / noise, np.nan)
+    return np.where(error == 0, 0.0, over)
 
 
 def step_errors(actual: Array, expected: Array) -> Array:
@@ -65,7 +66,7 @@ def compare(
     if actual is None or actual.shape != expected.shape:
         nan = math.nan
         return Verdict(*names, nan, nan, yardstick.total, nan, None, None, None, None, None, None, None, reason, False)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(actual - expected)
     over = ratios(error, yardstick.total)
     over_steps = _judge_steps(steps, yardstick)
@@ -105,7 +106,7 @@ def _judge_steps(steps: tuple[Array | None, Array | None], yardstick: Yardstick)
         return None
     if actual.shape != expected.shape:
         return np.full(len(expected), math.inf)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return ratios(step_errors(actual, expected), yardstick.steps)
 
 

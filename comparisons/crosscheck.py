@@ -21,8 +21,8 @@ from comparisons.comparator import Yardstick, compare
 from comparisons.convention import Convention
 from comparisons.diagnosis import diagnose
 from comparisons.engines import AnyProblem, Engine, select
-from comparisons.errors import MissingFramework, NothingFollows
-from comparisons.problem import Answer, Array, FunctionProblem, first_step_number
+from comparisons.errors import CannotFollow, MissingFramework, NothingFollows
+from comparisons.problem import Answer, Array, Differentiable, FunctionProblem
 from comparisons.user_code import at_line, comes_from_outside, describe
 from comparisons.verdict import CaseReport, Report, Verdict
 
@@ -76,7 +76,7 @@ def ask(problem: AnyProblem, engines: Iterable[Engine]) -> tuple[dict[Engine, An
                 with contextlib.redirect_stdout(sys.stderr):
                     answers[engine] = engine.answer(problem)
             except (Exception, SystemExit) as error:
-                if not comes_from_outside(error):
+                if not (isinstance(error, CannotFollow) or comes_from_outside(error)):
                     raise
                 reason = f"cannot follow: {describe(error)}{at_line(error.__traceback__)}"
         if reason is not None:
@@ -101,19 +101,22 @@ class Witnesses:
         return witness_of(self.plain)
 
 
-def witness_of(engines: Iterable[Engine]) -> Engine:
-    """The engine on which noise is measured: one that tells steps, under stochastic arithmetic if there is one."""
-    return min(engines, key=lambda engine: (engine.numeric, not engine.tells_steps, not engine.rounds_at_random))
+def witness_of(answers: Mapping[Engine, Answer]) -> Engine:
+    """The engine on which noise is measured: a finite one that tells steps, under stochastic arithmetic if there is one."""
+
+    def last_resort(engine: Engine) -> tuple[bool, ...]:
+        finite = all(np.isfinite(value).all() for value in (*answers[engine].gradients.values(), *answers[engine].steps.values()))
+        return (not finite, engine.numeric, not engine.tells_steps, not engine.rounds_at_random)
+
+    return min(answers, key=last_resort)
 
 
 def testify(problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]) -> Witnesses:
     """Ask every engine and measure the noise; `names` are the gradients that the convention applies to."""
     plain, left_out = ask(problem, engines)
     first = witness_of(plain)
-    others = [answer for engine, answer in plain.items() if engine is not first and not answer.uncertainty]
-    numeric = first.numeric
-    samples = 0 if plain[first].uncertainty else (1 if numeric else tolerance.SAMPLES)
-    noise = tolerance.measure(problem, first.answer, [plain[first], *others], samples)
+    samples = 0 if plain[first].uncertainty else (1 if first.numeric else tolerance.SAMPLES)
+    noise = tolerance.measure(problem, first.answer, plain[first], samples)
     told = {engine: convention.apply(answer, problem.steps, problem.batch, names) for engine, answer in plain.items()}
     extra: Mapping[str, float] = problem.extra_noise if isinstance(problem, FunctionProblem) else {}
     factor = abs(convention.factor(problem.steps, problem.batch))
@@ -140,7 +143,7 @@ def check_problem(
     names = set(answer.gradients)
     witnesses = testify(problem, engines, convention or Convention(), names)
     forward = [
-        judge(answer, reference, engine.name, name, witnesses.noise)
+        judge(problem, answer, reference, engine.name, name, witnesses.noise)
         for engine, reference in witnesses.told.items()
         for name in ("loss", *(f"state {state}" for state in reference.states))
         if not reference.uncertainty
@@ -150,7 +153,7 @@ def check_problem(
     rows: list[Verdict] = []
     if all(row.passed for row in forward):
         rows = [
-            judge(answer, reference, engine.name, name, witnesses.noise)
+            judge(problem, answer, reference, engine.name, name, witnesses.noise)
             for engine, reference in witnesses.told.items()
             for name in asked
             if name in reference.gradients and name not in not_given
@@ -167,12 +170,12 @@ def check_problem(
         left_out=witnesses.left_out,
         not_given=not_given,
         vacuous=vacuous(witnesses),
-        references_agree=references_agree(witnesses),
+        references_agree=references_agree(problem, witnesses),
         diagnosis=diagnose(problem, answer, witnesses.told[witnesses.first], witnesses.noise) if failed else [],
     )
 
 
-def judge(answer: Answer, reference: Answer, engine: str, name: str, noise: tolerance.Noise) -> Verdict:
+def judge(problem: Differentiable, answer: Answer, reference: Answer, engine: str, name: str, noise: tolerance.Noise) -> Verdict:
     """The verdict on one quantity of an answer against one reference."""
     mine, expected = tolerance.quantities(answer).get(name), tolerance.quantities(reference)[name]
     level = noise.total[name]
@@ -183,7 +186,7 @@ def judge(answer: Answer, reference: Answer, engine: str, name: str, noise: tole
     level = max(level, reference.uncertainty.get(name, 0.0))
     yardstick = Yardstick(level, noise.steps.get(name), tolerance.LIMIT)
     steps = (tolerance.step_quantities(answer).get(name), tolerance.step_quantities(reference).get(name))
-    return compare((name, engine), (mine, expected), steps, yardstick, first_step_number(name))
+    return compare((name, engine), (mine, expected), steps, yardstick, problem.first_step(name))
 
 
 def project(gradient: Array, directions: Array) -> Array:
@@ -200,11 +203,11 @@ def vacuous(witnesses: Witnesses) -> list[str]:
     ]
 
 
-def references_agree(witnesses: Witnesses) -> bool:
+def references_agree(problem: Differentiable, witnesses: Witnesses) -> bool:
     """Whether every reference is within the limit of the first, in every gradient that both tell."""
     first = witnesses.told[witnesses.first]
     rows = [
-        judge(first, reference, engine.name, name, witnesses.noise)
+        judge(problem, first, reference, engine.name, name, witnesses.noise)
         for engine, reference in witnesses.told.items()
         if not reference.directions and engine is not witnesses.first
         for name in reference.gradients

@@ -17,6 +17,7 @@ under a good name. `load` gives an xarray.Dataset. The layout (dimensions in bra
 """
 
 import json
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -97,10 +98,7 @@ def load(path: str | Path) -> "xarray.Dataset":
     """
     import xarray
 
-    with np.load(path, allow_pickle=False) as stored:
-        arrays: dict[str, Array] = dict(stored)
-    if "meta" not in arrays:
-        raise ValueError(f"{path} is no dump of Jacobian products: it has no 'meta'")
+    arrays = _read(Path(path))
     meta: dict[str, Any] = json.loads(str(arrays.pop("meta")))
     if meta["schema"] != SCHEMA:
         raise ValueError(f"{path} has schema {meta['schema']}; this version reads {SCHEMA}")
@@ -108,6 +106,24 @@ def load(path: str | Path) -> "xarray.Dataset":
     last = int(meta["steps"])
     numbers = {"step": np.arange(1, last + 1), "origin": np.arange(last), "t": np.arange(last + 1), "k": np.arange(last + 1)}
     return xarray.Dataset(variables, coords=numbers, attrs=meta)
+
+
+def _read(path: Path) -> dict[str, Array]:
+    """The arrays of a dump. Raises OSError, or ValueError where the file is none."""
+    no_dump = f"{path} is no dump of Jacobian products"
+    with path.open("rb") as stream:
+        try:
+            stored = np.load(stream, allow_pickle=False)
+            arrays: dict[str, Array] = {name: stored[name] for name in stored.files}
+        except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{no_dump}: {error}") from error
+    try:
+        meta = json.loads(str(arrays["meta"]))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{no_dump}: it has no 'meta' that can be read") from error
+    if not isinstance(meta, dict) or "schema" not in meta:
+        raise ValueError(f"{no_dump}: its 'meta' has no schema")
+    return arrays
 
 
 def _dimensions(name: str, value: Array) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from comparisons.errors import MissingFramework, UnknownName
+from comparisons.errors import CannotFollow, MissingFramework, UnknownName
 from comparisons.problem import OFFSET, PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem
 from reference import equations
 from reference.unrolled import Unrolled as Unrolled
@@ -137,7 +137,10 @@ def _ask_numeric(module: Any, problem: FunctionProblem) -> Answer:
     def value(variables: dict[str, Array]) -> Any:
         return problem.function(np, {**problem.constants, **variables})
 
-    loss, gradients, directions, *uncertainty = module.gradients(value, problem.variables, problem.seed)
+    try:
+        loss, gradients, directions, *uncertainty = module.gradients(value, problem.variables, problem.seed)
+    except getattr(module, "DoesNotFollow", ()) as error:
+        raise CannotFollow(str(error)) from error
     return Answer(loss, gradients, directions=directions, uncertainty=uncertainty[0] if uncertainty else {})
 
 

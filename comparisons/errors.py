@@ -65,5 +65,9 @@ class Vacuous(QuestionError):
     """The true gradient is zero, or nothing but rounding: a wrong derivation could not be seen."""
 
 
+class CannotFollow(Exception):
+    """One reference cannot follow the function; it is left out, and the others are asked."""
+
+
 class NothingFollows(QuestionError):
     """No reference can follow the function."""

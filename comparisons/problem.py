@@ -72,6 +72,11 @@ class Differentiable:
         """B, where the problem has rows."""
         return None
 
+    def first_step(self, name: str) -> int:
+        """The number of the step that index 0 of a per-step array stands for."""
+        del name
+        return 1
+
     def with_variables(self, variables: Mapping[str, Array]) -> Self:
         """The same problem at other values; names left out keep theirs."""
         return replace(self, variables=frozen({**self.variables, **variables}))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
@@ -157,6 +162,10 @@ class Problem(Differentiable):
         """The cell's parameters."""
         return self.parameter_names
 
+    def first_step(self, name: str) -> int:
+        """0 for ∂L/∂s_t and ∂s_T/∂s_k, 1 for all others."""
+        return 0 if name == PRODUCT_TO_END or name in {f"{state}_0" for state in self.state_sizes} else 1
+
     @property
     def initial_state(self) -> Array:
         """s_0 (B, S)."""
@@ -239,8 +248,3 @@ class Answer:
     steps: dict[str, Array] = field(default_factory=dict[str, Array])
     directions: dict[str, Array] = field(default_factory=dict[str, Array])
     uncertainty: dict[str, float] = field(default_factory=dict[str, float])
-
-
-def first_step_number(gradient: str) -> int:
-    """The number of the step that index 0 of a per-step array stands for: 0 for ∂L/∂s_t and P_{T,k}, 1 for the others."""
-    return 0 if gradient.endswith("_0") or gradient == PRODUCT_TO_END else 1

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import Progress
 from typer.exceptions import TyperException
 
@@ -87,7 +88,7 @@ def run(question: Question, engines: Sequence[Engine], notes: Sequence[str], pro
 
         def note(report: CaseReport) -> None:
             done.append(report)
-            progress.update(bar, advance=1, description=report.name)
+            progress.update(bar, advance=1, description=escape(report.name))
 
         for case in cases:
             problem, candidate = problem_of(case, question.seed, question.dtype), built_in(case.cell, case.options)
@@ -103,8 +104,10 @@ def exit_status(report: Report, missing: Mapping[str, str]) -> int:
     """0, 1 or 2: a disagreement outweighs a question that could only be asked in part."""
     if report.passed:
         return NOT_ASKED if missing else AGREE
-    wrong = any(not row.passed for row in report.rows) or any(not run["passed"] for run in report.training)
-    return DISAGREE if wrong else NOT_ASKED
+    if any(not row.passed for row in report.rows):
+        return DISAGREE
+    not_asked = bool(report.errors) or any(case.forward_differs for case in report.cases)
+    return NOT_ASKED if not_asked else DISAGREE
 
 
 Cell = Annotated[str | None, typer.Option(help="Only the cases of this cell.", show_default=False)]

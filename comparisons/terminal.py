@@ -55,7 +55,9 @@ def summary_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Tab
     for case in cases:
         errors = [number(case.worst_rel_error(name)) for name in names]
         sizes = "·".join(str(size) for size in _sizes(case) if size is not None)
-        table.add_row(full_name(case), sizes, case.loss, *errors, ratio(case.worst_over_noise()), verdict_text(case.passed))
+        table.add_row(
+            Text(full_name(case)), sizes, Text(case.loss), *errors, ratio(case.worst_over_noise()), verdict_text(case.passed)
+        )
     return table
 
 
@@ -65,7 +67,7 @@ def full_name(case: CaseReport) -> str:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    return Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
 
 
 def _sizes(case: CaseReport) -> tuple[int | None, ...]:
@@ -85,10 +87,10 @@ def detail_table(case: CaseReport) -> Table:
     return table
 
 
-def _cells(row: Verdict) -> list[str]:
+def _cells(row: Verdict) -> list[str | Text]:
     return [
-        row.gradient,
-        row.reference,
+        Text(row.gradient),
+        Text(row.reference),
         number(row.max_abs_error),
         number(row.max_rel_error),
         number(row.noise),
@@ -163,5 +165,5 @@ def gradient_table(cases: Iterable[CaseReport]) -> Table:
     for case_name, gradient in dict.fromkeys((case.name, row.gradient) for case, row in rows):
         told = {row.reference: row for case, row in rows if (case.name, row.gradient) == (case_name, gradient)}
         errors = [number(told[name].max_rel_error if name in told else None) for name in names]
-        table.add_row(case_name, gradient, *errors, ratio(max(row.worst_over_noise for row in told.values())))
+        table.add_row(Text(case_name), Text(gradient), *errors, ratio(max(row.worst_over_noise for row in told.values())))
     return table

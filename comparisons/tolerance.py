@@ -2,22 +2,22 @@
 
 Two correct programs for one gradient differ by rounding, and by how much depends on the problem: on its dtype, on how many terms
 are accumulated, on cancellation, on how the recurrence amplifies. The noise of a gradient, and of each step's share in it, is the
-largest of three estimates, all taken from a reference, never from the candidate:
+larger of two estimates, both taken from a reference, never from the candidate:
 
-    (1) floor      ε √n m: ε the dtype's unit roundoff, n = T (B + H + I) the number of accumulated terms, m the magnitude
-                   of what is summed: Σ_t max|share of step t| for the whole, max|share| for one step. Terms that cancel
-                   do not hide, and a step that has nearly vanished is judged by its own size.
+    (1) floor      ε √n m + τ n: ε the dtype's unit roundoff, τ its smallest normal number (below which results may be
+                   flushed to zero), n = T (B + H + I) the number of accumulated terms, m the magnitude of what is summed:
+                   Σ_t max|share of step t| for the whole, max|share| for one step. Terms that cancel do not hide, and a
+                   step that has nearly vanished is judged by its own size.
     (2) response   the largest change of the reference when every operation, forward and backward, rounds at random, and
                    the weights move by a random |Δ| ≤ ε|v|, by another amount at every step: what recurrence and
                    cancellation make of rounding. A reference without stochastic arithmetic answers to moved weights alone.
                    Where the candidate works in a lower precision than the arrays, the reference in that precision too.
-    (3) spread     how far the references that tell it are from each other.
 
 A row passes if error ≤ LIMIT · noise; there is no absolute tolerance. LIMIT is calibrated by an experiment that
 `comparisons/calibration.py` repeats and docs/tolerance.md describes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,20 +50,17 @@ def step_quantities(answer: Answer) -> dict[str, Array]:
     return {f"state {name}": value for name, value in answer.states.items()} | answer.steps
 
 
-def measure(
-    problem: Differentiable, ask: Callable[[Any, int], Answer], answers: Sequence[Answer], samples: int = SAMPLES
-) -> Noise:
-    """Noise by (1)–(3).
+def measure(problem: Differentiable, ask: Callable[[Any, int], Answer], reference: Answer, samples: int = SAMPLES) -> Noise:
+    """Noise by (1) and (2).
 
-    `answers` are the references', the first one's being the one that `ask(problem, rounding_seed)` gives without a seed; it
-    must tell every quantity that is to be judged.
+    `reference` is the answer that ask(problem, rounding_seed) gives without a seed. What others say has no part in it: references
+    that contradict each other would explain any mistake.
     """
     rng = np.random.default_rng([problem.seed, 1])
     response = [ask(perturb(problem, rng), int(rng.integers(2**31))) for _ in range(samples)]
     if problem.rounding_dtype != problem.dtype:
         response.append(ask(problem.astype(problem.rounding_dtype), 0))
-    first, *others = answers
-    return _largest(_floor(problem, first), *[_difference(first, other) for other in [*response, *others]])
+    return _largest(_floor(problem, reference), *[_difference(reference, other) for other in response])
 
 
 def perturb(problem: AnyProblem, rng: np.random.Generator, every_step: bool = True) -> AnyProblem:
@@ -86,26 +83,26 @@ def unit(problem: Differentiable, repetitions: int = 1) -> float:
 
 
 def _floor(problem: Differentiable, reference: Answer) -> Noise:
-    scale = unit(problem)
+    scale, least = unit(problem), float(np.finfo(problem.rounding_dtype).tiny) * problem.accumulated_terms
     steps = {name: scale * _step_sizes(value) for name, value in step_quantities(reference).items()}
     total = {name: scale * float(np.max(np.abs(value), initial=0.0)) for name, value in quantities(reference).items()}
-    summed = {name: float(steps[name].sum()) for name in problem.per_step_names if name in steps}
-    return Noise(total | summed, steps)
+    total |= {name: float(steps[name].sum()) for name in problem.per_step_names if name in steps}
+    return Noise({name: value + least for name, value in total.items()}, {name: value + least for name, value in steps.items()})
 
 
 def _difference(reference: Answer, other: Answer) -> Noise:
-    """How far the two are apart, in what both of them tell."""
-    values, others = quantities(reference), quantities(other)
-    steps, other_steps = step_quantities(reference), step_quantities(other)
-    total = {name: float(np.max(np.abs(value - others[name]), initial=0.0)) for name, value in values.items() if name in others}
-    return Noise(total, {name: _step_sizes(value - other_steps[name]) for name, value in steps.items() if name in other_steps})
+    """How far the two are apart."""
+    others, other_steps = quantities(other), step_quantities(other)
+    with np.errstate(invalid="ignore"):
+        total = {n: float(np.max(np.abs(v - others[n]), initial=0.0)) for n, v in quantities(reference).items()}
+        steps = {n: _step_sizes(v - other_steps[n]) for n, v in step_quantities(reference).items()}
+    return Noise(total, steps)
 
 
 def _largest(*noises: Noise) -> Noise:
-    """The largest of each; the first one tells every quantity."""
-    total = {name: max(noise.total.get(name, 0.0) for noise in noises) for name in noises[0].total}
-    steps = {name: np.max([n.steps[name] for n in noises if name in n.steps], axis=0) for name in noises[0].steps}
-    return Noise(total, steps)
+    """The largest of each; NaN where there is one."""
+    total = {name: float(np.max([noise.total[name] for noise in noises])) for name in noises[0].total}
+    return Noise(total, {name: np.max([noise.steps[name] for noise in noises], axis=0) for name in noises[0].steps})
 
 
 def _step_sizes(value: Array) -> Array:

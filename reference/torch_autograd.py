@@ -57,13 +57,13 @@ class RandomRounding(TorchDispatchMode):
             self.computes[func] = computes(func)
         if not (self.computes[func] and isinstance(result, torch.Tensor) and result.is_floating_point()):
             return result
-        return torch.addcmul(result, result, self.draw(result.shape, result.dtype))
+        return result * self.draw(result.shape, result.dtype)
 
     def draw(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        """ε u of this shape: a stretch of a pool of random numbers, from a random place on."""
+        """1 + ε u of this shape: a stretch of a pool of random numbers, from a random place on."""
         if dtype not in self.pools:
             u = torch.rand(self.pool_size, generator=self.generator, dtype=dtype)
-            self.pools[dtype] = torch.finfo(dtype).eps * (2 * u - 1)
+            self.pools[dtype] = 1 + torch.finfo(dtype).eps * (2 * u - 1)
         pool, size = self.pools[dtype], shape.numel()
         if size > self.pool_size // 2:
             return pool[torch.randint(self.pool_size, shape, generator=self.generator)]
@@ -122,7 +122,7 @@ def gradients(
 
 def differentiate(forward: Any, variables: Mapping[str, Any], constants: Mapping[str, Any]) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors."""
-    with torch.enable_grad(), default_dtype(variables):
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"), default_dtype(variables):
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
         value, outputs = forward(leaves, {name: tensor(value) for name, value in constants.items()})
         value = torch.as_tensor(value)

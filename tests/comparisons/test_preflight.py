@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comparisons import GradientMismatch, check_cell, check_gradients, check_vjp
@@ -233,6 +233,7 @@ def test_what_cannot_be_watched_has_nothing_noted():
     assert ties_in(lambda watched: watched(np.ones(2)).no_such_method()) == []
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=4))
 def test_watching_changes_no_number(values):
     array, seen = np.array(values), []
