@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from comparisons.errors import MissingFramework
+from comparisons.errors import BadContract, MissingFramework
 from comparisons.named_arrays import flatten, is_differentiable, rebuild
 
 Gradients = Callable[[Any, Any], dict[str, Any]]
@@ -33,7 +33,7 @@ def from_torch(loss: Callable[[Any, Any], Any]) -> Gradients:
     """gradients(params, inputs) by torch's backward through loss(params, inputs), a scalar tensor.
 
     params and inputs come to the loss as tensors in the nest they were given in, with requires_grad on every floating-point one.
-    What the loss does not use is not given.
+    A parameter that no gradient reaches has the gradient zero; an input that none reaches is not given.
     """
 
     def gradients(params: Any, inputs: Any) -> dict[str, Any]:
@@ -44,7 +44,10 @@ def from_torch(loss: Callable[[Any, Any], Any]) -> Gradients:
             tensor.requires_grad_(tensor.is_floating_point())
         with torch.enable_grad():
             loss(rebuild(params, tensors), rebuild(inputs, tensors)).backward()
-        return {path: tensor.grad.numpy() for path, tensor in tensors.items() if tensor.grad is not None}
+        asked = {path: tensor for path, tensor in tensors.items() if tensor.requires_grad}
+        missing = {path: torch.zeros_like(tensor) for path, tensor in asked.items() if path in flatten(params)}
+        return {path: (tensor.grad if tensor.grad is not None else missing[path]).numpy()
+                for path, tensor in asked.items() if tensor.grad is not None or path in missing}  # fmt: skip
 
     return gradients
 
@@ -120,6 +123,9 @@ class UpdateGradients:
         """(before − after) / learning_rate of every parameter."""
         mine = copy.deepcopy(params)
         returned = self.update(mine, inputs)
+        if returned is not None and not isinstance(returned, Mapping):
+            kind = type(returned).__name__
+            raise BadContract(f"update changes params in place and returns None, or returns the new params, not a {kind}")
         before, after = flatten(params), flatten(mine if returned is None else returned)
         return {path: (value - after[path]) / self.learning_rate for path, value in before.items() if is_differentiable(value)}
 

@@ -3,6 +3,7 @@
 This is the only module that imports `manual/`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from comparisons.cases import LOSS_LABELS, SOFTMAX, Case
-from comparisons.errors import BadOption, UnknownName
+from comparisons.errors import BadContract, BadOption, UnknownName
 from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem, frozen
 from manual import bptt, jacobians
 from manual.activations import ACTIVATIONS
@@ -143,6 +144,11 @@ def cell_problem(
     """
     case = replace(Case(name, name), **sizes)
     must_fit(case)
+    numbers = case.steps * (sum(map(math.prod, shapes[0].values())) + case.batch * sum(map(math.prod, shapes[1].values())))
+    if numbers > LARGEST:
+        raise BadContract(
+            f"{name}: its shapes make {numbers:,} numbers over {case.steps} steps; at most {LARGEST:,} are compared"
+        )
     draw = _Draw(np.random.default_rng(seed))
     draw.weights(shapes[0])
     draw.sequence(case)

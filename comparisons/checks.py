@@ -1,5 +1,7 @@
 """The entry points: check_cell, check_gradients, check_vjp. docs/your-derivation.md explains the contracts and every message."""
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,11 +17,11 @@ from comparisons.errors import BadOption, MissingFramework, QuestionError
 from comparisons.local_check import with_local_check
 from comparisons.named_arrays import flatten, is_differentiable, rebuild
 from comparisons.problem import Array, FunctionProblem, Problem, frozen
-from comparisons.question import Given, Question, label
-from comparisons.user_cell import UserCell
+from comparisons.question import Given, Question
+from comparisons.user_cell import UserCell, as_array
 from comparisons.verdict import CaseReport, Report
 
-References = Sequence[str] | None
+References = Sequence[str] | str | None
 ConventionLike = Convention | Mapping[str, Any] | None
 
 
@@ -43,17 +45,18 @@ def check_cell(
     Raises GradientMismatch where a gradient is wrong and a QuestionError where none can be judged, unless raise_exception is
     False: then the report says so.
     """
-    for name, size in {"steps": steps, "batch": batch, "input_size": input_size, "hidden_size": hidden_size}.items():
-        if not isinstance(size, int) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise BadOption(f"{name} is a positive integer, not {size!r}")
+    sizes = {"steps": steps, "batch": batch, "input_size": input_size, "hidden_size": hidden_size}
 
     def cases() -> Iterator[CaseReport]:
+        _must_be_integers(seed, sizes)
         mine = UserCell(cell, input_size, hidden_size)
         engines, missing = _engines(references)
-        sizes = {"steps": steps, "batch": batch, "input_size": input_size, "hidden_size": hidden_size}
         base = replace(cell_problem(mine.name, (mine.parameters, mine.states), sizes, seed), step=mine.differentiable_step)
         candidate = CellCandidate(mine)
-        ties = _ties_of_cell(mine, base)
+
+        def ties(problem: Problem) -> list[str]:
+            return _ties_of_cell(mine, problem)
+
         for number, problem in enumerate(_cotangent_trials(base)):
 
             def local(case: CaseReport, witnesses: Witnesses, problem: Problem = problem) -> CaseReport:
@@ -87,15 +90,19 @@ def check_gradients(
 
     Raises as check_cell does.
     """
-    question = Question(loss, params, inputs, setup, seed)
-    declared = convention_of(convention)
 
-    def given(named: Mapping[str, Array]) -> dict[str, Array]:
-        return question.call("gradients", gradients, named, [])
+    def cases() -> Iterator[CaseReport]:
+        _must_be_integers(seed)
+        question = Question("loss", loss, params, inputs, setup, seed)
+        declared = convention_of(convention)
 
-    rounding = getattr(gradients, "rounding", None)
-    extra: Mapping[str, float] = {} if rounding is None else rounding(params)
-    cases = _function_cases("gradients", question, question.objective(declared), given, references, declared, True, extra)
+        def given(named: Mapping[str, Array]) -> dict[str, Array]:
+            return question.call("gradients", gradients, named, [])
+
+        rounding = getattr(gradients, "rounding", None)
+        extra: Mapping[str, float] = {} if rounding is None else rounding(params)
+        yield _function_case("gradients", question, question.objective(declared), given, references, declared, True, extra)
+
     return _report(cases, seed, raise_exception)
 
 
@@ -116,83 +123,104 @@ def check_vjp(
     The function returns an array, or a dict of arrays; cotangents come in the same form: random on all outputs together, then on
     each output alone with zeros on the others. Everything else is as in check_gradients.
     """
-    question = Question(function, params, inputs, setup, seed)
-    declared = convention_of(convention)
-    outputs = question.outputs()
-    rng = np.random.default_rng([seed, 4])
-    random = {path: rng.normal(size=value.shape) for path, value in flatten(outputs, "output").items()}
-    trials = {"all outputs": random}
-    if len(random) > 1:
-        trials |= {f"{p} alone": {q: c if q == p else np.zeros_like(c) for q, c in random.items()} for p in random}
-
-    def check_trial(name: str, cotangents: Mapping[str, Array], watch_vacuous: bool) -> Iterator[CaseReport]:
-        in_form = rebuild(outputs, cotangents, "output")
-
-        def given(named: Mapping[str, Array]) -> dict[str, Array]:
-            return question.call("vjp", vjp, named, [in_form])
-
-        objective = question.inner_product(cotangents)
-        return _function_cases(f"vjp, {name}", question, objective, given, references, declared, watch_vacuous)()
 
     def cases() -> Iterator[CaseReport]:
-        for number, (name, cotangents) in enumerate(trials.items()):
-            yield from check_trial(name, cotangents, watch_vacuous=number == 0)
+        _must_be_integers(seed)
+        question = Question("function", function, params, inputs, setup, seed)
+        declared = convention_of(convention)
+        question.must_not_be_truncated(declared)
+        outputs = question.outputs()
+        for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
+            in_form = rebuild(outputs, cotangents, "output")
+
+            def given(named: Mapping[str, Array], in_form: Any = in_form) -> dict[str, Array]:
+                return question.call("vjp", vjp, named, [in_form])
+
+            objective = question.inner_product(cotangents)
+            yield _function_case(f"vjp, {name}", question, objective, given, references, declared, number == 0)
 
     return _report(cases, seed, raise_exception)
 
 
+def _output_trials(outputs: Any, seed: int) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Random cotangents on all outputs together, then on each alone."""
+    rng = np.random.default_rng([seed, 4])
+    random = {path: rng.normal(size=value.shape) for path, value in flatten(outputs, "output").items()}
+    yield "all outputs", random
+    for alone in random if len(random) > 1 else ():
+        yield f"{alone} alone", {path: value if path == alone else np.zeros_like(value) for path, value in random.items()}
+
+
+def _must_be_integers(seed: Any, sizes: Mapping[str, Any] | None = None) -> None:
+    """Raises BadOption for a seed below 0, a size below 1, or what is no integer."""
+    for least, (name, value) in [(0, ("seed", seed)), *((1, item) for item in (sizes or {}).items())]:
+        if not isinstance(value, int | np.integer) or value < least:
+            raise BadOption(f"{name} is an integer of at least {least}, not {value!r}")
+
+
 def _engines(references: References, numpy_only: bool = False) -> tuple[tuple[Engine, ...], dict[str, str]]:
     """(the engines to ask, {default ones that are missing: how to install them}). Raises for a named one that is missing."""
-    engines, missing = available(NUMERIC if references is None and numpy_only else references)
+    named = references.split(",") if isinstance(references, str) else references
+    engines, missing = available(NUMERIC if references is None and numpy_only else named)
     if missing and references is not None:
         raise MissingFramework("; ".join(missing.values()))
     return engines, missing
 
 
-def _function_cases(
+def _function_case(
     name: str,
     question: Question,
     scalar: Callable[[Any, Mapping[str, Any]], Any],
     given: Callable[[Mapping[str, Array]], dict[str, Array]],
     references: References,
     convention: Convention,
-    watch_vacuous: bool = True,
+    watch_vacuous: bool,
     extra_noise: Mapping[str, float] | None = None,
-) -> Callable[[], Iterator[CaseReport]]:
-    def cases() -> Iterator[CaseReport]:
-        leaves = question.leaves()
-        preflight.finite_inputs(leaves)
-        variables = {path: value for path, value in leaves.items() if is_differentiable(value)}
-        engines, missing = _engines(references, question.numpy_only)
-        if all(engine.numeric for engine in engines):
-            asked = given(leaves)
-            variables = {path: value for path, value in variables.items() if path in asked}
-        lowest = min((value.dtype for value in variables.values()), key=lambda dtype: dtype.itemsize)
-        problem = FunctionProblem(
-            name=name,
-            function=scalar,
-            variables=frozen({path: value.astype(np.float64) for path, value in variables.items()}),
-            constants=frozen({path: value for path, value in leaves.items() if path not in variables}),
-            seed=question.seed,
-            numpy_only=question.numpy_only,
-            precision=convention.precision or (None if lowest == np.float64 else lowest.name),
-            extra_noise=extra_noise or {},
-            loss_label=label(question.function),
-        )
+) -> CaseReport:
+    leaves = question.leaves()
+    preflight.finite_inputs(leaves)
+    variables = {path: value for path, value in leaves.items() if is_differentiable(value)}
+    engines, missing = _engines(references, question.numpy_only)
+    if all(engine.numeric for engine in engines):
+        if convention.truncation is not None:
+            raise BadOption(
+                "convention: truncation is no derivative of the loss; numeric references cannot tell it, torch and jax can"
+            )
+        asked = given(leaves)
+        variables = {path: value for path, value in variables.items() if path in asked}
+    learned = [leaves[path].dtype for path in flatten(question.params) if is_differentiable(leaves[path])]
+    lowest = min(learned, key=lambda dtype: dtype.itemsize)
+    problem = FunctionProblem(
+        name=name,
+        function=scalar,
+        variables=frozen({path: value.astype(np.float64) for path, value in variables.items()}),
+        constants=frozen({path: value for path, value in leaves.items() if path not in variables}),
+        seed=question.seed,
+        numpy_only=question.numpy_only,
+        precision=convention.precision or (None if lowest == np.float64 else lowest.name),
+        extra_noise=extra_noise or {},
+        timed=tuple(path for path in flatten(question.inputs) if path in variables),
+        loss_label=question.role,
+    )
 
-        def value(named: Mapping[str, Array]) -> Any:
-            copies = {path: np.array(array) for path, array in named.items()}
-            result = user_code.call(label(question.function), scalar, np, copies)
-            user_code.unchanged(label(question.function), copies, named)
-            return result
+    def value(named: Mapping[str, Array]) -> Any:
+        copies = {path: np.array(array) for path, array in named.items()}
+        result = user_code.call(question.role, scalar, np, copies)
+        user_code.unchanged(question.role, copies, named)
+        return as_array(f"{question.role}: the scalar", result, None)
 
-        ties = preflight.ties_in(lambda watched: scalar(np, {p: watched(v) if p in variables else v for p, v in leaves.items()}))
-        candidate = FunctionCandidate(value, given)
-        case = _one_case(problem, candidate, engines, convention, ties, None, True, watch_vacuous)
-        left = [path for path, array in leaves.items() if is_differentiable(array) and path not in variables]
-        yield replace(case, not_given=[*case.not_given, *left], left_out={**missing, **case.left_out})
+    def ties(problem: FunctionProblem) -> list[str]:
+        def run(watched: Callable[[Array], Any]) -> Any:
+            return scalar(np, {**problem.constants, **{path: watched(array) for path, array in problem.variables.items()}})
 
-    return cases
+        return preflight.ties_in(run)
+
+    case = _one_case(
+        problem, FunctionCandidate(value, given, problem.time_inputs), engines, convention, ties, None, True, watch_vacuous
+    )
+    judged = {row.gradient for row in case.rows}
+    learned = [path for path in flatten(question.params) if is_differentiable(leaves[path])]
+    return replace(case, not_given=[path for path in learned if path not in judged], left_out={**missing, **case.left_out})
 
 
 def _one_case(
@@ -200,7 +228,7 @@ def _one_case(
     candidate: Candidate,
     engines: tuple[Engine, ...],
     convention: Convention,
-    ties: list[str],
+    ties_of: Callable[[Any], list[str]],
     local: Callable[[CaseReport, Witnesses], CaseReport] | None = None,
     partial: bool = False,
     watch_vacuous: bool = True,
@@ -209,16 +237,26 @@ def _one_case(
     first = candidate.answer(problem)
     preflight.finite_forward(first)
     preflight.repeatable(first, candidate.answer(problem))
+    ties = ties_of(problem)
     case = check_problem(problem, candidate, engines, convention, partial)
     preflight.same_forward(case)
-    preflight.not_at_kink(case, ties)
+    preflight.finite_references(case)
+    if ties and not case.passed:
+        moved = preflight.beside(problem)
+        explained = bool(ties_of(moved)) or check_problem(moved, candidate, engines, convention, partial).passed
+        preflight.not_at_kink(case, explained, ties)
     if not case.passed and local is not None:
         case = local(case, testify(problem, engines, convention, set(first.gradients)))
-    if watch_vacuous and all(row.gradient in case.vacuous for row in case.failures()):
-        preflight.not_vacuous(case)
+    if case.passed and watch_vacuous:
+        preflight.not_vacuous(case, initial_states(problem))
     if all(engine.numeric for engine in engines):
-        case = replace(case, notes=[NUMERIC_ONLY])
+        case = replace(case, notes=[*case.notes, NUMERIC_ONLY])
     return replace(case, notes=[*case.notes, *(f"at a kink: {tie}" for tie in ties)])
+
+
+def initial_states(problem: AnyProblem) -> set[str]:
+    """The names of the initial states: a step need not read all of them."""
+    return {f"{name}_0" for name in problem.state_sizes} if isinstance(problem, Problem) else set()
 
 
 NUMERIC_ONLY = (
@@ -232,7 +270,8 @@ def _report(cases: Callable[[], Iterator[CaseReport]], seed: int, raise_exceptio
     done: list[CaseReport] = []
     errors: list[QuestionError] = []
     try:
-        done.extend(cases())
+        with contextlib.redirect_stdout(sys.stderr), np.errstate(all="ignore"):
+            done.extend(cases())
     except QuestionError as error:
         errors.append(error)
     report = replace(report_of(done, seed, "float64"), errors=errors)
@@ -242,7 +281,10 @@ def _report(cases: Callable[[], Iterator[CaseReport]], seed: int, raise_exceptio
 
 
 def _cotangent_trials(base: Problem) -> Iterator[Problem]:
-    """The problem under cotangents on all states at every step, on each state alone, and on the final states alone."""
+    """The problem under cotangents on all states at every step, on each state alone, and on the final states alone.
+
+    The last are a thousand times larger: step_backward is linear in them, and a clip inside it shows.
+    """
     cotangents = {name: value for name, value in base.constants.items() if name.startswith("cotangent_")}
 
     def trial(what: str, kept: Mapping[str, Array]) -> Problem:
@@ -253,8 +295,8 @@ def _cotangent_trials(base: Problem) -> Iterator[Problem]:
     if len(cotangents) > 1:
         for name, value in cotangents.items():
             yield trial(f"{name.removeprefix('cotangent_')} alone", {name: value})
-    if base.steps > 1:
-        at_end = {name: np.concatenate([np.zeros_like(value[:-1]), value[-1:]]) for name, value in cotangents.items()}
+    if base.steps > 0:
+        at_end = {name: np.concatenate([np.zeros_like(value[:-1]), 1000 * value[-1:]]) for name, value in cotangents.items()}
         yield trial("the final states", at_end)
 
 

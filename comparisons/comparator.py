@@ -44,8 +44,6 @@ def reason_to_reject(actual: Array | None, expected: Array) -> str | None:
         return "not finite"
     if not np.isfinite(expected).all():
         return "not finite in the reference"
-    if expected.any() and not actual.any():
-        return "all zero"
     return None
 
 
@@ -73,7 +71,7 @@ def compare(
     wrong = [] if over_steps is None else [t for t in range(len(over_steps)) if not over_steps[t] <= yardstick.limit]
     worst_step = None if over_steps is None else _largest(over_steps)
     if reason is None and not (_largest(over) <= yardstick.limit and (worst_step is None or worst_step <= yardstick.limit)):
-        reason = "differs"
+        reason = "differs" if actual.any() else "all zero"
     worst = np.unravel_index(int(np.argmax(error)), error.shape) if error.size else None
     scale = _largest(np.abs(expected))
     return Verdict(
@@ -111,15 +109,19 @@ def _judge_steps(steps: tuple[Array | None, Array | None], yardstick: Yardstick)
 
 
 def which_steps(wrong: list[int], count: int, first_step: int) -> str:
-    """The wrong steps in words: 'steps 3–9 of 1–12'; `wrong` are indices."""
+    """The wrong steps in words: '3–9 of 1–12'; `wrong` are indices."""
+    return f"{_runs([index + first_step for index in wrong])} of {_span(first_step, count - 1 + first_step)}"
+
+
+def _runs(numbers: list[int]) -> str:
+    """'0, 3–5', from 0, 3, 4, 5."""
     runs: list[list[int]] = []
-    for index in wrong:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
         else:
-            runs.append([index])
-    spans = [_span(run[0] + first_step, run[-1] + first_step) for run in runs]
-    return f"{', '.join(spans)} of {_span(first_step, count - 1 + first_step)}"
+            runs.append([number])
+    return ", ".join(_span(run[0], run[-1]) for run in runs)
 
 
 def _span(first: int, last: int) -> str:
@@ -135,10 +137,10 @@ def where_wrong(wrong: Array) -> str | None:
         return "one entry only"
     blocks = _blocks(rows, len(wrong))
     if len(rows) < len(wrong):
-        return f"rows {_span(int(rows[0]), int(rows[-1]))} of {len(wrong)} only{blocks}"
+        return f"rows {_runs([int(row) for row in rows])} of {len(wrong)} only{blocks}"
     columns = np.flatnonzero(wrong.any(axis=0)) if wrong.ndim == 2 else rows
     if len(columns) < wrong.shape[-1]:
-        return f"columns {_span(int(columns[0]), int(columns[-1]))} of {wrong.shape[-1]} only"
+        return f"columns {_runs([int(column) for column in columns])} of {wrong.shape[-1]} only"
     return None
 
 

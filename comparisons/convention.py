@@ -11,9 +11,10 @@ precision        "float32", "float16": what the code computes in; more rounding 
 The references then compute that very quantity. Clipping is not linear: under it the shares of single steps are not compared.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,6 +34,21 @@ class Convention:
     clip_norm: float | None = None
     truncation: int | None = None
     precision: str | None = None
+
+    def must_be_in_range(self) -> None:
+        """Raises BadOption, naming the first value that makes no sense."""
+        factors = {"sign": self.sign} | ({} if isinstance(self.scale, str) else {"scale": self.scale})
+        for name, value in factors.items():
+            if not _is_number(value) or value == 0:
+                raise BadOption(f"convention: {name} is a number other than 0, not {value!r}")
+        for name, bound in {"clip_value": self.clip_value, "clip_norm": self.clip_norm}.items():
+            if bound is not None and not (_is_number(bound) and bound > 0):
+                raise BadOption(f"convention: {name} is a positive number, not {bound!r}")
+        whole = isinstance(self.truncation, int | np.integer) and not isinstance(self.truncation, bool)
+        if self.truncation is not None and not (whole and self.truncation >= 0):
+            raise BadOption(f"convention: truncation is an integer of at least 0, not {self.truncation!r}")
+        if self.precision not in (None, *PRECISIONS):
+            raise BadOption(f"convention: precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
 
     def factor(self, steps: int | None, batch: int | None) -> float:
         """Sign times scale as a number. Raises BadOption where T or B is needed and not known."""
@@ -72,6 +88,11 @@ class Convention:
         return clipped
 
 
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return is_real and math.isfinite(float(cast(Any, value)))
+
+
 def global_norm(gradients: Mapping[str, Array]) -> float:
     """The Euclidean norm of all entries of all gradients together."""
     return float(np.sqrt(sum(float(np.sum(np.square(value))) for value in gradients.values())))
@@ -81,17 +102,12 @@ def convention_of(given: "Convention | Mapping[str, Any] | None") -> Convention:
     """The convention that a user wrote as a mapping. Raises BadOption for an unknown key or a value out of range."""
     if given is None or isinstance(given, Convention):
         return given or Convention()
+    if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise BadOption(f"convention is a dict, not a {type(given).__name__}")
     known = [field.name for field in fields(Convention)]
     for name in given:
         if name not in known:
             raise BadOption(f"convention: no {name!r}; there are {', '.join(known)}")
     made = Convention(**given)
-    for name in ("clip_value", "clip_norm"):
-        bound = getattr(made, name)
-        if bound is not None and not bound > 0:
-            raise BadOption(f"convention: {name} must be positive, not {bound!r}")
-    if made.truncation is not None and made.truncation < 0:
-        raise BadOption(f"convention: truncation must be at least 0, not {made.truncation!r}")
-    if made.precision not in (None, *PRECISIONS):
-        raise BadOption(f"convention: precision {made.precision!r} is none of {', '.join(PRECISIONS)}")
+    made.must_be_in_range()
     return made

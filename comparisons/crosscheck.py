@@ -78,7 +78,8 @@ def ask(problem: AnyProblem, engines: Iterable[Engine]) -> tuple[dict[Engine, An
             except (Exception, SystemExit) as error:
                 if not (isinstance(error, CannotFollow) or comes_from_outside(error)):
                     raise
-                reason = f"cannot follow: {describe(error)}{at_line(error.__traceback__)}"
+                what = str(error) if isinstance(error, CannotFollow) else describe(error) + at_line(error.__traceback__)
+                reason = f"cannot follow: {what}"
         if reason is not None:
             left_out[engine.name] = reason
     if not answers:
@@ -120,6 +121,7 @@ def testify(problem: AnyProblem, engines: Iterable[Engine], convention: Conventi
     told = {engine: convention.apply(answer, problem.steps, problem.batch, names) for engine, answer in plain.items()}
     extra: Mapping[str, float] = problem.extra_noise if isinstance(problem, FunctionProblem) else {}
     factor = abs(convention.factor(problem.steps, problem.batch))
+    noise.total.update({name: max(noise.total[name], value) for name, value in plain[first].uncertainty.items()})
     scaled = tolerance.Noise(
         {name: value * (factor if name in names else 1) + extra.get(name, 0.0) for name, value in noise.total.items()},
         {name: value * (factor if name in names else 1) for name, value in noise.steps.items()},
@@ -171,6 +173,7 @@ def check_problem(
         not_given=not_given,
         vacuous=vacuous(witnesses),
         references_agree=references_agree(problem, witnesses),
+        notes=coarse(witnesses),
         diagnosis=diagnose(problem, answer, witnesses.told[witnesses.first], witnesses.noise) if failed else [],
     )
 
@@ -201,6 +204,20 @@ def vacuous(witnesses: Witnesses) -> list[str]:
     return [
         name for name, size in sizes.items() if size <= tolerance.LIMIT * max(noise.total[name], first.uncertainty.get(name, 0.0))
     ]
+
+
+COARSE = 1e-3
+
+
+def coarse(witnesses: Witnesses) -> list[str]:
+    """A note for every gradient in which an error of a thousandth could not be seen."""
+    first, notes = witnesses.told[witnesses.first], list[str]()
+    for name, value in first.gradients.items():
+        size = float(np.max(np.abs(value), initial=0.0))
+        least = tolerance.LIMIT * max(witnesses.noise.total[name], first.uncertainty.get(name, 0.0))
+        if COARSE * size < least < size:
+            notes.append(f"rounding is so large here that an error below {least / size:.1g} of {name} could not be seen")
+    return notes
 
 
 def references_agree(problem: Differentiable, witnesses: Witnesses) -> bool:

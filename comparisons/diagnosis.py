@@ -49,14 +49,19 @@ def _everywhere(problem: Differentiable, answer: Answer, truth: Answer, noise: N
         return
     factors = [factor_between(answer.gradients[name], truth.gradients[name], noise.total[name]) for name in informative]
     if all(factor is not None for factor in factors):
-        first = float(factors[0] or 0.0)
-        if all(abs(float(factor or 0.0) - first) <= 1e-9 * abs(first) for factor in factors) and first != 1.0:
-            yield "factor", "every gradient", f"exact up to {name_factor(first, known_sizes(problem))}, in every gradient"
+        first, near = float(factors[0] or 0.0), closeness(problem)
+        entries = sum(truth.gradients[name].size for name in informative)
+        telling = entries > 1 or name_factor(first, known_sizes(problem), near) != f"the factor {first:.10g}"
+        if telling and first != 1.0 and all(abs(float(factor or 0.0) - first) <= near * abs(first) for factor in factors):
+            yield "factor", "every gradient", f"exact up to {name_factor(first, known_sizes(problem), near)}, in every gradient"
             norm = float(np.sqrt(sum(float(np.sum(np.square(answer.gradients[name]))) for name in informative)))
             if 0 < first < 1 and abs(norm - round(norm, 2)) <= 1e-9 * norm:
                 yield "clip", "every gradient", f"exact up to clipping by the global norm at {norm:.6g}"
         return
     bound = max(float(np.max(np.abs(answer.gradients[name]), initial=0.0)) for name in informative)
+    reached = sum(int(np.sum(np.abs(answer.gradients[name]) == bound)) for name in informative)
+    if bound == 0 or reached < 2:
+        return
     clipped = {name: np.clip(truth.gradients[name], -bound, bound) for name in informative}
     if any((clipped[name] != truth.gradients[name]).any() for name in informative) and all(
         _same(answer.gradients[name], clipped[name], noise.total[name]) for name in informative
@@ -66,10 +71,11 @@ def _everywhere(problem: Differentiable, answer: Answer, truth: Answer, noise: N
 
 def _of_one(problem: Differentiable, name: str, answer: Answer, truth: Answer, noise: Noise) -> Iterator[Finding]:
     """What explains one gradient by itself."""
-    given, true, level = answer.gradients[name], truth.gradients[name], noise.total[name]
+    given, true = np.asarray(answer.gradients[name]), np.asarray(truth.gradients[name])
+    level = noise.total[name]
     factor = factor_between(given, true, level)
-    if factor is not None:
-        yield "factor", name, f"{name} is exact up to {name_factor(factor, known_sizes(problem))}"
+    if factor is not None and true.size > 1:
+        yield "factor", name, f"{name} is exact up to {name_factor(factor, known_sizes(problem), closeness(problem))}"
         return
     if true.ndim == 2 and true.shape[0] == true.shape[1] and _same(given, true.T, level):
         yield "transpose", name, f"{name} is the transpose of the true gradient"
@@ -94,7 +100,7 @@ def _partial_sums(shares: Array) -> Mapping[str, Array]:
 
 def _blocks(name: str, given: Array, true: Array, level: float) -> Iterator[Finding]:
     """Gates stacked on the first axis in another order."""
-    for gates in (3, 4):
+    for gates in (3, 4) if true.ndim else ():
         if len(true) % gates or len(true) == gates:
             continue
         parts = np.split(true, gates)
@@ -122,23 +128,31 @@ def known_sizes(problem: Differentiable) -> dict[str, int]:
     if not isinstance(problem, Problem):
         for name, value in (*problem.variables.items(), *problem.constants.items()):
             for axis, size in enumerate(value.shape[:2]):
-                sizes.setdefault(f"{name}.shape[{axis}]", size)
+                if size not in sizes.values():
+                    sizes[f"{name}.shape[{axis}]"] = size
     return sizes
 
 
-def name_factor(factor: float, sizes: Mapping[str, int]) -> str:
+def closeness(problem: Differentiable) -> float:
+    """How near a measured factor must be to a number to be called by its name."""
+    return 1e-9 if problem.rounding_dtype == np.float64 else 1e-3
+
+
+def name_factor(factor: float, sizes: Mapping[str, int], near: float = 1e-9) -> str:
     """'sign', 'the factor T = 12', 'the factor 1/(T·B) = 1/36', 'the factor 0.37'."""
-    close: Callable[[float], bool] = lambda value: abs(factor - value) <= 1e-9 * abs(value)  # noqa: E731
+    close: Callable[[float], bool] = lambda value: abs(factor - value) <= near * abs(value)  # noqa: E731
     if close(-1.0):
         return "sign"
-    named = {f"{name} = {size}": size for name, size in sizes.items() if size > 1}
+    named: dict[int, list[str]] = {}
+    for name, size in sizes.items():
+        if size not in named or name in "TB":
+            named.setdefault(size, []).append(name)
     if "T" in sizes and "B" in sizes and sizes["T"] > 1 and sizes["B"] > 1:
-        named[f"T·B = {sizes['T'] * sizes['B']}"] = sizes["T"] * sizes["B"]
+        named.setdefault(sizes["T"] * sizes["B"], []).append("T·B")
     for sign, word in ((1, "the factor "), (-1, "the factor −")):
-        for text, size in named.items():
-            if close(sign * size):
-                return word + text
-            if close(sign / size):
-                name, _, number = text.rpartition(" = ")
-                return f"{word}1/{f'({name})' if '·' in name else name} = 1/{number}"
+        for size, names in named.items():
+            if size > 1 and close(sign * size):
+                return f"{word}{' = '.join(names)} = {size}"
+            if size > 1 and close(sign / size):
+                return f"{word}{' = '.join(f'1/({name})' if '·' in name else f'1/{name}' for name in names)} = 1/{size}"
     return f"the factor {factor:.10g}"

@@ -62,7 +62,8 @@ class Engine:
                 s_0, sizes = problem.initial_state, problem.state_sizes
                 gradients |= module.jacobians(step_of(problem), params, sizes, s_0, problem.x, **keywords)
             return replace(answer, gradients=gradients, steps=_steps(problem, gradients, answer.gradients))
-        return replace(answer, gradients=gradients)
+        told = () if self.numeric else problem.time_inputs
+        return replace(answer, gradients=gradients, steps={name: gradients[name] for name in told})
 
 
 def _steps(problem: Problem, gradients: dict[str, Array], found: dict[str, Array]) -> dict[str, Array]:

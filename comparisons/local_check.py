@@ -15,7 +15,7 @@ from comparisons import tolerance
 from comparisons.candidates import local_gradients
 from comparisons.comparator import ratios, step_errors, which_steps
 from comparisons.crosscheck import Witnesses
-from comparisons.diagnosis import factor_between, known_sizes, name_factor
+from comparisons.diagnosis import closeness, factor_between, known_sizes, name_factor
 from comparisons.problem import Array, Problem
 from comparisons.user_cell import UserCell
 from comparisons.verdict import CaseReport
@@ -80,7 +80,7 @@ def _factors(problem: Problem, wrong: list[str], given: Mapping[str, Array], tru
         true, noise = truth[output]
         factor = factor_between(given[output], true, float(np.max(noise)))
         if factor is not None and factor != 1:
-            text = f"{output} is exact up to {name_factor(factor, known_sizes(problem))}"
+            text = f"{output} is exact up to {name_factor(factor, known_sizes(problem), closeness(problem))}"
             found.append(_found("factor", f"step_backward: {output}", text))
     return found
 

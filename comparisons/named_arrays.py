@@ -18,6 +18,14 @@ def flatten(value: Any, path: str = "") -> dict[str, Array]:
     return dict(_leaves(value, path))
 
 
+def repeated(value: Any) -> list[str]:
+    """The paths that name more than one leaf, as "a.b" does in {"a": {"b": 1.0}, "a.b": 2.0}."""
+    seen: dict[str, int] = {}
+    for path, _ in _leaves(value, ""):
+        seen[path] = seen.get(path, 0) + 1
+    return [path for path, count in seen.items() if count > 1]
+
+
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Array]]:
     if isinstance(value, Mapping):
         for key, item in cast(Mapping[Any, Any], value).items():
@@ -39,7 +47,9 @@ def rebuild(template: Any, values: Mapping[str, Any], path: str = "") -> Any:
     if isinstance(template, list):
         return _rebuilt_items(cast(list[Any], template), values, path)
     if isinstance(template, tuple):
-        return tuple(_rebuilt_items(cast(tuple[Any, ...], template), values, path))
+        whole = cast(tuple[Any, ...], template)
+        items = _rebuilt_items(whole, values, path)
+        return type(whole)(*items) if hasattr(whole, "_fields") else tuple(items)
     if path not in values:
         return template
     value = values[path]

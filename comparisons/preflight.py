@@ -9,6 +9,7 @@ import numpy as np
 
 from comparisons.errors import AtKink, ForwardMismatch, NotFinite, NotRepeatable, Vacuous
 from comparisons.problem import Answer, Array
+from comparisons.tolerance import AnyProblem
 from comparisons.user_code import is_within
 from comparisons.verdict import CaseReport
 
@@ -58,9 +59,20 @@ def same_forward(case: CaseReport) -> None:
         raise ForwardMismatch(f"{case.name}: the forward pass in NumPy is not the one that the references run:\n{lines}")
 
 
-def not_vacuous(case: CaseReport) -> None:
-    """Raises Vacuous where the true gradient is nothing but rounding."""
-    watched = [name for name in case.vacuous if name not in case.not_given]
+def finite_references(case: CaseReport) -> None:
+    """Raises NotFinite where a gradient is not finite in any reference, though the forward pass is."""
+    bad = {row.gradient for row in case.rows if row.reason == "not finite in the reference"}
+    lost = sorted(bad - {row.gradient for row in case.rows if row.reason != "not finite in the reference"})
+    if lost:
+        raise NotFinite(
+            f"{case.name}: every reference finds a gradient that is not finite for {', '.join(lost)}, though the forward pass is "
+            "finite: an overflow inside (exp of a large number?), or a branch of where() that is not taken"
+        )
+
+
+def not_vacuous(case: CaseReport, unread: set[str]) -> None:
+    """Raises Vacuous where the true gradient is nothing but rounding; not for `unread`, which a function need not depend on."""
+    watched = [name for name in case.vacuous if name not in case.not_given and name not in unread]
     if watched:
         raise Vacuous(
             f"{case.name}: VACUOUS for {', '.join(watched)}: the true gradient is zero to rounding, so that no mistake in it "
@@ -69,12 +81,19 @@ def not_vacuous(case: CaseReport) -> None:
         )
 
 
-def not_at_kink(case: CaseReport, ties: list[str]) -> None:
-    """Raises AtKink where gradients disagree at a point at which the function has no derivative."""
-    if ties and any(not row.passed for row in case.rows):
+def beside(problem: AnyProblem) -> AnyProblem:
+    """The problem with every variable moved a little, away from a kink that it stands at."""
+    rng = np.random.default_rng([problem.seed, 5])
+    moved = {name: value + 0.1 * rng.normal(size=value.shape) for name, value in problem.variables.items()}
+    return problem.with_variables({name: value.astype(problem.variables[name].dtype) for name, value in moved.items()})
+
+
+def not_at_kink(case: CaseReport, explained: bool, ties: list[str]) -> None:
+    """Raises AtKink where gradients disagree at a point without derivative, if beside it they agree, or there is no beside."""
+    if explained:
         raise AtKink(
             f"{case.name}: gradients disagree, but the problem stands at a kink, where each framework may choose its own "
-            f"derivative: {'; '.join(ties[:3])}. Move the inputs (another seed, weights that are not zero)"
+            f"derivative: {'; '.join(ties[:3])}. Move the inputs: another seed, weights that are not zero"
         )
 
 
@@ -93,11 +112,20 @@ class Watched(np.ndarray[Any, Any]):
             kwargs["out"] = tuple(_plain(value) for value in kwargs["out"])
         if method == "__call__" and ufunc.__name__ in KINKS:
             self._note(ufunc.__name__, plain)
+        if method == "reduce" and ufunc.__name__ in ("maximum", "minimum"):
+            self._note_reduction(ufunc.__name__, np.asarray(plain[0]), kwargs.get("axis"))
         return watch(getattr(ufunc, method)(*plain, **kwargs), self.ties)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """The plain result, watched."""
+        """The plain result, watched; ties noted for the functions that ask for them in NumPy's own code."""
         del types
+        if func in REDUCTIONS:
+            self._note_reduction(
+                REDUCTIONS[func], np.asarray(_plain(args[0])), kwargs.get("axis", args[1] if len(args) > 1 else None)
+            )
+        if func is np.clip:
+            for bound in [_plain(bound) for bound in (*args[1:], *kwargs.values()) if bound is not None]:
+                self._note("maximum", [_plain(args[0]), bound])
         return watch(func(*_plain(args), **_plain(kwargs)), self.ties)
 
     def _note(self, name: str, values: list[Any]) -> None:
@@ -111,6 +139,17 @@ class Watched(np.ndarray[Any, Any]):
             if tie not in self.ties:
                 self.ties.append(tie)
 
+    def _note_reduction(self, name: str, value: Array, axis: Any) -> None:
+        """Note a maximum or minimum that two entries share."""
+        if value.dtype.kind != "f" or value.size < 2 or isinstance(axis, tuple):
+            return
+        ordered = np.sort(value.reshape(-1) if axis is None else value, axis=-1 if axis is None else axis)
+        ends = np.take(ordered, [-1, -2] if name == "maximum" else [0, 1], axis=-1 if axis is None else axis)
+        one, other = np.split(ends, 2, axis=-1 if axis is None else axis)
+        self._note(name, [one, other])
+
+
+REDUCTIONS: dict[Any, str] = {np.max: "maximum", np.amax: "maximum", np.min: "minimum", np.amin: "minimum"}
 
 KINKS = {
     "maximum": "a tie of maximum",

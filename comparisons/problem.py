@@ -189,6 +189,7 @@ class FunctionProblem(Differentiable):
     function(xp, named) -> scalar        of variables and constants together
     numpy_only                           whether it is NumPy code, which only numeric references can ask
     extra_noise                          absolute error by variable that the way of reading out the gradient adds
+    timed                                the inputs among the variables: those with T as first axis are judged step by step
     """
 
     name: str
@@ -199,6 +200,7 @@ class FunctionProblem(Differentiable):
     numpy_only: bool = False
     precision: str | None = None
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
+    timed: tuple[str, ...] = ()
     cell: str = "function"
     loss_label: str = ""
 
@@ -217,6 +219,12 @@ class FunctionProblem(Differentiable):
         """B by the input called x."""
         rows_at = 2 if self.x is not None and is_tokens(self.x) else 3
         return self.x.shape[1] if self.x is not None and self.x.ndim == rows_at else None
+
+    @property
+    def time_inputs(self) -> tuple[str, ...]:
+        """The inputs whose first axis is time."""
+        steps = self.steps or 0
+        return tuple(name for name in self.timed if steps > 1 and self.variables[name].shape[:1] == (steps,))
 
     @property
     def x(self) -> Array | None:

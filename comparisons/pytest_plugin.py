@@ -72,7 +72,7 @@ def gradient_oracle(request: pytest.FixtureRequest) -> Generator[GradientOracle]
     request.node.stash[CHECKS] = []
     request.node.add_report_section("call", "gradient oracle", f"seed {seed}; repeat with --oracle-seed {seed}")
     yield oracle
-    request.node.stash[CHECKS] += [{"seed": seed, "report": report.to_json()} for report in oracle.reports]
+    request.node.stash[CHECKS] += [{"seed": r.environment["seed"], "report": r.to_json()} for r in oracle.reports]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,7 @@ from comparisons import user_code
 from comparisons.convention import Convention
 from comparisons.engines import Unrolled
 from comparisons.errors import BadContract, BadOption
-from comparisons.named_arrays import flatten, is_differentiable, rebuild
+from comparisons.named_arrays import flatten, is_differentiable, rebuild, repeated
 from comparisons.problem import Array
 from comparisons.user_cell import as_array, kind_of
 
@@ -19,8 +19,9 @@ Given = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Question:
-    """A user's function with its parameters and inputs, flattened to named arrays."""
+    """A user's function with its parameters and inputs, flattened to named arrays; `role` is what messages call it."""
 
+    role: str
     function: Callable[..., Any]
     params: Given
     inputs: Given
@@ -31,9 +32,18 @@ class Question:
         for what, given in (("params", self.params), ("inputs", self.inputs)):
             if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise BadContract(f"{what} is a dict of name → array, not {kind_of(given)}")
+        names = user_code.parameter_names(self.function)
+        if len(names) == 3 and names[0] != "xp":
+            raise BadContract(
+                f"{self.role} takes (xp, params, inputs), the first one called xp, or (params, inputs), not {names}"
+            )
         clash = set(flatten(self.params)) & set(flatten(self.inputs))
         if clash:
             raise BadContract(f"{', '.join(sorted(clash))} is both among params and among inputs: rename one")
+        for what, given in (("params", self.params), ("inputs", self.inputs)):
+            twice = repeated(given)
+            if twice:
+                raise BadContract(f"{what}: {', '.join(twice)} names two arrays: rename one")
         if not any(is_differentiable(value) for value in flatten(self.params).values()):
             raise BadContract("params holds no array of real floating-point numbers")
 
@@ -58,8 +68,8 @@ class Question:
     def numpy(self, named: Mapping[str, Array], function: Callable[..., Any] | None = None) -> Any:
         """The same in NumPy, on copies; what goes wrong inside is said of the user's function."""
         copies = {name: np.array(value) for name, value in named.items()}
-        result = user_code.call(label(self.function), self.evaluate, np, copies, function)
-        user_code.unchanged(label(self.function), copies, named)
+        result = user_code.call(self.role, self.evaluate, np, copies, function)
+        user_code.unchanged(self.role, copies, named)
         return result
 
     def objective(self, convention: Convention) -> Callable[[Any, Mapping[str, Any]], Any]:
@@ -71,14 +81,22 @@ class Question:
             function = function.truncated(convention.truncation)
         return lambda xp, named: _scalar(xp, self.evaluate(xp, named, function))
 
+    def must_not_be_truncated(self, convention: Convention) -> None:
+        """Raises BadOption: without a loss there are no steps to cut."""
+        if convention.truncation is not None:
+            raise BadOption(
+                "convention: truncation needs a loss given as an Unrolled; a function without loss has no steps to cut"
+            )
+
     def outputs(self) -> Any:
         """What the function returns at the given point, in NumPy. Raises BadContract unless it is an array or a dict of them."""
         returned = self.numpy(self.leaves())
-        if isinstance(returned, tuple | list):
-            return tuple(cast(Sequence[Any], returned))
-        if not flatten(returned, "output"):
-            raise BadContract(f"function returns an array or a dict of arrays, not {kind_of(returned)}")
-        return returned
+        leaves = _leaves_of(returned)
+        if returned is None or not leaves:
+            raise BadContract(f"{self.role} returns an array or a dict of arrays, not {kind_of(returned)} without any")
+        for path, value in leaves.items():
+            as_array(f"{self.role}: {path}", value, None)
+        return tuple(cast(Sequence[Any], returned)) if isinstance(returned, tuple | list) else returned
 
     def inner_product(self, cotangents: Mapping[str, Array]) -> Callable[[Any, Mapping[str, Any]], Any]:
         """scalar(xp, named) = Σ ⟨cotangent, output⟩."""
@@ -96,8 +114,13 @@ class Question:
             user_code.call("setup", self.setup)
         originals = {name: value.astype(self.leaves()[name].dtype) for name, value in named.items()}
         copies = {name: np.array(value) for name, value in originals.items()}
-        returned = user_code.call(part, function, rebuild(self.params, copies), rebuild(self.inputs, copies), *more)
+        extra = [(flatten(item, "cotangent"), item) for item in more]
+        handed = [({path: np.array(value) for path, value in flat.items()}, item) for flat, item in extra]
+        rebuilt = [rebuild(item, flat, "cotangent") for flat, item in handed]
+        returned = user_code.call(part, function, rebuild(self.params, copies), rebuild(self.inputs, copies), *rebuilt)
         user_code.unchanged(part, copies, originals)
+        for (original, _), (given, _) in zip(extra, handed, strict=True):
+            user_code.unchanged(part, given, original)
         return self.named_gradients(part, returned)
 
     def named_gradients(self, part: str, returned: Any) -> dict[str, Array]:
@@ -109,6 +132,10 @@ class Question:
             raise BadContract(
                 f"{part} returned {', '.join(unknown)}, which names no param and no input; there are {', '.join(leaves)}"
             )
+        for path in by_path:
+            if not is_differentiable(leaves[path]):
+                kind = leaves[path].dtype
+                raise BadContract(f"{part} returned a gradient for {path}, which holds {kind}: give it as floating-point numbers")
         gradients = {
             path: as_array(f"{part}: {path}", value, leaves[path].shape)
             for path, value in by_path.items()
@@ -117,11 +144,6 @@ class Question:
         if not gradients:
             raise BadContract(f"{part} returned no gradient; its keys name params: {', '.join(flatten(self.params))}")
         return gradients
-
-
-def label(function: Callable[..., Any]) -> str:
-    """The name by which a user's function is spoken of."""
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def _leaves_of(value: Any, path: str = "output") -> dict[str, Any]:
@@ -140,8 +162,6 @@ def _scalar(xp: Any, value: Any) -> Any:
     shape = getattr(value, "shape", ())
     if any(size != 1 for size in shape):
         raise BadContract(f"the loss is a scalar, not an array of shape {tuple(shape)}")
-    if value is None or isinstance(value, str | Mapping | list | tuple):
-        raise BadContract(f"the loss is a scalar, not {kind_of(value)}")
     return xp.reshape(value, ()) if shape else value
 
 
@@ -159,7 +179,18 @@ def _by_path(part: str, returned: Any, params: Given) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in cast(Mapping[Any, Any], returned).items():
         if isinstance(value, Mapping | list | tuple) and isinstance(params.get(key), Mapping | list | tuple):
+            _same_nest(f"{part}: {key}", value, params[key])
             found |= {path: item for path, item in _leaves_of(value, str(key)).items() if item is not None}
         elif value is not None:
             found[str(key)] = value
     return found
+
+
+def _same_nest(part: str, value: Any, params: Any) -> None:
+    """Raises BadContract where a list of gradients is not as long as the list of parameters it stands for."""
+    if isinstance(value, list | tuple) and isinstance(params, list | tuple):
+        values, wanted = cast(Sequence[Any], value), cast(Sequence[Any], params)
+        if len(values) != len(wanted):
+            raise BadContract(f"{part} holds {len(values)} gradients for {len(wanted)} parameters; None stands for one not given")
+        for index, (item, param) in enumerate(zip(values, wanted, strict=True)):
+            _same_nest(f"{part}[{index}]", item, param)

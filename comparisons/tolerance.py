@@ -101,10 +101,12 @@ def _difference(reference: Answer, other: Answer) -> Noise:
 
 def _largest(*noises: Noise) -> Noise:
     """The largest of each; NaN where there is one."""
-    total = {name: float(np.max([noise.total[name] for noise in noises])) for name in noises[0].total}
-    return Noise(total, {name: np.max([noise.steps[name] for noise in noises], axis=0) for name in noises[0].steps})
+    with np.errstate(invalid="ignore"):
+        total = {name: float(np.max([noise.total[name] for noise in noises])) for name in noises[0].total}
+        return Noise(total, {name: np.max([noise.steps[name] for noise in noises], axis=0) for name in noises[0].steps})
 
 
 def _step_sizes(value: Array) -> Array:
     """max|·| within each index of the first axis."""
-    return np.abs(value).reshape(len(value), -1).max(axis=1, initial=0.0).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.abs(value).reshape(len(value), -1).max(axis=1, initial=0.0).astype(np.float64)

@@ -106,7 +106,7 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
         raise BadContract(f"{part} is an array, not {kind_of(value)}")
     try:
         array = np.asarray(value)
-    except Exception as error:
+    except (Exception, RecursionError) as error:
         raise BadContract(f"{part} cannot be made an array: {user_code.describe(error)}") from error
     if array.dtype.kind not in "fiub":
         raise BadContract(f"{part} is an array of real numbers, not of {array.dtype} ({kind_of(value)})")
@@ -127,7 +127,8 @@ def _name(cell: Any) -> str:
 def tuple_of(part: str, returned: Any, count: int, meaning: str) -> tuple[Any, ...]:
     """What `part` returned as a tuple of `count`. Raises BadContract, naming `meaning`, what it should be."""
     if not isinstance(returned, tuple | list) or len(cast(tuple[Any], returned)) != count:
-        raise BadContract(f"{part} returns {meaning}, not {kind_of(returned)}")
+        length = f" of {len(cast(tuple[Any], returned))}" if isinstance(returned, tuple | list) else ""
+        raise BadContract(f"{part} returns {meaning}, not {kind_of(returned)}{length}")
     return tuple(cast(tuple[Any], returned))
 
 

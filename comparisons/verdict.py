@@ -198,7 +198,7 @@ def case_lines(case: CaseReport) -> list[str]:
     """The case in words: one line where all agree, else each wrong gradient, and what is known of the mistake."""
     if case.passed:
         worst = f"worst error {case.worst_over_noise():.2g} times the measured noise"
-        notes = [*left_out_lines(case), *(f"  note: {note}" for note in case.notes)]
+        notes = [*not_given_lines(case), *left_out_lines(case), *(f"  note: {note}" for note in case.notes)]
         return [f"{case.name}: {len(case.rows)} comparisons agree; {worst}", *notes]
     if case.forward_differs:
         head = f"{case.name}: the forward passes differ; no gradient was compared"
@@ -211,12 +211,17 @@ def case_lines(case: CaseReport) -> list[str]:
     right = dict.fromkeys(row.gradient for row in case.rows if row.passed)
     wrong = {row.gradient for row in failures}
     lines += [f"  right: {', '.join(name for name in right if name not in wrong)}"] if set(right) - wrong else []
-    lines += [f"  not given: {', '.join(case.not_given)}"] if case.not_given else []
+    lines += not_given_lines(case)
     lines += left_out_lines(case)
     names = ", ".join(dict.fromkeys(row.reference for row in case.rows))
     agreement = "agree among themselves" if case.references_agree else "do NOT agree among themselves"
     lines.append(f"  references asked: {names}; they {agreement}" if "," in names else f"  reference asked: {names}")
     return lines + [f"  note: {note}" for note in case.notes]
+
+
+def not_given_lines(case: CaseReport) -> list[str]:
+    """What was not claimed, and so not judged."""
+    return [f"  not given: {', '.join(case.not_given)}"] if case.not_given else []
 
 
 def left_out_lines(case: CaseReport) -> list[str]:

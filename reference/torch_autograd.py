@@ -15,6 +15,7 @@ import array_api_compat.torch as xp
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reference.equations import ScalarFunction, Step
@@ -79,6 +80,18 @@ def computes(func: Any) -> bool:
     return not any(returned.alias_info is not None for returned in schema.returns)
 
 
+class NoEscape(TorchFunctionMode):
+    """Context in which taking a number out of differentiation is an error: float(tensor) would silently cut the gradient."""
+
+    EXITS = (torch.Tensor.item, torch.Tensor.__float__, torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function's result. Raises TypeError where a differentiable tensor becomes a plain number."""
+        if func in self.EXITS and args[0].requires_grad:
+            raise TypeError(f"{func.__name__} takes a number out of differentiation, and cuts its gradient: stay with xp")
+        return func(*args, **(kwargs or {}))
+
+
 def rounding(seed: int | None) -> AbstractContextManager[Any]:
     """RandomRounding(seed), or ordinary arithmetic for None."""
     return nullcontext() if seed is None else RandomRounding(seed)
@@ -88,7 +101,8 @@ def rounding(seed: int | None) -> AbstractContextManager[Any]:
 def default_dtype(variables: Named) -> Iterator[None]:
     """torch's default dtype as that of the variables, so that `xp.zeros(…)` is as precise as in NumPy; restored afterwards."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32 if all(value.dtype == np.float32 for value in variables.values()) else torch.float64)
+    widest = np.result_type(*(value.dtype for value in variables.values()))
+    torch.set_default_dtype(getattr(torch, widest.name))
     try:
         yield
     finally:
@@ -97,7 +111,7 @@ def default_dtype(variables: Named) -> Iterator[None]:
 
 def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     """A copy as a tensor: the caller's array may be read-only, and stays untouched."""
-    return torch.tensor(np.ascontiguousarray(array))
+    return torch.tensor(np.array(array, order="C"))
 
 
 def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +138,9 @@ def differentiate(forward: Any, variables: Mapping[str, Any], constants: Mapping
     """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors."""
     with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"), default_dtype(variables):
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
-        value, outputs = forward(leaves, {name: tensor(value) for name, value in constants.items()})
+        fixed = {name: tensor(value) for name, value in constants.items()}
+        with NoEscape():
+            value, outputs = forward(leaves, fixed)
         value = torch.as_tensor(value)
         if not value.requires_grad:
             value = value + 0 * sum(leaf.sum() for leaf in leaves.values())

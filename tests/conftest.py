@@ -1,9 +1,12 @@
 """The architecture is tested first; then what several folders need: an unrolled cell with its arrays."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any BLAS is loaded: each worker of pytest-xdist has one core
 
 import numpy as np
 import pytest

@@ -20,10 +20,10 @@ nests = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=3), st.lists(inner, max_size=3).map(tuple), st.dictionaries(keys, inner, max_size=3)
     ),
-    max_leaves=8,
+    max_leaves=6,
 )
 trees = st.dictionaries(keys, nests, max_size=4)
-fuzz = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+fuzz = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def same(one, other):

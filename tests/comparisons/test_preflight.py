@@ -30,7 +30,7 @@ def one_off_in_torch(xp, params, state, x):
 @pytest.mark.parametrize("step", [halved_in_numpy, single_precision_in_numpy, one_off_in_torch])
 def test_a_step_that_is_another_one_in_each_framework(step):
     with pytest.raises(ForwardMismatch, match="the forward pass in NumPy is not the one that the references run") as caught:
-        check_cell(spoiled(step=step), **SIZES)
+        check_cell(spoiled(step=step), **SIZES, references=["torch"] if "numpy" in step.__name__ else None)
     assert "state h: differs from torch" in str(caught.value)
 
 

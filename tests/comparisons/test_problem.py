@@ -5,7 +5,9 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from comparisons.problem import first_step_number, frozen
+from comparisons.candidates import problem_of
+from comparisons.cases import CASES
+from comparisons.problem import frozen
 
 
 def test_frozen_arrays_are_copies_that_nobody_can_write():
@@ -93,7 +95,17 @@ def test_precision_of_every_floating_point_array(trial, name):
 
 @pytest.mark.parametrize(
     ("gradient", "number"),
-    [("W_hh", 1), ("x", 1), ("state h", 1), ("state_jacobian", 1), ("h_0", 0), ("c_0", 0), ("jacobian_product_to_end", 0)],
+    [
+        ("W_hh", 1),
+        ("x", 1),
+        ("state h", 1),
+        ("state_jacobian", 1),
+        ("h_0", 0),
+        ("c_0", 0),
+        ("W_0", 1),
+        ("jacobian_product_to_end", 0),
+    ],
 )
 def test_number_of_the_first_step(gradient, number):
-    assert first_step_number(gradient) == number
+    lstm = next(case for case in CASES if case.cell == "lstm")
+    assert problem_of(lstm).first_step(gradient) == number

@@ -8,9 +8,12 @@ import sys
 import zlib
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from comparisons.errors import UnknownName
+from comparisons.pytest_plugin import GradientOracle, OracleSummary
 from tests.comparisons.small import INPUTS, PARAMS, gradients, numpy_loss
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +110,7 @@ def once(tmp_path_factory):
 def section(output):
     """The lines of the plugin's summary."""
     [_, after] = re.split(r"=+ gradient oracle =+\n", output)
-    return after.split("\n=")[0].split("\n")
+    return [line for line in after.split("\n=")[0].split("\n") if line]
 
 
 def test_a_wrong_gradient_and_a_wrong_question_fail_the_test(once):
@@ -120,7 +123,7 @@ def test_a_wrong_gradient_and_a_wrong_question_fail_the_test(once):
 
 def test_the_summary_says_how_many_and_which(once):
     counted, *failed = section(once[1])
-    assert counted == "9 checks, 14 comparisons, 3 checks failed"
+    assert counted == "9 checks, 16 comparisons, 3 checks failed"
     seeds = {name: zlib.crc32(f"test_mine.py::{name}".encode()) for name in NAMES}
     why = {"test_wrong": "wrong: w", "test_question": "BadContract", "TestInAClass::test_expected_to_be_wrong": "wrong: w"}
     assert failed == [f"  test_mine.py::{name} (seed {seeds[name]}): {reason}" for name, reason in why.items()]
@@ -190,18 +193,19 @@ def test_two_processes_report_to_one(tmp_path, once):
     assert said(written) == said(once[2])
 
 
-def test_without_checks_there_is_nothing_to_say(tmp_path):
-    status, output, written = pytest_run(tmp_path, "-k", "without_a_check or fixture_alone")
-    assert status == 0
-    assert "= gradient oracle =" not in output
-    assert written == {"schema": 1, "checks": []}
+def test_without_checks_there_is_nothing_to_say(pytestconfig):
+    said = []
+    terminal = SimpleNamespace(section=said.append, write_line=said.append)
+    OracleSummary(pytestconfig).pytest_terminal_summary(terminal)
+    assert said == []
 
 
-def test_options_that_are_none(tmp_path):
-    status, output, _ = pytest_run(tmp_path, "--oracle-references", "tensorflow", "-k", "test_vjp")
-    assert status == 1
-    assert "UnknownName: no reference is called 'tensorflow'" in output
-    assert section(output)[0].endswith("1 checks failed")
+def test_a_reference_that_does_not_exist_is_said_by_every_check():
+    oracle = GradientOracle(0, ["tensorflow"])
+    with pytest.raises(UnknownName, match="no reference is called 'tensorflow'"):
+        oracle.check_gradients(gradients, numpy_loss, PARAMS, INPUTS)
+    assert not oracle.check_gradients(gradients, numpy_loss, PARAMS, INPUTS, raise_exception=False).passed
+    assert [report.passed for report in oracle.reports] == [False, False]
 
 
 def test_importing_the_plugin_imports_no_framework():
