@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from comparisons.cases import LOSS_LABELS, SOFTMAX, Case
-from comparisons.errors import BadContract, BadOption, UnknownName
+from comparisons.errors import BadOption, UnknownName
 from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem, frozen
 from manual import bptt, jacobians
 from manual.activations import ACTIVATIONS

@@ -73,7 +73,11 @@ class Convention:
         if self.clip_value is None and self.clip_norm is None:
             return replace(answer, gradients=gradients, steps=shares)
         if any(name in answer.directions for name in names):
-            raise BadOption("convention: clipping can be checked only where every entry of the gradient is known")
+            large = ", ".join(name for name in sorted(names) if name in answer.directions)
+            raise BadOption(
+                f"convention: clipping needs every entry, and a NumPy loss tells {large} along random directions only (more than "
+                "80 entries): try smaller sizes, or write loss(xp, params, inputs)"
+            )
         return replace(
             answer, gradients={**gradients, **self._clip({n: gradients[n] for n in names if n in gradients})}, steps={}
         )

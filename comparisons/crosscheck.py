@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Protocol
 
@@ -83,7 +83,11 @@ def ask(problem: AnyProblem, engines: Iterable[Engine]) -> tuple[dict[Engine, An
         if reason is not None:
             left_out[engine.name] = reason
     if not answers:
-        raise NothingFollows(f"{problem.name}: no reference can answer: {'; '.join(f'{k}: {v}' for k, v in left_out.items())}")
+        advice = "array-API code says xp.tanh, not np.tanh or math.tanh, and takes no number out with float()"
+        broken = {name: reason for name, reason in left_out.items() if reason.startswith("cannot follow")} or left_out
+        raise NothingFollows(
+            f"{problem.name}: no reference can answer; {advice}. {'; '.join(f'{k}: {v}' for k, v in broken.items())}"
+        )
     return answers, left_out
 
 
@@ -189,7 +193,8 @@ def judge(problem: Differentiable, answer: Answer, reference: Answer, engine: st
     level = max(level, reference.uncertainty.get(name, 0.0))
     yardstick = Yardstick(level, noise.steps.get(name), tolerance.LIMIT)
     steps = (tolerance.step_quantities(answer).get(name), tolerance.step_quantities(reference).get(name))
-    return compare((name, engine), (mine, expected), steps, yardstick, problem.first_step(name))
+    verdict = compare((name, engine), (mine, expected), steps, yardstick, problem.first_step(name))
+    return replace(verdict, where=None, along_directions=True) if name in reference.directions else verdict
 
 
 def project(gradient: Array, directions: Array) -> Array:

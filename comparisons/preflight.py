@@ -124,8 +124,10 @@ class Watched(np.ndarray[Any, Any]):
                 REDUCTIONS[func], np.asarray(_plain(args[0])), kwargs.get("axis", args[1] if len(args) > 1 else None)
             )
         if func is np.clip:
-            for bound in [_plain(bound) for bound in (*args[1:], *kwargs.values()) if bound is not None]:
-                self._note("maximum", [_plain(args[0]), bound])
+            named = [kwargs[name] for name in ("a_min", "a_max", "min", "max") if name in kwargs]
+            for bound in (*args[1:3], *named):
+                if bound is not None:
+                    self._note("maximum", [_plain(args[0]), _plain(bound)])
         return watch(func(*_plain(args), **_plain(kwargs)), self.ties)
 
     def _note(self, name: str, values: list[Any]) -> None:

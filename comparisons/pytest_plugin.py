@@ -39,21 +39,25 @@ class GradientOracle:
 
     seed: int
     references: list[str] | None
-    reports: list[Report] = field(default_factory=list[Report])
+    reports: list[Report] = field(default_factory=list[Report], repr=False)
 
     def check_cell(self, cell: Any, **options: Any) -> Report:
         """As comparisons.check_cell."""
+        __tracebackhide__ = True
         return self._check(checks.check_cell, cell, **options)
 
     def check_gradients(self, gradients: Any, loss: Any, params: Any, inputs: Any, **options: Any) -> Report:
         """As comparisons.check_gradients."""
+        __tracebackhide__ = True
         return self._check(checks.check_gradients, gradients, loss, params, inputs, **options)
 
     def check_vjp(self, vjp: Any, function: Any, params: Any, inputs: Any, **options: Any) -> Report:
         """As comparisons.check_vjp."""
+        __tracebackhide__ = True
         return self._check(checks.check_vjp, vjp, function, params, inputs, **options)
 
     def _check(self, check: Any, *arguments: Any, raise_exception: bool = True, **options: Any) -> Report:
+        __tracebackhide__ = True
         asked = {"seed": self.seed, "references": self.references, **options}
         report = check(*arguments, raise_exception=False, **asked)
         self.reports.append(report)

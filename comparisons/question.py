@@ -159,6 +159,8 @@ def _leaves_of(value: Any, path: str = "output") -> dict[str, Any]:
 
 def _scalar(xp: Any, value: Any) -> Any:
     """The value with shape (): (1,) and (1, 1) are scalars too. Raises BadContract."""
+    if value is None or isinstance(value, str | bytes | Mapping | list | tuple | set):
+        raise BadContract(f"the loss is a scalar, not {kind_of(value)}")
     shape = getattr(value, "shape", ())
     if any(size != 1 for size in shape):
         raise BadContract(f"the loss is a scalar, not an array of shape {tuple(shape)}")

@@ -1,6 +1,7 @@
 """A Report as tables for a terminal, by rich."""
 
 import math
+import os
 from collections.abc import Iterable
 
 from rich import box
@@ -23,7 +24,9 @@ NARROW = 120  # columns where the output is not a terminal
 def console(stderr: bool = False) -> Console:
     """A console that wraps at the terminal's width, or at NARROW columns in a pipe."""
     made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=NARROW, soft_wrap=False)
+    if made.is_terminal or "COLUMNS" in os.environ:
+        return made
+    return Console(stderr=stderr, highlight=False, width=NARROW)
 
 
 def number(value: float | None) -> str:
@@ -45,13 +48,13 @@ def summary_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Tab
     """A line per case: sizes, loss, each reference's worst relative error, the share of rounding, the verdict."""
     names = list(references)
     table = _table("Hand-derived gradients against the references: worst relative error")
-    table.add_column("case", overflow="fold")
-    table.add_column("T·B·I·H·V", justify="right", no_wrap=True)
+    table.add_column("case", overflow="fold", min_width=14)
+    table.add_column("T·B·I·H·V", justify="right", overflow="fold")
     table.add_column("loss")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("error/noise", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("error / noise", justify="right", min_width=7)
+    table.add_column("verdict", min_width=7)
     for case in cases:
         errors = [number(case.worst_rel_error(name)) for name in names]
         sizes = "·".join(str(size) for size in _sizes(case) if size is not None)
@@ -67,7 +70,9 @@ def full_name(case: CaseReport) -> str:
 
 
 def _table(title: str) -> Table:
-    return Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    return Table(
+        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False
+    )
 
 
 def _sizes(case: CaseReport) -> tuple[int | None, ...]:
@@ -77,11 +82,11 @@ def _sizes(case: CaseReport) -> tuple[int | None, ...]:
 def detail_table(case: CaseReport) -> Table:
     """A line per gradient and reference."""
     table = _table(f"{full_name(case)}: every gradient against every reference")
-    table.add_column("gradient")
-    table.add_column("reference")
-    for heading in ("max abs error", "max rel error", "noise", "error/noise", "worst step", "worst index", "first wrong step"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
+    table.add_column("gradient", overflow="fold")
+    table.add_column("reference", overflow="fold")
+    for heading in ("max abs error", "max rel error", "noise", "error / noise", "worst step", "worst index", "first wrong step"):
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("verdict", overflow="fold")
     for row in [*case.forward, *case.rows]:
         table.add_row(*_cells(row), verdict_text(row.passed))
     return table
@@ -122,6 +127,8 @@ def closing_line(report: Report, seconds: float) -> str:
     """Totals and seconds."""
     agree = sum(row.passed for row in report.rows)
     cases = sum(case.passed for case in report.cases)
+    if not report.cases:
+        return f"nothing was compared; {seconds:.1f} s"
     return f"{cases} of {len(report.cases)} cases, {agree} of {len(report.rows)} comparisons agree; {seconds:.1f} s"
 
 
@@ -160,7 +167,7 @@ def gradient_table(cases: Iterable[CaseReport]) -> Table:
     table = _table("Relative error of each gradient, by reference")
     for heading in ("check", "gradient"):
         table.add_column(heading, overflow="fold")
-    for name in (*names, "error/noise"):
+    for name in (*names, "error / noise"):
         table.add_column(name, justify="right", no_wrap=True)
     for case_name, gradient in dict.fromkeys((case.name, row.gradient) for case, row in rows):
         told = {row.reference: row for case, row in rows if (case.name, row.gradient) == (case_name, gradient)}

@@ -91,7 +91,7 @@ class UserCell:
 
     def _arrays(self, part: str, given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
         if not isinstance(given, Mapping):
-            raise BadContract(f"{self.name}.{part} is a dict with the keys {', '.join(shapes)}, not {kind_of(given)}")
+            raise BadContract(f"{self.name}.{part} must be a dict with the keys {', '.join(shapes)}; it is {kind_of(given)}")
         named = cast(Mapping[Any, Any], given)
         missing, extra = [name for name in shapes if name not in named], [str(name) for name in named if name not in shapes]
         if missing or extra:
@@ -117,7 +117,8 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
 
 def kind_of(value: Any) -> str:
     """'a list', 'None', 'a str'."""
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeio' or name == 'ndarray' else 'a'} {name}"
 
 
 def _name(cell: Any) -> str:

@@ -37,6 +37,7 @@ class Verdict:
     first_wrong_step: int | None
     reason: str | None
     passed: bool
+    along_directions: bool = False
 
     @property
     def worst_over_noise(self) -> float:
@@ -59,7 +60,11 @@ class Verdict:
             parts.append(self.where)
         if self.candidate_value is not None and self.reference_value is not None:
             at = f" at {self.worst_index}" if self.worst_index else ""
-            parts.append(f"worst{at}: {self.candidate_value:.17g}, where {self.reference} has {self.reference_value:.17g}")
+            at = f" along random direction {self.worst_index[0]}" if self.along_directions and self.worst_index else at
+            digits = 6 if self.max_rel_error > 1e-4 else 17
+            parts.append(
+                f"worst{at}: {self.candidate_value:.{digits}g}, where {self.reference} has {self.reference_value:.{digits}g}"
+            )
         if self.reason == "differs":
             parts.append(f"relative error {self.max_rel_error:.1e}, {self.worst_over_noise:.1e} times what rounding explains")
         if self.first_wrong_step is not None:
@@ -147,6 +152,7 @@ class Report:
 
     def raise_for_failure(self) -> None:
         """Raise GradientMismatch where a gradient is wrong, else what is wrong with the question, if anything is."""
+        __tracebackhide__ = True
         if any(not row.passed for row in self.rows):
             raise GradientMismatch(str(self))
         for error in self.errors:

@@ -65,7 +65,7 @@ def test_five_lines_plot_the_norms(tmp_path, monkeypatch):
     case = next(case for case in CASES if case.name == "tanh-trained")
     dump.write(tmp_path / "dumps", problem_of(case), built_in(case.cell, case.options), select(("torch",)))
     monkeypatch.chdir(tmp_path)
-    lines = fenced(README, "python")[2]
+    lines = fenced(README, "python")[-1]
     assert len(lines.strip().splitlines()) == 5
     exec(lines, {})
     assert (tmp_path / "vanishing.png").stat().st_size > 1000

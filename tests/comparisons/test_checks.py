@@ -385,11 +385,19 @@ def test_where_nobody_follows_the_lines_are_told():
 
     with pytest.raises(NothingFollows) as caught:
         check_gradients(gradients, with_numpy, PARAMS, INPUTS)
-    for reference in ("torch: cannot follow", "jax: cannot follow"):
-        assert reference in str(caught.value)
+    for reference in ("torch:? cannot follow", "jax:? cannot follow"):
+        assert re.search(reference, str(caught.value))
     assert 'np.tanh(params["W"])' in str(caught.value)
-    with pytest.raises(NothingFollows, match="Spoiled.* torch: cannot follow: .* at small.py:"):
+    with pytest.raises(NothingFollows, match="Spoiled.* torch:? cannot follow: .* at small.py:"):
         check_cell(spoiled(step=lambda xp, p, s, x: elman("step", np, p, s, x)), **SIZES)
+
+
+def test_code_typed_at_a_prompt_is_left_out_like_code_in_a_file():
+    typed = "def at_prompt(xp, params, inputs):\n    return xp.sum(np.tanh(params['W']))\n"
+    names = {"np": np}
+    exec(compile(typed, "<stdin>", "exec"), names)
+    with pytest.raises(NothingFollows, match="torch:? cannot follow"):
+        check_gradients(lambda p, i: {"W": 1 - np.tanh(p["W"]) ** 2}, names["at_prompt"], PARAMS, INPUTS)
 
 
 def test_numpy_code_whose_own_loss_cannot_carry_complex_numbers_is_left_to_differences():

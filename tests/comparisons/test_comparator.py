@@ -49,7 +49,6 @@ def test_step_errors_are_the_largest_within_each_step():
         ([math.inf, 1.0], [math.inf, 1.0], "not finite"),
         ([1.0, 1.0], [math.nan, 1.0], "not finite in the reference"),
         ([1.0, 1.0], [1.0, math.inf], "not finite in the reference"),
-        ([0.0, 0.0], [1e3, 0.0], "all zero"),
     ],
 )
 def test_what_disqualifies_a_value_never_passes(actual, expected, reason):
@@ -57,6 +56,11 @@ def test_what_disqualifies_a_value_never_passes(actual, expected, reason):
     found = reason_to_reject(None if actual is None else np.array(actual), np.array(expected))
     assert (verdict.passed, verdict.reason) == (False, found)
     assert str(found).startswith(reason)
+
+
+@pytest.mark.parametrize(("noise", "reason"), [(0.0, "all zero"), (1e-3, "all zero"), (1.0, None)])
+def test_zeros_are_wrong_where_the_reference_rises_above_the_noise(noise, reason):
+    assert judge([0.0, 0.0], [1.0, 0.0], noise=noise).reason == reason
 
 
 @pytest.mark.parametrize("value", [[0.0, 0.0], [1.0, -2.0], [-0.0, 5e-324]])

@@ -281,7 +281,9 @@ def test_shapes_that_are_none(method, value):
 
 @pytest.mark.parametrize("method", ["parameter_shapes", "state_shapes"])
 def test_shapes_too_large_for_any_memory(method):
-    refused(BadOption, "Spoiled", of=lambda: check_cell(spoiled(**{method: lambda *_: {"W": (10**7, 10**7)}}), **SIZES, **TORCH))
+    refused(
+        BadContract, "Spoiled", of=lambda: check_cell(spoiled(**{method: lambda *_: {"W": (10**7, 10**7)}}), **SIZES, **TORCH)
+    )
 
 
 @pytest.mark.parametrize("name", ["x", "h_0"])

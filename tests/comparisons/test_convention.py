@@ -240,7 +240,7 @@ def test_a_letter_that_x_does_not_tell_is_asked_for_as_a_number():
 
 def test_clipping_needs_every_entry():
     large = {"w": np.linspace(-1, 1, 100)}
-    with pytest.raises(BadOption, match="every entry of the gradient is known"):
+    with pytest.raises(BadOption, match="clipping needs every entry|clipping needs every entry"):
         check_gradients(
             lambda p, i: cut(0.5)({"w": 2 * p["w"]}), lambda p, i: np.sum(p["w"] ** 2), large, {}, convention={"clip_value": 0.5}
         )

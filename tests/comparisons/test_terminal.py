@@ -118,7 +118,7 @@ def test_names_are_no_markup(right, wrong, name):
 
 
 def test_nothing_to_show(right):
-    assert "0 of 0 cases" in shown()
+    assert "nothing was compared" in shown()
     assert isinstance(report_of([right], 0, "float64"), Report)
 
 
@@ -136,8 +136,10 @@ def test_ratio(value, text):
     assert terminal.ratio(value) == text
 
 
-def test_a_pipe_is_as_wide_as_ever(monkeypatch, right, wrong):
+def test_a_pipe_is_as_wide_as_ever_unless_told(monkeypatch, right, wrong):
     monkeypatch.setenv("COLUMNS", "40")
+    assert terminal.console().width == 40
+    monkeypatch.delenv("COLUMNS")
     assert not terminal.console().is_terminal
     assert terminal.console().width == terminal.console(stderr=True).width == terminal.NARROW
     text = shown(right, wrong, width=terminal.NARROW)
