@@ -146,9 +146,7 @@ def cell_problem(
     must_fit(case)
     numbers = case.steps * (sum(map(math.prod, shapes[0].values())) + case.batch * sum(map(math.prod, shapes[1].values())))
     if numbers > LARGEST:
-        raise BadContract(
-            f"{name}: its shapes make {numbers:,} numbers over {case.steps} steps; at most {LARGEST:,} are compared"
-        )
+        raise BadOption(f"{name}: its shapes make {numbers:,} numbers over {case.steps} steps; at most {LARGEST:,} are compared")
     draw = _Draw(np.random.default_rng(seed))
     draw.weights(shapes[0])
     draw.sequence(case)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from comparisons.problem import Answer, Array, Differentiable, Problem
+from comparisons.problem import Answer, Array, Differentiable
 from comparisons.tolerance import LIMIT, Noise
 
 
@@ -125,11 +125,10 @@ def factor_between(given: Array, true: Array, noise: float) -> float | None:
 def known_sizes(problem: Differentiable) -> dict[str, int]:
     """The sizes by which a gradient is off when a mean stands for a sum, by name."""
     sizes = {letter: size for letter, (_, size) in zip("TBIHV", problem.sizes(), strict=True) if size is not None}
-    if not isinstance(problem, Problem):
-        for name, value in (*problem.variables.items(), *problem.constants.items()):
-            for axis, size in enumerate(value.shape[:2]):
-                if size not in sizes.values():
-                    sizes[f"{name}.shape[{axis}]"] = size
+    x = problem.constants.get("x", problem.variables.get("x"))
+    for axis, size in enumerate(() if x is None else x.shape[:2]):
+        if size not in sizes.values():
+            sizes[f"x.shape[{axis}]"] = size
     return sizes
 
 

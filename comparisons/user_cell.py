@@ -24,6 +24,8 @@ class UserCell:
     """The cell as the time loop wants it. Raises BadContract, naming the method and what is wrong with what it returned."""
 
     def __init__(self, cell: Any, input_size: int, hidden_size: int) -> None:
+        if isinstance(cell, type):
+            raise BadContract(f"pass a cell, not its class: {cell.__name__}(…)")
         missing = [name for name in METHODS if not callable(getattr(cell, name, None))]
         if missing:
             raise BadContract(f"a cell has the methods {', '.join(METHODS)}; {_name(cell)} lacks {', '.join(missing)}")

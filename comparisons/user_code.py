@@ -7,6 +7,7 @@ sys.exit or a flood of output becomes `CandidateFailed`. An endless silent loop 
 import contextlib
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from comparisons.errors import CandidateFailed, InputsChanged, QuestionError
 
+STDLIB = sysconfig.get_paths()["stdlib"]
 OUTPUT_LIMIT = 200_000  # characters that one call may print
 
 
@@ -73,7 +75,9 @@ def at_line(trace: TracebackType | None) -> str:
     own = Path(__file__).resolve().parent.parent
     for frame in reversed(traceback.extract_tb(trace)):
         path = Path(frame.filename)
-        if "site-packages" in path.parts or frame.filename.startswith("<") or is_within(path, own):
+        if "site-packages" in path.parts or path.is_relative_to(STDLIB) or frame.filename.startswith(("<frozen", "<__array")):
+            continue
+        if is_within(path, own):
             continue
         return f" at {path.name}:{frame.lineno}: {frame.line}"
     return ""
