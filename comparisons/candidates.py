@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from comparisons.cases import LOSS_LABELS, SOFTMAX, Case
-from comparisons.errors import BadOption, UnknownName
+from comparisons.errors import BadContract, BadOption, UnknownName
 from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem, frozen
 from manual import bptt, jacobians
 from manual.activations import ACTIVATIONS
@@ -146,7 +146,9 @@ def cell_problem(
     must_fit(case)
     numbers = case.steps * (sum(map(math.prod, shapes[0].values())) + case.batch * sum(map(math.prod, shapes[1].values())))
     if numbers > LARGEST:
-        raise BadOption(f"{name}: its shapes make {numbers:,} numbers over {case.steps} steps; at most {LARGEST:,} are compared")
+        raise BadContract(
+            f"{name}: its shapes make {numbers:,} numbers over {case.steps} steps; at most {LARGEST:,} are compared"
+        )
     draw = _Draw(np.random.default_rng(seed))
     draw.weights(shapes[0])
     draw.sequence(case)
