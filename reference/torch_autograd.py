@@ -7,6 +7,7 @@ own backward, is moved at random by up to one unit roundoff. How far a gradient 
 (the idea of the CESTAC method: Vignes 1993, "A stochastic arithmetic for reliable scientific computation").
 """
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -48,6 +49,7 @@ class RandomRounding(TorchDispatchMode):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.generator = torch.Generator().manual_seed(seed)
+        self.place = random.Random(seed)
         self.pools: dict[torch.dtype, torch.Tensor] = {}
         self.computes: dict[Any, bool] = {}
 
@@ -68,7 +70,7 @@ class RandomRounding(TorchDispatchMode):
         pool, size = self.pools[dtype], shape.numel()
         if size > self.pool_size // 2:
             return pool[torch.randint(self.pool_size, shape, generator=self.generator)]
-        start = int(torch.randint(self.pool_size - size, (), generator=self.generator))
+        start = self.place.randrange(self.pool_size - size)
         return pool[start : start + size].view(shape)
 
 
@@ -90,6 +92,11 @@ class NoEscape(TorchFunctionMode):
         if func in self.EXITS and args[0].requires_grad:
             raise TypeError(f"{func.__name__} takes a number out of differentiation, and cuts its gradient: stay with xp")
         return func(*args, **(kwargs or {}))
+
+
+def on_cpu() -> AbstractContextManager[Any]:
+    """The CPU as default device. Entered only where it is another one: the context costs time at every operation."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def rounding(seed: int | None) -> AbstractContextManager[Any]:
@@ -131,15 +138,17 @@ def gradients(
     A variable that the value does not depend on has the gradient zero. With a rounding_seed, under RandomRounding.
     """
     with rounding(rounding_seed):
-        return differentiate(lambda leaves, fixed: function(xp, scan, leaves, fixed), variables, constants)
+        return differentiate(lambda leaves, fixed: function(xp, scan, leaves, fixed), variables, constants, rounding_seed is None)
 
 
-def differentiate(forward: Any, variables: Mapping[str, Any], constants: Mapping[str, Any]) -> tuple[float, Arrays, Arrays]:
-    """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"), default_dtype(variables):
+def differentiate(
+    forward: Any, variables: Mapping[str, Any], constants: Mapping[str, Any], watched: bool = False
+) -> tuple[float, Arrays, Arrays]:
+    """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors; `watched` by NoEscape."""
+    with torch.inference_mode(False), torch.enable_grad(), on_cpu(), default_dtype(variables):
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
         fixed = {name: tensor(value) for name, value in constants.items()}
-        with NoEscape():
+        with NoEscape() if watched else nullcontext():
             value, outputs = forward(leaves, fixed)
         value = torch.as_tensor(value)
         if not value.requires_grad:
