@@ -35,7 +35,7 @@ from comparisons.verdict import CaseReport, Report
 
 AGREE, DISAGREE, NOT_ASKED = 0, 1, 2
 TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 25, 8, 32
-UPDATES, QUICK_UPDATES = 60, 6
+UPDATES, QUICK_UPDATES = 40, 6
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
