@@ -1,6 +1,6 @@
 """The experiment behind `comparisons.tolerance.LIMIT`: how large error / noise gets for code that is right.
 
-    python comparisons/calibration.py --problems 1500
+    python comparisons/calibration.py --problems 250
 
 draws problems from the table of cases with other seeds, recurrent gains from 0.1 to 4 and, in one problem of three, inputs that
 saturate every unit; holds the built-in derivations against all references; and prints how many comparisons there were and
@@ -57,7 +57,7 @@ def ratios(problems: int) -> list[Ratio]:
     return sorted(found, key=lambda ratio: -ratio.value)
 
 
-def main(problems: int = 1500, show: int = 10) -> None:
+def main(problems: int = 250, show: int = 10) -> None:
     """Print the number of comparisons and the largest ratios."""
     found = ratios(problems)
     print(f"{len(found):,} comparisons of correct gradients; largest error / noise:")
