@@ -67,6 +67,13 @@ def test_what_the_limit_lets_pass_is_tiny(trial, name):
         assert noise.steps[quantity].shape == (len(shares),)
 
 
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_an_error_of_a_hundred_billionth_is_above_the_limit(trial, name):
+    noise, answer = noise_of(trial(name))
+    for gradient, value in answer.gradients.items():
+        assert tolerance.LIMIT * noise.total[gradient] < 1e-11 * np.abs(value).max(), gradient
+
+
 def test_noise_is_that_of_the_precision(trial):
     double, _ = noise_of(trial("tanh"))
     single, _ = noise_of(trial("tanh", dtype="float32"))
