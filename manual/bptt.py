@@ -16,69 +16,39 @@ Unrolling (2) inside (3) gives the textbook's double sum (Pascanu, Mikolov and B
 
     ∂L/∂W = Σ_t Σ_{k≤t} (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t                   (5)   O(T²), kept as `double_sum`
 
-whose terms say how far back a loss reaches, and whose inner sum cut at k ≥ t − K is windowed truncation.
+whose terms say how far back a loss reaches, and whose inner sum cut at k ≥ t − K is windowed truncation (manual.truncation).
+
+Sequences of unequal length stand in one batch with a mask, true where a row has a step. A row without one keeps its state,
+
+    s_t = step(s_{t−1}, x_t; W) where the mask is true, s_{t−1} elsewhere     (6)
+
+so that s_T is each row's own last state; and its derivative passes the step by,
+
+    d_{t−1} = e_{t−1} + J_tᵀ d_t where the mask is true, e_{t−1} + d_t elsewhere    (7)
+
+with nothing for W and x. What stands in x where there is no step is never read: it is taken as zero.
+
+With a `chunk` of k steps the state is carried across a chunk's border and the gradient is not: J_tᵀ d_t in (2) is left out where
+t − 1 is a positive multiple of k (truncation by chunks: Williams and Peng 1990, with h′ = h = k).    (8)
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
-StepGradients: TypeAlias = tuple[Arrays, Array | None, Arrays]
-
-
-class Cell(Protocol):
-    """What a cell must offer; no base class is needed."""
-
-    def parameter_shapes(self, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
-        """Shape of each parameter."""
-        ...
-
-    def state_shapes(self, hidden_size: int) -> dict[str, tuple[int, ...]]:
-        """Shape of each part of the state, without the batch axis; its order is the order of s_t."""
-        ...
-
-    def step(self, xp: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
-        """(new state, cache)."""
-        ...
-
-    def step_backward(self, params: Any, cache: Any, d_state: Any) -> StepGradients:
-        """(d_params, d_x, d_state_prev)."""
-        ...
-
-
-@runtime_checkable
-class HoistedCell(Protocol):
-    """A cell that splits its step, so that all that does not recur is done for every step at once."""
-
-    def project(self, xp: Any, params: Any, x: Any) -> Any:
-        """What x contributes to the net input, for (B, ·) or (T, B, ·)."""
-        ...
-
-    def recur(self, xp: Any, params: Any, state: Any, projected: Any, x: Any) -> tuple[Any, Any]:
-        """(new state, cache), given this step's share of `project`."""
-        ...
-
-    def delta(self, params: Any, cache: Any, d_state: Any) -> tuple[Array, Arrays]:
-        """(∂L/∂(net input), d_state_prev)."""
-        ...
-
-    def accumulate(self, params: Any, cache: Any, delta: Array) -> tuple[Arrays, Array | None]:
-        """(d_params, d_x) over every leading axis of delta."""
-        ...
+from manual.cell import Array, Arrays, Cell, HoistedCell
 
 
 @dataclass(frozen=True)
 class Tape:
-    """What forward leaves for backward: x, the trajectory s_0..s_T, each part (T+1, B, ·), and a cache per step."""
+    """What forward leaves for backward: x, the trajectory s_0..s_T, each part (T+1, B, ·), a cache per step, the mask (T, B)."""
 
     x: Array
     states: Arrays
     caches: list[Any]
+    mask: Array | None = None
 
     @property
     def steps(self) -> int:
@@ -90,7 +60,7 @@ class Tape:
 class SequenceGradients:
     """Gradients of one sequence.
 
-    params       name → its shape
+    params       name → its shape; with the step as first axis, (T, its shape), where the shares of the steps are kept apart
     x            like x, or None for tokens
     d_state      name → (T+1, B, ·): ∂L/∂s_t for t = 0..T; index 0 is the initial state's gradient
     delta        (T, B, ·) = ∂L/∂z_t, where the cell tells it
@@ -102,20 +72,43 @@ class SequenceGradients:
     delta: Array | None
 
 
-def forward(cell: Cell, params: Mapping[str, Array], initial_state: Mapping[str, Array], x: Array) -> Tape:
-    """Run the cell over x (T, B, I), or tokens (T, B), from initial_state; each part (B, ·). Raises ValueError for T = 0."""
+def forward(
+    cell: Cell,
+    params: Mapping[str, Array],
+    initial_state: Mapping[str, Array],
+    x: Array,
+    mask: Array | None = None,
+) -> Tape:
+    """Run the cell over x (T, B, I), or tokens (T, B), from initial_state; each part (B, ·).
+
+    mask (T, B) is true where a row has a step, by (6); everywhere, if it is None. Raises ValueError for T = 0.
+    """
     if len(x) == 0:
         raise ValueError("a sequence has at least one step")
+    if mask is not None:
+        x = np.where(_as_rows(mask, x), x, np.zeros_like(x))
     state: Any = dict(initial_state)
     states: dict[str, list[Array]] = {name: [value] for name, value in state.items()}
     caches: list[Any] = []
     advance = _hoisted_steps(cell, params, x) if isinstance(cell, HoistedCell) else _plain_steps(cell, params, x)
     for t in range(len(x)):
-        state, cache = advance(t, state)
+        new, cache = advance(t, state)
+        state = new if mask is None else _select(mask[t], new, state)  # (6)
         caches.append(cache)
         for name, trajectory in states.items():
             trajectory.append(state[name])
-    return Tape(x, {name: np.stack(trajectory) for name, trajectory in states.items()}, caches)
+    return Tape(x, {name: np.stack(trajectory) for name, trajectory in states.items()}, caches, mask)
+
+
+def _as_rows(mask: Array, like: Array) -> Array:
+    """The mask with axes of length one for all that `like` has behind it."""
+    return mask.reshape(*mask.shape, *(1,) * (like.ndim - mask.ndim))
+
+
+def _select(mask: Array, there: Mapping[str, Array], elsewhere: Mapping[str, Array]) -> Arrays:
+    """`there` for the rows (B,) where the mask is true; leading axes before the rows are carried along."""
+    rows = mask.astype(bool)[:, None]
+    return {name: np.where(rows, value, elsewhere[name]) for name, value in there.items()}
 
 
 def _plain_steps(cell: Cell, params: Mapping[str, Array], x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
@@ -127,17 +120,35 @@ def _hoisted_steps(cell: HoistedCell, params: Mapping[str, Array], x: Array) -> 
     return lambda t, state: cell.recur(np, params, state, projected[t], x[t])
 
 
-def backward(cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array]) -> SequenceGradients:
-    """Gradients by (2)–(4), from cotangents e_1..e_T: name → (T, B, ·)."""
+def within(tape: Tape, t: int, total: Arrays) -> Arrays:
+    """The part of ∂L/∂s_{t+1} that acts through step t+1: zero for the rows that have none."""
+    if tape.mask is None:
+        return total
+    return _select(tape.mask[t], total, {name: np.zeros_like(value) for name, value in total.items()})
+
+
+def past(tape: Tape, t: int, pulled_back: Arrays, total: Arrays) -> Arrays:
+    """∂L/∂s_t by (7), of what came back through step t+1, and of what passes it by."""
+    return pulled_back if tape.mask is None else _select(tape.mask[t], pulled_back, total)  # (7)
+
+
+def backward(
+    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], chunk: int | None = None
+) -> SequenceGradients:
+    """Gradients by (2)–(4), from cotangents e_1..e_T: name → (T, B, ·); by (8) with a chunk."""
     if not isinstance(cell, HoistedCell):
-        return _sum_steps(tape, step_gradients(cell, params, tape, cotangents))
-    deltas, d_state = walk_deltas(cell, params, tape, cotangents)
+        return added_up(shares(cell, params, tape, cotangents, chunk))
+    deltas, d_state = walk_deltas(cell, params, tape, cotangents, chunk)
     d_params, d_x = cell.accumulate(params, stack_caches(tape.caches), deltas)  # (3), one matrix product over all steps
     return SequenceGradients(d_params, d_x, d_state, deltas)
 
 
 def walk_deltas(
-    cell: HoistedCell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array]
+    cell: HoistedCell,
+    params: Mapping[str, Array],
+    tape: Tape,
+    cotangents: Mapping[str, Array],
+    chunk: int | None = None,
 ) -> tuple[Array, Arrays]:
     """(δ (T, B, ·), d_state) of a hoisted cell: (2) and (4), no weight gradient formed."""
     deltas: list[Array] = []
@@ -147,14 +158,14 @@ def walk_deltas(
         deltas.append(delta)
         return d_state_prev
 
-    d_state = _walk(tape, cotangents, pull_back)
+    d_state = _walk(tape, cotangents, pull_back, chunk)
     return np.stack(deltas[::-1]), d_state
 
 
-def step_gradients(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array]
-) -> tuple[list[tuple[Arrays, Array | None]], Arrays]:
-    """([(d_params, d_x) of step 1, …, of step T], d_state): every term of (3) by itself, from the plain step_backward."""
+def shares(
+    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], chunk: int | None = None
+) -> SequenceGradients:
+    """The same with every term of (3) by itself, from the plain step_backward: params are (T, their shape)."""
     terms: list[tuple[Arrays, Array | None]] = []
 
     def pull_back(t: int, total: Arrays) -> Arrays:
@@ -162,28 +173,42 @@ def step_gradients(
         terms.append((d_params, d_x))
         return d_state_prev
 
-    d_state = _walk(tape, cotangents, pull_back)
-    return terms[::-1], d_state
+    d_state = _walk(tape, cotangents, pull_back, chunk)
+    return _stacked(terms[::-1], d_state)
 
 
-def _walk(tape: Tape, cotangents: Mapping[str, Array], pull_back: Any) -> Arrays:
+def shares_of_totals(cell: Cell, params: Mapping[str, Array], tape: Tape, d_state: Arrays) -> SequenceGradients:
+    """The terms of (3) for total derivatives d_0..d_T that are given: name → (T+1, B, ·)."""
+    totals = [{name: value[t + 1] for name, value in d_state.items()} for t in range(tape.steps)]
+    pulled = [cell.step_backward(params, tape.caches[t], within(tape, t, total)) for t, total in enumerate(totals)]
+    return _stacked([(d_params, d_x) for d_params, d_x, _ in pulled], d_state)
+
+
+def _stacked(terms: list[tuple[Arrays, Array | None]], d_state: Arrays) -> SequenceGradients:
+    params = {name: np.stack([d_params[name] for d_params, _ in terms]) for name in terms[0][0]}
+    d_x = [d for _, d in terms if d is not None]
+    return SequenceGradients(params, np.stack(d_x) if len(d_x) == len(terms) else None, d_state, None)
+
+
+def added_up(found: SequenceGradients) -> SequenceGradients:
+    """The gradients of which these are the shares."""
+    return replace(found, params={name: np.sum(value, axis=0) for name, value in found.params.items()})  # (3)
+
+
+def _walk(tape: Tape, cotangents: Mapping[str, Array], pull_back: Any, chunk: int | None) -> Arrays:
     """The loop of (2), from T back to 1: d_state for t = 0..T."""
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"a chunk of {chunk} steps: at least 1")
     carry: Arrays = {name: np.zeros_like(trajectory[0]) for name, trajectory in tape.states.items()}
     totals: list[Arrays] = []
     for t in reversed(range(tape.steps)):
         total = {name: cotangents[name][t] + carry[name] for name in carry}  # (2)
         totals.append(total)
-        carry = pull_back(t, total)
+        carry = past(tape, t, pull_back(t, within(tape, t, total)), total)
+        if chunk is not None and t and t % chunk == 0:
+            carry = {name: np.zeros_like(value) for name, value in carry.items()}  # (8)
     totals.append(carry)  # (4)
     return {name: np.stack([total[name] for total in reversed(totals)]) for name in tape.states}
-
-
-def _sum_steps(tape: Tape, walked: tuple[list[tuple[Arrays, Array | None]], Arrays]) -> SequenceGradients:
-    """(3) as a plain sum, for a cell that has the step form only."""
-    terms, d_state = walked
-    params = {name: np.sum([d_params[name] for d_params, _ in terms], axis=0) for name in terms[0][0]}
-    d_x = [d for _, d in terms if d is not None]
-    return SequenceGradients(params, np.stack(d_x) if len(d_x) == tape.steps else None, d_state, None)
 
 
 def stack_caches(caches: list[Arrays]) -> Arrays:
@@ -205,7 +230,8 @@ def double_sum_terms(
         d_state = {name: cotangents[name][t - 1] for name in tape.states}
         first = 1 if window is None else max(1, t - window)
         for k in range(t, first - 1, -1):
-            d_params, _, d_state = cell.step_backward(params, tape.caches[k - 1], d_state)
+            d_params, _, pulled_back = cell.step_backward(params, tape.caches[k - 1], within(tape, k - 1, d_state))
+            d_state = past(tape, k - 1, pulled_back, d_state)
             yield t, k, d_params
 
 

@@ -10,20 +10,21 @@ the state kept apart, because the two forms join them differently:
         n = tanh(u_n + r ⊙ v_n)                                 (4a)
     reset before the product (the original paper; ONNX by default):
         n = tanh(u_n + W_hn (r ⊙ h_{t−1}) + b_hn)               (4b)
-    h_t = (1 − z) ⊙ n + z ⊙ h_{t−1}                             (5)
+    h_t = z̄ ⊙ n + z ⊙ h_{t−1},   z̄ = 1 − z                      (5)
 
-z keeps the old state, as in torch; in some papers z and 1 − z change places.
+z keeps the old state, as in torch; in some papers z and 1 − z change places. z̄ = 1 − z is computed as σ(−(u_z + v_z)), and r̄
+likewise: a difference has no digits left once the gate is open wide.
 
 Backward, with dh_t the total derivative ∂L/∂h_t:
 
-    dn = dh_t ⊙ (1 − z),   dz = dh_t ⊙ (h_{t−1} − n)            (6)
+    dn = dh_t ⊙ z̄,   dz = dh_t ⊙ (h_{t−1} − n)                  (6)
     δ_n = dn ⊙ (1 − n²)    (what arrives inside the tanh)       (7)
-    δ_z = dz ⊙ z (1 − z)                                        (8)
+    δ_z = dz ⊙ z z̄                                              (8)
 
 after:   dr = δ_n ⊙ v_n,                 ε_n = δ_n ⊙ r          (9a)
 before:  q = W_hnᵀ δ_n,  dr = q ⊙ h_{t−1},  ε_n = δ_n           (9b)
 
-    δ_r = dr ⊙ r (1 − r)                                        (10)
+    δ_r = dr ⊙ r r̄                                              (10)
 
 Let δ = (δ_r, δ_z, δ_n) be the derivative with respect to u, and ε = (δ_r, δ_z, ε_n) that with respect to v. Then
 
@@ -36,31 +37,28 @@ where k is h_{t−1}, except in the rows of n in the form "before", where it is 
 ∂L/∂b_n and the two biases are not redundant; in the form "before" b_x and b_hh only occur as their sum.
 
 The Jacobian of one step follows by applying (6)–(11) to unit vectors; written out for rows of ∂h_t/∂h_{t−1}, with
-p_z = (h_{t−1} − n) z (1 − z) and p_n = (1 − z)(1 − n²) scaling rows:
+p_z = (h_{t−1} − n) z z̄ and p_n = z̄ (1 − n²) scaling rows:
 
-after:   J = diag(z) + p_z W_hz + p_n (r W_hn + v_n r (1 − r) W_hr)                              (14a)
-before:  J = diag(z) + p_z W_hz + p_n W_hn (diag(r) + diag(h_{t−1} r (1 − r)) W_hr)              (14b)
+after:   J = diag(z) + p_z W_hz + p_n (r W_hn + v_n r r̄ W_hr)                                    (14a)
+before:  J = diag(z) + p_z W_hz + p_n W_hn (diag(r) + diag(h_{t−1} r r̄) W_hr)                    (14b)
 
 Source: Cho et al. 2014 (before); the form "after" is cuDNN's.
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from manual.activations import sigmoid
+from manual.activations import sigmoid_and_complement
+from manual.cell import Array, Arrays, Halves, Shapes
 from manual.linear import linear, linear_backward
-
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
 
 GATES = ("r", "z", "n")
 
 
 @dataclass(frozen=True)
-class GRU:
+class GRU(Halves):
     """h_t = (1 − z) n + z h_{t−1}; reset is "after" or "before" the product with W_hn.
 
     Parameters W_xh (3H, I), W_hh (3H, H), b_x (3H,), b_hh (3H,), gates stacked r, z, n; state h (B, H); x is (B, I), or
@@ -73,41 +71,29 @@ class GRU:
         if self.reset not in ("after", "before"):
             raise ValueError(f"reset is 'after' or 'before' the product, not {self.reset!r}")
 
-    def parameter_shapes(self, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+    def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """Shapes of W_xh, W_hh, b_x and b_hh."""
         rows = len(GATES) * hidden_size
         return {"W_xh": (rows, input_size), "W_hh": (rows, hidden_size), "b_x": (rows,), "b_hh": (rows,)}
 
-    def state_shapes(self, hidden_size: int) -> dict[str, tuple[int, ...]]:
+    def state_shapes(self, hidden_size: int) -> Shapes:
         """The state is h alone."""
         return {"h": (hidden_size,)}
 
-    # One step.
-
-    def step(self, xp: Any, params: dict[str, Any], state: dict[str, Any], x: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """({"h": h_t}, cache) from {"h": h_{t−1}} (B, H) and x_t."""
-        return self.recur(xp, params, state, self.project(xp, params, x), x)
-
-    def step_backward(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Arrays, Array | None, Arrays]:
-        """(d_params, dx_t, {"h": dh_{t−1}}) from the total derivative d_state = {"h": dh_t}."""
-        delta, d_state_prev = self.delta(params, cache, d_state)
-        d_params, d_x = self.accumulate(params, cache, delta)
-        return d_params, d_x, d_state_prev
-
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """∂h_t/∂h_{t−1} by (14a) or (14b): (B, H, H)."""
-        r, z, n, h_prev = cache["r"], cache["z"], cache["n"], cache["h_prev"]
+        r, z, n, h_prev, not_z = cache["r"], cache["z"], cache["n"], cache["h_prev"], cache["not_z"]
         W_hr, W_hz, W_hn = np.split(params["W_hh"], len(GATES))
-        p_z, p_n = (h_prev - n) * z * (1 - z), (1 - z) * (1 - n * n)
+        p_z, p_n = (h_prev - n) * z * not_z, not_z * (1 - n * n)
         eye = np.eye(z.shape[-1], dtype=z.dtype)
         J = z[:, :, None] * eye + p_z[:, :, None] * W_hz
         if self.reset == "after":
-            slope_r = cache["v_n"] * r * (1 - r)
+            slope_r = cache["v_n"] * r * cache["not_r"]
             return J + p_n[:, :, None] * (r[:, :, None] * W_hn + slope_r[:, :, None] * W_hr)  # (14a)
-        through_r = r[:, :, None] * eye + (h_prev * r * (1 - r))[:, :, None] * W_hr
+        through_r = r[:, :, None] * eye + (h_prev * r * cache["not_r"])[:, :, None] * W_hr
         return J + p_n[:, :, None] * (W_hn @ through_r)  # (14b)
 
-    # The same step in two halves for the time loop; `project` and `accumulate` take (B, ·) or (T, B, ·).
+    # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
     def project(self, xp: Any, params: dict[str, Any], x: Any) -> Any:
         """u by (1)."""
@@ -120,28 +106,28 @@ class GRU:
         h_prev, W_hh, b_hh = state["h"], params["W_hh"], params["b_hh"]
         size = h_prev.shape[-1]
         v = h_prev @ W_hh[: 2 * size].T + b_hh[: 2 * size]  # (2), r and z
-        r = sigmoid(xp, projected[:, :size] + v[:, :size])  # (3)
-        z = sigmoid(xp, projected[:, size : 2 * size] + v[:, size:])  # (3)
+        r, not_r = sigmoid_and_complement(xp, projected[:, :size] + v[:, :size])  # (3)
+        z, not_z = sigmoid_and_complement(xp, projected[:, size : 2 * size] + v[:, size:])  # (3)
         W_hn, b_hn, u_n = W_hh[2 * size :], b_hh[2 * size :], projected[:, 2 * size :]
         seen = h_prev if self.reset == "after" else r * h_prev
         v_n = seen @ W_hn.T + b_hn
         n = xp.tanh(u_n + r * v_n) if self.reset == "after" else xp.tanh(u_n + v_n)  # (4a), (4b)
-        cache = {"x": x, "h_prev": h_prev, "seen": seen, "r": r, "z": z, "n": n, "v_n": v_n}
-        return {"h": (1 - z) * n + z * h_prev}, cache  # (5)
+        gates = {"r": r, "z": z, "n": n, "not_r": not_r, "not_z": not_z}
+        return {"h": not_z * n + z * h_prev}, {"x": x, "h_prev": h_prev, "seen": seen, **gates, "v_n": v_n}  # (5)
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """((δ, ε_n) side by side (B, 4H), {"h": dh_{t−1}})."""
-        r, z, n, h_prev, dh = cache["r"], cache["z"], cache["n"], cache["h_prev"], d_state["h"]
+        r, z, n, h_prev, not_z, dh = cache["r"], cache["z"], cache["n"], cache["h_prev"], cache["not_z"], d_state["h"]
         W_hr, W_hz, W_hn = np.split(params["W_hh"], len(GATES))
-        delta_n = dh * (1 - z) * (1 - n * n)  # (6), (7)
-        delta_z = dh * (h_prev - n) * z * (1 - z)  # (6), (8)
+        delta_n = dh * not_z * (1 - n * n)  # (6), (7)
+        delta_z = dh * (h_prev - n) * z * not_z  # (6), (8)
         if self.reset == "after":
             epsilon_n = delta_n * r  # (9a)
-            delta_r = delta_n * cache["v_n"] * r * (1 - r)  # (9a), (10)
+            delta_r = delta_n * cache["v_n"] * r * cache["not_r"]  # (9a), (10)
             through_n = epsilon_n @ W_hn
         else:
             epsilon_n, q = delta_n, delta_n @ W_hn  # (9b)
-            delta_r = q * h_prev * r * (1 - r)  # (9b), (10)
+            delta_r = q * h_prev * r * cache["not_r"]  # (9b), (10)
             through_n = q * r
         d_h_prev = dh * z + delta_r @ W_hr + delta_z @ W_hz + through_n  # (11a), (11b)
         return np.concatenate([delta_r, delta_z, delta_n, epsilon_n], axis=-1), {"h": d_h_prev}

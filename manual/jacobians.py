@@ -18,15 +18,11 @@ which would under- or overflow, by re-orthonormalising at each step (Engelken, W
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from manual import bptt
-
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
+from manual.cell import Array, Arrays, Cell
 
 
 def flatten_state(state: Mapping[str, Array]) -> Array:
@@ -40,15 +36,22 @@ def split_state(flat: Array, like: Mapping[str, Array]) -> Arrays:
     return dict(zip(like, np.split(flat, ends[:-1], axis=-1), strict=True))
 
 
-def state_jacobians(cell: bptt.Cell, params: Mapping[str, Array], tape: bptt.Tape) -> Array:
-    """J_t for t = 1..T by (1): (T, B, S, S); from the cell's step_jacobian, or else from its step_backward."""
+def state_jacobians(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) -> Array:
+    """J_t for t = 1..T by (1): (T, B, S, S); from the cell's step_jacobian, or else from its step_backward.
+
+    A row that has no step (the tape's mask) keeps its state: its Jacobian is the identity.
+    """
     one_step = getattr(cell, "step_jacobian", None)
     if one_step is not None:
-        return np.stack([one_step(params, cache) for cache in tape.caches])
-    return np.stack([_rows_by_backward(cell, params, tape, t) for t in range(tape.steps)])
+        local = np.stack([one_step(params, cache) for cache in tape.caches])
+    else:
+        local = np.stack([_rows_by_backward(cell, params, tape, t) for t in range(tape.steps)])
+    if tape.mask is None:
+        return local
+    return np.where(tape.mask.astype(bool)[:, :, None, None], local, np.eye(local.shape[-1], dtype=local.dtype))
 
 
-def _rows_by_backward(cell: bptt.Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
+def _rows_by_backward(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
     """J_t (B, S, S) row by row: pulling the unit cotangent e_i back through step t gives row i."""
     like = {name: trajectory[t] for name, trajectory in tape.states.items()}
     shape = flatten_state(like).shape
@@ -101,7 +104,7 @@ def growth_rates(jacobians: Array) -> Array:
     return -np.sort(-total / steps, axis=-1)
 
 
-def contribution_norms(cell: bptt.Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> Arrays:
+def contribution_norms(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> Arrays:
     """‖(∂⁺s_k/∂W)ᵀ P_{t,k}ᵀ e_t‖ by parameter: (T+1, T+1), entry [t, k]; NaN where there is no such term.
 
     The terms themselves add up to the gradient (the double sum of manual.bptt); steps are counted from 1.

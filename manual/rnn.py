@@ -27,20 +27,17 @@ pasted beside a row vector δ.
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from manual.activations import ACTIVATIONS
+from manual.cell import Array, Arrays, Halves, Shapes
 from manual.linear import linear, linear_backward
-
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class RNN:
+class RNN(Halves):
     """h_t = φ(W_xh x_t + W_hh h_{t−1} + b_h), with φ one of `manual.activations.ACTIVATIONS`.
 
     Parameters W_xh (H, I), W_hh (H, H), b_h (H,); state h (B, H); x is (B, I), or integer tokens (B,).
@@ -48,33 +45,20 @@ class RNN:
 
     activation: str = "tanh"
 
-    def parameter_shapes(self, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+    def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """Shapes of W_xh, W_hh and b_h."""
         return {"W_xh": (hidden_size, input_size), "W_hh": (hidden_size, hidden_size), "b_h": (hidden_size,)}
 
-    def state_shapes(self, hidden_size: int) -> dict[str, tuple[int, ...]]:
+    def state_shapes(self, hidden_size: int) -> Shapes:
         """The state is h alone."""
         return {"h": (hidden_size,)}
-
-    # One step.
-
-    def step(self, xp: Any, params: dict[str, Any], state: dict[str, Any], x: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """({"h": h_t}, cache) from {"h": h_{t−1}} (B, H) and x_t."""
-        return self.recur(xp, params, state, self.project(xp, params, x), x)
-
-    def step_backward(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Arrays, Array | None, Arrays]:
-        """(d_params, dx_t, {"h": dh_{t−1}}) from the total derivative d_state = {"h": dh_t} (B, H)."""
-        delta, d_state_prev = self.delta(params, cache, d_state)
-        d_params, d_x = self.accumulate(params, cache, delta)
-        return d_params, d_x, d_state_prev
 
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """J_t by (9): (B, H, H)."""
         slope = ACTIVATIONS[self.activation].derivative(cache["z"], cache["h"])
         return slope[:, :, None] * params["W_hh"]  # (9)
 
-    # The same step in two halves, so that the time loop can do what does not recur for all steps at once: `project`
-    # and `accumulate` take (B, ·) or (T, B, ·).
+    # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
     def project(self, xp: Any, params: dict[str, Any], x: Any) -> Any:
         """W_xh x + b_h: the part of z that does not wait for the state."""
@@ -100,3 +84,19 @@ class RNN:
         h_prev = cache["h_prev"].reshape(-1, delta.shape[-1])
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (6), (5)
         return {"W_xh": d_W_xh, "W_hh": rows.T @ h_prev, "b_h": np.sum(rows, axis=0)}, d_x  # (7), (8)
+
+
+@dataclass(frozen=True)
+class IRNN(RNN):
+    """The RNN with φ = relu, started at W_hh = I and b_h = 0 (Le, Jaitly and Hinton 2015).
+
+    By (9) J_t = diag(z_t > 0) at the start: a unit passes its gradient on unchanged as long as it is active, and not at all once
+    it is not.
+    """
+
+    activation: str = "relu"
+
+    def initialise(self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int) -> Arrays:
+        """W_hh and b_h."""
+        del rng, input_size, batch
+        return {"W_hh": np.eye(hidden_size), "b_h": np.zeros(hidden_size)}

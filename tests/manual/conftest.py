@@ -19,6 +19,7 @@ NONLINEARITIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu,
     "identity": lambda z: z,
     "softplus": lambda z: functional.softplus(z, threshold=500),
+    "positive": lambda z: torch.where(z >= 0, z + 0.5, functional.logsigmoid(z).exp()),
 }
 
 

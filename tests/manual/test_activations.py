@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from manual.activations import ACTIVATIONS, sigmoid_derivative
+from manual.activations import ACTIVATIONS, sigmoid_and_complement, sigmoid_derivative
 from tests.closeness import ROUNDING, relative_error
 
 TORCH = {
@@ -19,8 +19,16 @@ TORCH = {
     "relu": torch.relu,
     "identity": torch.clone,
     "softplus": lambda z: functional.softplus(z, threshold=500),
+    "positive": lambda z: torch.where(z >= 0, z + 0.5, torch.sigmoid(z)),
 }
-JAX = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "identity": jnp.asarray, "softplus": jax.nn.softplus}
+JAX = {
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "relu": jax.nn.relu,
+    "identity": jnp.asarray,
+    "softplus": jax.nn.softplus,
+    "positive": lambda z: jnp.where(z >= 0, z + 0.5, jax.nn.sigmoid(z)),
+}
 NET_INPUTS = np.array([-4.0, -1.5, -0.3, -1e-9, 1e-9, 0.2, 1.0, 3.7])
 every_activation = pytest.mark.parametrize("name", ACTIVATIONS)
 
@@ -69,6 +77,7 @@ def test_value_and_derivative_equal_torch_anywhere(name, z):
         pytest.param("relu", lambda z, value: value, id="relu's value"),
         pytest.param("identity", lambda z, value: z, id="identity's value"),
         pytest.param("softplus", lambda z, value: sigmoid_derivative(z, value), id="softplus differentiated twice"),
+        pytest.param("positive", lambda z, value: value, id="positive's value"),
     ],
 )
 def test_a_mistaken_derivative_is_far_from_torch(name, mistaken_slope):
@@ -80,6 +89,20 @@ def test_a_mistaken_derivative_is_far_from_torch(name, mistaken_slope):
 def test_relu_has_slope_zero_at_the_kink_as_torch_and_jax_have(zero):
     kink = np.array([zero])
     assert value_and_slope("relu", kink)[1] == value_and_slope_by_torch("relu", kink)[1] == slope_by_jax("relu", kink) == 0
+
+
+def test_positive_is_continuous_with_slope_1_at_its_kink():
+    value, slope = value_and_slope("positive", np.array([-1e-300, 0.0, 1e-300]))
+    assert value.tolist() == [0.5, 0.5, 0.5]
+    assert slope.tolist() == [0.25, 1, 1]
+
+
+@pytest.mark.parametrize("z", [-40.0, -1.0, 0.0, 1.0, 40.0])
+def test_a_gate_and_its_complement_have_all_their_digits(z):
+    gate, complement = sigmoid_and_complement(np, np.array(z))
+    assert relative_error(gate, np.exp(-np.logaddexp(0, -z))) <= ROUNDING
+    assert relative_error(complement, np.exp(-np.logaddexp(0, z))) <= ROUNDING
+    assert gate + complement == 1
 
 
 def sigmoid_slope_by_complex_step(z):

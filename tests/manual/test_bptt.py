@@ -60,21 +60,21 @@ def test_each_step_s_share_of_each_gradient_equals_torch(draw_sequence, unrolled
     sequence = draw_sequence(steps=6)
     truth = unrolled(sequence, activation)
     tape, _ = swept(RNN(activation), sequence)
-    terms, d_state = bptt.step_gradients(RNN(activation), sequence.params, tape, sequence.cotangents)
-    assert relative_error(d_state["h"], truth.d_state, separately=1) <= ROUNDING
-    assert relative_error(np.stack([d_x for _, d_x in terms]), truth.x, separately=1) <= ROUNDING
-    for name, shares in truth.params.items():
-        assert relative_error(np.stack([d_params[name] for d_params, _ in terms]), shares, separately=1) <= ROUNDING, name
+    found = bptt.shares(RNN(activation), sequence.params, tape, sequence.cotangents)
+    assert relative_error(found.d_state["h"], truth.d_state, separately=1) <= ROUNDING
+    assert relative_error(found.x, truth.x, separately=1) <= ROUNDING
+    for name, expected in truth.params.items():
+        assert relative_error(found.params[name], expected, separately=1) <= ROUNDING, name
 
 
 @pytest.mark.parametrize("tokens", [False, True])
 def test_sequence_form_equals_the_sum_of_the_step_form(draw_sequence, tokens):
     sequence = draw_sequence(steps=7, tokens=tokens)
     tape, at_once = swept(RNN(), sequence)
-    terms, d_state = bptt.step_gradients(RNN(), sequence.params, tape, sequence.cotangents)
-    np.testing.assert_array_equal(at_once.d_state["h"], d_state["h"])
+    apart = bptt.shares(RNN(), sequence.params, tape, sequence.cotangents)
+    np.testing.assert_array_equal(at_once.d_state["h"], apart.d_state["h"])
     for name, value in at_once.params.items():
-        assert relative_error(sum(d_params[name] for d_params, _ in terms), value) <= ROUNDING, name
+        assert relative_error(apart.params[name].sum(axis=0), value) <= ROUNDING, name
 
 
 def test_a_cell_with_the_step_form_alone_tells_no_delta(draw_sequence):
@@ -270,7 +270,7 @@ def test_a_zero_initial_state_hides_that_it_was_forgotten(draw_sequence, unrolle
 
 
 def test_a_carry_that_replaces_the_loss_s_own_derivative_is_detected(draw_sequence, unrolled, monkeypatch):
-    def replacing(tape, cotangents, pull_back):
+    def replacing(tape, cotangents, pull_back, chunk):
         totals = [{name: value[-1] for name, value in cotangents.items()}]
         for t in reversed(range(tape.steps)):
             totals.append(pull_back(t, totals[-1]))
@@ -303,8 +303,7 @@ def test_ten_per_cent_at_one_vanished_step_shows_at_that_step_and_hides_in_the_w
     sequence = vanishing(draw_sequence)
     shares = unrolled(sequence).params["W_hh"]
     tape, _ = swept(RNN(), sequence)
-    terms, _ = bptt.step_gradients(RNN(), sequence.params, tape, sequence.cotangents)
-    found = np.stack([d_params["W_hh"] for d_params, _ in terms])
+    found = bptt.shares(RNN(), sequence.params, tape, sequence.cotangents).params["W_hh"]
     found[4] *= 1.1
     assert relative_error(found.sum(axis=0), shares.sum(axis=0)) <= ROUNDING
     assert relative_error(found, shares, separately=1) == pytest.approx(0.1)

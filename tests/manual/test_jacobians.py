@@ -25,6 +25,7 @@ FRAMEWORKS = {
         relu=torch.relu,
         identity=torch.clone,
         softplus=functional.softplus,
+        positive=lambda z: torch.where(z >= 0, z + 0.5, torch.sigmoid(z)),
     ),
     "jax": SimpleNamespace(
         array=jnp.asarray,
@@ -34,6 +35,7 @@ FRAMEWORKS = {
         relu=jax.nn.relu,
         identity=jnp.asarray,
         softplus=jax.nn.softplus,
+        positive=lambda z: jnp.where(z >= 0, z + 0.5, jax.nn.sigmoid(z)),
     ),
 }
 every_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
