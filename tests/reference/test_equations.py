@@ -133,4 +133,5 @@ def test_an_offset_acts_from_its_own_step_on(unrolled):
 def test_activations_do_not_overflow(activation):
     z = np.array([-1e4, 0.0, 1e4])
     expected = {"tanh": [-1, 0, 1], "sigmoid": [0, 0.5, 1], "relu": [0, 0, 1e4], "identity": z, "softplus": [0, math.log(2), 1e4]}
+    expected["positive"] = [0, 0.5, 1e4 + 0.5]
     np.testing.assert_allclose(equations.NONLINEARITIES[activation](np, z), expected[activation], rtol=1e-15)
