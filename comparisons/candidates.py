@@ -6,55 +6,82 @@ This is the only module that imports `manual/`.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
 
-from comparisons.cases import LOSS_LABELS, SOFTMAX, Case
+from comparisons.cases import LOSS_LABELS, PROJECTION, SOFTMAX, Case
 from comparisons.errors import BadContract, BadOption, UnknownName
 from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem, frozen
-from manual import bptt, jacobians
+from manual import bptt, jacobians, rtrl
 from manual.activations import ACTIVATIONS
+from manual.cell import Cell, HoistedCell, output_names
 from manual.gru import GRU
 from manual.losses import LOSSES
+from manual.lru import LRU
 from manual.lstm import LSTM
+from manual.min_gru import MinGRU
+from manual.min_lstm import MinLSTM
 from manual.network import Head, Network, Pass, Projection, Readout
-from manual.rnn import RNN
+from manual.peephole_lstm import PeepholeLSTM
+from manual.projected_lstm import ProjectedLSTM
+from manual.residual import ResidualRNN
+from manual.rnn import IRNN, RNN
+from manual.slstm import SLSTM
 from manual.training import sgd
 
-CELLS: dict[str, Callable[..., bptt.Cell]] = {
+CELLS: dict[str, Callable[..., Cell]] = {
     "rnn": RNN,
+    "irnn": IRNN,
+    "residual": ResidualRNN,
     "lstm": LSTM,
+    "peephole-lstm": PeepholeLSTM,
+    "projected-lstm": ProjectedLSTM,
     "gru": GRU,
+    "min-gru": MinGRU,
+    "min-lstm": MinLSTM,
+    "lru": LRU,
+    "slstm": SLSTM,
 }
+ALGORITHMS = ("bptt", "rtrl")
 
 
 @dataclass(frozen=True)
 class CellCandidate:
-    """A cell under the contract of docs/your-derivation.md: parameter_shapes, state_shapes, step, step_backward."""
+    """A cell under the contract of docs/your-derivation.md: parameter_shapes, state_shapes, step, step_backward.
 
-    cell: bptt.Cell
+    algorithm: "bptt", or "rtrl", which gives no gradient for x.
+    """
+
+    cell: Cell
+    algorithm: str = "bptt"
 
     def network(self, problem: Problem) -> Network:
-        """The cell under the problem's readout."""
-        return Network(self.cell, _readout(problem), tuple(problem.state_sizes))
+        """The cell, as often as the problem says, under the problem's readout."""
+        names = problem.of_one_run(problem.state_sizes)
+        cut = {"window": problem.window, "chunk": problem.chunk}
+        return Network(self.cell, _readout(problem), names, problem.layers, problem.bidirectional, **cut)
 
     def answer(self, problem: Problem) -> Answer:
         """All gradients from the sequence form (if the cell has one), the shares of the steps from the step form."""
         params = dict(problem.variables)
-        done = self.forward(problem)
-        gradients = self.network(problem).backward(params, done)
-        terms, d_state = bptt.step_gradients(self.cell, params, done.tape, done.reading.cotangents)
-        steps = {name: np.stack([d_params[name] for d_params, _ in terms]) for name in problem.parameter_names}
-        steps |= {f"{name}_0": d for name, d in d_state.items()}
-        if "x" in problem.variables:
-            steps["x"] = np.stack([np.asarray(d_x) for _, d_x in terms])
+        network, done = self.network(problem), self.forward(problem)
+        if self.algorithm == "rtrl":
+            d_params, d_initial = rtrl.gradients(self.cell, params, done.tape, done.reading.cotangents)
+            d_initial = {f"{name}_0": value for name, value in d_initial.items()}
+            return Answer(done.loss, {**d_params, **done.reading.d_params, **d_initial}, done.states)
+        gradients, steps = network.backward(params, done), network.backward(params, done, by_step=True)
         if problem.jacobians:
             local = jacobians.state_jacobians(self.cell, params, done.tape)
             both = {STATE_JACOBIAN: local, PRODUCT_TO_END: jacobians.products_to_end(local)}
             gradients, steps = gradients | both, steps | both
-        states = {name: trajectory[1:] for name, trajectory in done.tape.states.items()}
-        return Answer(done.loss, gradients, states, steps)
+        return Answer(done.loss, gradients, done.states, steps)
+
+    @property
+    def partial(self) -> bool:
+        """Whether some gradients are left out by design."""
+        return self.algorithm == "rtrl"
 
     def forward(self, problem: Problem) -> Pass:
         """Loss and tape."""
@@ -62,7 +89,7 @@ class CellCandidate:
 
 
 def local_gradients(
-    cell: bptt.Cell, problem: Problem, d_state: Mapping[str, Array], params: Mapping[str, Array]
+    cell: Cell, problem: Problem, d_state: Mapping[str, Array], params: Mapping[str, Array]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """(share of every step in each parameter and in x, d_state_prev of every step), from step_backward given d_state.
 
@@ -80,39 +107,63 @@ def local_gradients(
 
 
 def walk(problem: Problem, candidate: CellCandidate) -> Iterator[tuple[str, Array]]:
-    """(name, array) of all that the derivation can show along the sequence; names and layout as in comparisons.dump."""
-    params = problem.variables
-    done = candidate.forward(problem)
-    swept = bptt.backward(candidate.cell, params, done.tape, done.reading.cotangents)
-    local = jacobians.state_jacobians(candidate.cell, params, done.tape)
+    """(name, array) of all that the derivation can show along the sequence; names and layout as in comparisons.dump.
+
+    Of several layers or directions each run stands by itself, in the order of its own steps, with its suffix before the name.
+    """
+    params, network, done = problem.variables, candidate.network(problem), candidate.forward(problem)
+    by_step = network.backward(params, done, by_step=True)
+    for layer in network.directions():
+        for run in layer:
+            prefix, tape = f"{run.suffix.lstrip('_')}/" if run.suffix else "", done.tapes[run.suffix]
+            d_state = {name: run.in_time(by_step[f"{name}{run.suffix}_0"]) for name in tape.states}
+            for name, array in _walk_run(candidate.cell, run.own(params), tape, d_state):
+                yield prefix + name, array
+    if len(done.tapes) == 1 and network.window is None and network.chunk is None:
+        norms = jacobians.contribution_norms(candidate.cell, params, done.tape, done.reading.cotangents)
+        yield from ((f"contribution_norm/{name}", value) for name, value in norms.items())
+    for name, gradient in network.backward(params, done).items():
+        yield f"gradient/{name}", gradient
+
+
+def _walk_run(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, d_state: dict[str, Array]) -> Iterator[tuple[str, Array]]:
+    local = jacobians.state_jacobians(cell, params, tape)
     products = jacobians.products_to_end(local)
     yield STATE_JACOBIAN, local
     yield PRODUCT_TO_END, products
     yield "singular_values", jacobians.singular_values(products)
     yield "product_norm", jacobians.product_norms(local)
     yield "growth_rates", jacobians.growth_rates(local)
-    if swept.delta is not None:
-        yield "delta", swept.delta
-    yield "d_state", jacobians.flatten_state(swept.d_state)
-    for name, norms in jacobians.contribution_norms(candidate.cell, params, done.tape, done.reading.cotangents).items():
-        yield f"contribution_norm/{name}", norms
-    for name, gradient in candidate.network(problem).backward(params, done).items():
-        yield f"gradient/{name}", gradient
+    if isinstance(cell, HoistedCell):
+        totals = [bptt.within(tape, t, {name: value[t + 1] for name, value in d_state.items()}) for t in range(tape.steps)]
+        yield "delta", np.stack([cell.delta(params, tape.caches[t], total)[0] for t, total in enumerate(totals)])
+    yield "d_state", jacobians.flatten_state(d_state)
 
 
 def _readout(problem: Problem) -> Readout:
     if problem.readout == "projection":
         return Projection()
-    return Head(problem.readout, problem.readout_options["reduction"], problem.output_size or 0)
+    options = problem.readout_options
+    return Head(problem.readout, options["reduction"], problem.output_size or 0, options["reads"])
 
 
-def built_in(name: str, options: Mapping[str, Any]) -> CellCandidate:
-    """The cell of `manual/` called `name`. Raises UnknownName, listing what exists."""
+def built_in(name: str, options: Mapping[str, Any], algorithm: str = "bptt") -> CellCandidate:
+    """The cell of `manual/` called `name`. Raises UnknownName, listing what exists, BadOption for an option that it lacks."""
     if name not in CELLS:
         raise UnknownName(f"no cell is called {name!r}; there are {', '.join(CELLS)}")
     if options.get("activation", "tanh") not in ACTIVATIONS:
         raise UnknownName(f"no activation is called {options['activation']!r}; there are {', '.join(ACTIVATIONS)}")
-    return CellCandidate(CELLS[name](**options))
+    if algorithm not in ALGORITHMS:
+        raise UnknownName(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
+    known = list(signature(CELLS[name]).parameters)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise BadOption(f"the cell {name} has no option {', '.join(unknown)}; {has}")
+    try:
+        return CellCandidate(CELLS[name](**options), algorithm)
+    except ValueError as error:
+        raise BadOption(f"{name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -153,8 +204,7 @@ def cell_problem(
     draw.weights(shapes[0])
     draw.sequence(case)
     draw.initial_state(case, shapes[1])
-    for state, shape in shapes[1].items():
-        draw.constants[f"cotangent_{state}"] = draw.rng.normal(size=(case.steps, case.batch, *shape))
+    draw.cotangents(case, shapes[1])
     return Problem(
         name=name,
         cell=name,
@@ -201,16 +251,40 @@ class _Draw:
             self.variables[f"{name}_0"] = value if case.initial_state == "random" else np.zeros_like(value)
 
     def targets(self, case: Case) -> None:
-        """Targets, and the mask that says where the loss counts; never nowhere."""
+        """Targets, and the mask that says where the loss counts: within each row's own steps, and never nowhere."""
         shape = (case.steps, case.batch)
         indices = self.rng.integers(0, case.output_size, shape)
         rows = self.rng.normal(size=(*shape, case.output_size))
         self.constants["target"] = indices if case.loss == SOFTMAX else rows
         mask = (self.rng.random(shape) < 0.6) if case.positions == "masked" else np.ones(shape, dtype=bool)
-        mask[-1] = True
-        if case.positions == "last":
-            mask[:-1] = False
+        last = self.constants.get("lengths", np.full(case.batch, case.steps)) - 1
+        ends = np.arange(case.steps)[:, None] == last
+        mask = ends if case.positions == "last" else (mask | ends) & (np.arange(case.steps)[:, None] <= last)
         self.constants["mask"] = mask.astype(np.float64)
+
+    def lengths(self, case: Case) -> None:
+        """The number of steps of each row: T for one of them, and fewer, at least 1, for the others."""
+        lengths = self.rng.integers(1, max(case.steps, 2), case.batch)
+        lengths[self.rng.integers(case.batch)] = case.steps
+        self.constants["lengths"] = lengths
+
+    def dropout(self, case: Case, features: int) -> None:
+        """A mask on what each layer but the last hands on: 0, or 1/(1 − p), so that the mean stays."""
+        for layer in range(case.layers - 1):
+            kept = self.rng.random((case.steps, case.batch, features)) >= case.dropout
+            self.constants[f"dropout_l{layer}"] = kept / (1 - case.dropout)
+
+    def cotangents(self, case: Case, state_shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Random weights on every state at every step."""
+        for name, shape in state_shapes.items():
+            self.constants[f"cotangent_{name}"] = self.rng.normal(size=(case.steps, case.batch, *shape))
+
+    def own(self, cell: Any, case: Case, suffix: str = "") -> None:
+        """What the cell itself wants to draw, in place of what was drawn."""
+        if hasattr(cell, "initialise"):
+            sizes = self.variables["W_xh" + suffix].shape[1] if "W_xh" + suffix in self.variables else case.input_size
+            for name, value in cell.initialise(self.rng, sizes, case.hidden_size, case.batch).items():
+                self.variables[f"{name.removesuffix('_0')}{suffix}_0" if name.endswith("_0") else name + suffix] = value
 
 
 LARGEST = 50_000_000  # numbers in the shares of all steps: 400 MB in float64, and each reference keeps some copies
@@ -225,48 +299,87 @@ def must_fit(case: Case) -> None:
         raise BadOption(f"{case.name}: {sizes} is too large to compare step by step: {numbers:,} numbers, at most {LARGEST:,}")
 
 
+def must_make_sense(case: Case) -> None:
+    """Raises UnknownName for a loss that does not exist, BadOption for a size below 1, or for parts that do not go together."""
+    if case.loss not in (*LOSSES, PROJECTION):
+        raise UnknownName(f"no loss is called {case.loss!r}; there are {', '.join(LOSSES)}, {PROJECTION}")
+    for name in ("steps", "batch", "input_size", "hidden_size", "output_size", "layers"):
+        if getattr(case, name) < 1:
+            raise BadOption(f"{name} must be at least 1, not {getattr(case, name)}")
+    if not 0 <= case.dropout < 1:
+        raise BadOption(f"{case.name}: dropout drops a share of at least 0 and below 1, not {case.dropout}")
+    if case.dropout and case.layers == 1:
+        raise BadOption(f"{case.name}: dropout stands between layers, and there is one layer")
+    stacked = case.layers > 1 or case.bidirectional
+    if case.algorithm == "rtrl" and (stacked or case.window is not None or case.chunk is not None):
+        raise BadOption(f"{case.name}: real-time recurrent learning is for one layer in one direction, untruncated")
+    if case.jacobians and stacked:
+        raise BadOption(f"{case.name}: Jacobians are compared for one layer in one direction")
+
+
 def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
     """The case with its numbers: drawn from the seed, trained as the case says, then cast to dtype.
 
-    Raises UnknownName for a cell, activation or loss that does not exist, BadOption for a size below 1.
+    Raises UnknownName for a cell, activation or loss that does not exist, BadOption for a size below 1 and for parts that do not
+    go together.
     """
-    candidate = built_in(case.cell, case.options)
-    if case.loss not in LOSSES:
-        raise UnknownName(f"no loss is called {case.loss!r}; there are {', '.join(LOSSES)}")
-    for name in ("steps", "batch", "input_size", "hidden_size", "output_size"):
-        if getattr(case, name) < 1:
-            raise BadOption(f"{name} must be at least 1, not {getattr(case, name)}")
+    candidate = built_in(case.cell, case.options, case.algorithm)
+    must_make_sense(case)
     cell = candidate.cell
+    try:
+        arranged = Network(cell, Projection(), (), case.layers, case.bidirectional, case.window, case.chunk)
+        shapes, states = arranged.parameter_shapes(case.input_size, case.hidden_size), arranged.state_shapes(case.hidden_size)
+    except ValueError as error:
+        raise BadOption(f"{case.name}: {error}") from error
     must_fit(case)
-    state_shapes, shapes = cell.state_shapes(case.hidden_size), cell.parameter_shapes(case.input_size, case.hidden_size)
+    reads, features = arranged.reads(), arranged.features(case.hidden_size)
+    head = Head(case.loss, case.reduction, case.output_size, reads)
     draw = _Draw(np.random.default_rng(seed))
-    draw.weights({**shapes, **Head(case.loss, case.reduction, case.output_size).parameter_shapes(case.hidden_size)})
+    draw.weights(shapes | (head.parameter_shapes(features) if case.loss != PROJECTION else {}))
     draw.sequence(case)
-    draw.initial_state(case, state_shapes)
-    draw.targets(case)
+    draw.initial_state(case, states)
+    if case.unequal:
+        draw.lengths(case)
+    if case.loss == PROJECTION:
+        draw.cotangents(case, states)
+    else:
+        draw.targets(case)
+    if case.dropout:
+        draw.dropout(case, features)
+    for run in (run for layer in arranged.directions() for run in layer):
+        draw.own(cell, case, run.suffix)
+    label = "cotangents" if case.loss == PROJECTION else f"{LOSS_LABELS[case.loss]} {case.positions} {case.reduction}"
     problem = Problem(
         name=case.name,
         cell=case.cell,
         options=case.options,
         readout=case.loss,
-        readout_options={"reduction": case.reduction},
+        readout_options={} if case.loss == PROJECTION else {"reduction": case.reduction, "reads": reads},
         parameter_names=tuple(shapes),
-        state_sizes={name: shape[-1] for name, shape in state_shapes.items()},
+        state_sizes={name: shape[-1] for name, shape in states.items()},
         input_size=case.input_size,
         hidden_size=case.hidden_size,
         variables=frozen(draw.variables),
         constants=frozen(draw.constants),
         seed=seed,
         jacobians=case.jacobians,
-        loss_label=f"{LOSS_LABELS[case.loss]} {case.positions} {case.reduction}",
+        loss_label=label,
+        layers=case.layers,
+        bidirectional=case.bidirectional,
+        output_names=output_names(cell),
+        window=case.window,
+        chunk=case.chunk,
     )
     return train(problem, candidate, case.trained, case.learning_rate).astype(dtype)
 
 
 def train(problem: Problem, candidate: CellCandidate, updates: int, learning_rate: float) -> Problem:
     """The problem after plain SGD on its own data; x and the initial states stay. The rate is that of the mean loss."""
+    if updates and problem.readout == PROJECTION:
+        raise BadOption(f"{problem.name}: a random projection of the states is nothing to train on")
     network = candidate.network(problem)
-    counted = 1.0 if problem.readout_options["reduction"] == "mean" else float(problem.constants["mask"].sum())
+    whole = problem.readout == PROJECTION or problem.readout_options["reduction"] == "mean"
+    counted = 1.0 if whole else float(problem.constants["mask"].sum())
     for _ in range(updates):
         gradients = network.backward(problem.variables, candidate.forward(problem))
         problem = update(problem, gradients, learning_rate / counted)

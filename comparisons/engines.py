@@ -72,7 +72,8 @@ def _steps(problem: Problem, gradients: dict[str, Array], found: dict[str, Array
     steps |= {name: found[name + OFFSET] for name in problem.parameter_names if name + OFFSET in found}
     for name in problem.state_sizes:
         if name + OFFSET in found:
-            steps[f"{name}_0"] = np.concatenate([found[f"{name}_0"][None], found[name + OFFSET]])
+            parts = (found[f"{name}_0"][None], found[name + OFFSET])
+            steps[f"{name}_0"] = np.concatenate(parts if problem.first_step(f"{name}_0") == 0 else parts[::-1])
     return steps
 
 
@@ -95,9 +96,18 @@ def _bound_readout(readout: str, options: tuple[tuple[str, Any], ...]) -> equati
 
 @lru_cache(maxsize=256)
 def _sequence_loss(
-    step: equations.Step, readout: equations.Readout, parameters: tuple[str, ...], states: tuple[str, ...]
+    step: equations.Step,
+    readout: equations.Readout,
+    parameters: tuple[str, ...],
+    states: tuple[str, ...],
+    arrangement: equations.Arrangement,
 ) -> equations.ScalarFunction:
-    return equations.sequence_loss(step, readout, parameters, states, OFFSET)
+    return equations.sequence_loss(step, readout, parameters, states, OFFSET, arrangement)
+
+
+def arrangement_of(problem: Problem) -> equations.Arrangement:
+    """The problem's layers, directions and truncation, as reference.equations has them."""
+    return equations.Arrangement(problem.layers, problem.bidirectional, problem.window, problem.chunk, problem.output_names)
 
 
 def readout_of(problem: Problem) -> equations.Readout:
@@ -117,7 +127,8 @@ def _ask_autodiff(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
     if isinstance(problem, FunctionProblem):
         differentiate = getattr(module, "gradients_uncompiled", module.gradients)
         return _answer(differentiate(_as_scalar_function(problem), dict(problem.variables), dict(problem.constants), **keywords))
-    function = _sequence_loss(step_of(problem), readout_of(problem), problem.parameter_names, tuple(problem.state_sizes))
+    names = problem.of_one_run(problem.parameter_names), problem.of_one_run(problem.state_sizes)
+    function = _sequence_loss(step_of(problem), readout_of(problem), *names, arrangement_of(problem))
     return _answer(module.gradients(function, dict(problem.variables), dict(problem.constants), **keywords))
 
 
@@ -126,7 +137,8 @@ def _as_scalar_function(problem: FunctionProblem) -> equations.ScalarFunction:
 
 
 def _ask_torch_nn(module: Any, problem: Problem) -> Answer:
-    return _answer(module.gradients(problem.cell, problem.options, readout_of(problem), problem.variables, problem.constants))
+    told = (problem.variables, problem.constants)
+    return _answer(module.gradients(problem.cell, problem.options, readout_of(problem), *told, arrangement_of(problem)))
 
 
 def _answer(told: tuple[float, dict[str, Array], dict[str, Array]]) -> Answer:
@@ -170,18 +182,30 @@ def _needs_function(problem: AnyProblem) -> str | None:
     return None if isinstance(problem, FunctionProblem) else "only asked of functions that autodiff cannot follow"
 
 
-# cell → the options with which torch has a module of its own
-TORCH_MODULES: dict[str, tuple[dict[str, Any], ...]] = {
+# cell → the options with which torch has a module of its own; None: with any
+TORCH_MODULES: dict[str, tuple[dict[str, Any], ...] | None] = {
     "rnn": ({"activation": "tanh"}, {"activation": "relu"}),
+    "irnn": ({},),
     "lstm": ({},),
+    "projected-lstm": None,
     "gru": ({"reset": "after"},),
 }
 
 
 def _no_torch_module(problem: AnyProblem) -> str | None:
-    if isinstance(problem, Problem) and problem.step is None and dict(problem.options) in TORCH_MODULES.get(problem.cell, ()):
-        return None
-    return f"torch has no such module as {problem.cell}"
+    if not isinstance(problem, Problem) or problem.step is not None or problem.cell not in TORCH_MODULES:
+        return f"torch has no such module as {problem.cell}"
+    options = TORCH_MODULES[problem.cell]
+    if options is not None and dict(problem.options) not in options:
+        return f"torch has no such module as {problem.cell} with {problem.options}"
+    if problem.window is not None:
+        return "torch's modules know no window"
+    plain = problem.suffixes == [""] and "lengths" not in problem.constants
+    if problem.readout == "projection" and not (plain or tuple(problem.of_one_run(problem.state_sizes)) == ("h",)):
+        return "torch's modules tell no cell state within a sequence of several layers, directions or lengths"
+    if problem.chunk is not None and "lengths" in problem.constants:
+        return "torch's packed sequences cannot be empty, as the last chunks of a short row are"
+    return None
 
 
 ENGINES: tuple[Engine, ...] = (

@@ -5,7 +5,7 @@ A `Problem` is what the candidate and every engine receive. Its `variables` are 
 cotangents). An `Answer` is what each of them gives back, under the same names.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Self, TypeAlias
@@ -105,7 +105,11 @@ class Problem(Differentiable):
     variables, constants       named read-only arrays; x is (T, B, I), or integer tokens (T, B) among the constants
     jacobians                  whether ∂s_t/∂s_{t−1} and their products are compared as well
     precision                  in which the candidate works, where that is less than the arrays' own
-    truncation                 K, where the gradient meant is the one in which each loss goes back at most K steps
+    layers, bidirectional      how many layers of the cell there are, and whether each runs backwards in time as well; with
+                               more than one run, parameters and states have suffixes, "_l0", "_l0_reverse", "_l1", …
+    output_names               the parts of the cell's state that a layer hands on
+    window, chunk              where the gradient meant is a truncated one: each loss goes back at most `window` steps, or the
+                               gradient stops at the border of every `chunk` of steps
     """
 
     name: str
@@ -124,7 +128,24 @@ class Problem(Differentiable):
     step: Callable[..., Any] | None = None
     loss_label: str = ""
     precision: str | None = None
-    truncation: int | None = None
+    layers: int = 1
+    bidirectional: bool = False
+    output_names: tuple[str, ...] = ("h",)
+    window: int | None = None
+    chunk: int | None = None
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Of every run of the cell, from the lowest layer up."""
+        if self.layers == 1 and not self.bidirectional:
+            return [""]
+        ways = ("", "_reverse") if self.bidirectional else ("",)
+        return [f"_l{layer}{way}" for layer in range(self.layers) for way in ways]
+
+    def of_one_run(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The names without suffix."""
+        first = self.suffixes[0]
+        return tuple(name.removesuffix(first) for name in names if name.endswith(first))
 
     @property
     def x(self) -> Array:
@@ -163,8 +184,9 @@ class Problem(Differentiable):
         return self.parameter_names
 
     def first_step(self, name: str) -> int:
-        """0 for ∂L/∂s_t and ∂s_T/∂s_k, 1 for all others."""
-        return 0 if name == PRODUCT_TO_END or name in {f"{state}_0" for state in self.state_sizes} else 1
+        """0 for ∂L/∂s_t and ∂s_T/∂s_k, 1 for all others; the initial state of a reverse direction is that of step T + 1."""
+        initial = {f"{state}_0" for state in self.state_sizes if not state.endswith("_reverse")}
+        return 0 if name == PRODUCT_TO_END or name in initial else 1
 
     @property
     def initial_state(self) -> Array:
