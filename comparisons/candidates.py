@@ -187,11 +187,16 @@ class FunctionCandidate:
 
 
 def cell_problem(
-    name: str, shapes: tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]], sizes: Mapping[str, int], seed: int
+    name: str,
+    shapes: tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]],
+    sizes: Mapping[str, int],
+    seed: int,
+    cell: Any = None,
 ) -> Problem:
     """A cell from outside under random cotangents on every state at every step, from a random initial state.
 
-    shapes are those of its parameters and of its states; sizes are steps, batch, input_size, hidden_size.
+    shapes are those of its parameters and of its states; sizes are steps, batch, input_size, hidden_size. A `cell` with the method
+    `initialise` draws some of them itself.
     """
     case = replace(Case(name, name), **sizes)
     must_fit(case)
@@ -205,6 +210,7 @@ def cell_problem(
     draw.sequence(case)
     draw.initial_state(case, shapes[1])
     draw.cotangents(case, shapes[1])
+    draw.own(cell, case)
     return Problem(
         name=name,
         cell=name,
@@ -313,8 +319,8 @@ def must_make_sense(case: Case) -> None:
     stacked = case.layers > 1 or case.bidirectional
     if case.algorithm == "rtrl" and (stacked or case.window is not None or case.chunk is not None):
         raise BadOption(f"{case.name}: real-time recurrent learning is for one layer in one direction, untruncated")
-    if case.jacobians and stacked:
-        raise BadOption(f"{case.name}: Jacobians are compared for one layer in one direction")
+    if case.jacobians and (stacked or case.unequal):
+        raise BadOption(f"{case.name}: Jacobians are compared for one layer in one direction, all rows of the same length")
 
 
 def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:

@@ -50,7 +50,7 @@ class Case:
 AFTER, BEFORE = ({"reset": where} for where in ("after", "before"))
 TANH, RELU, SIGMOID, IDENTITY = ({"activation": name} for name in ("tanh", "relu", "sigmoid", "identity"))
 POSITIVE = {"activation": "positive"}
-PROJECTED = {"projection_size": 3}
+PROJECTED = {"projection_size": None}
 RESIDUAL = {"alpha": 0.5, "activation": "tanh"}
 STACKED: dict[str, Any] = {"layers": 3, "bidirectional": True, "steps": 7}
 

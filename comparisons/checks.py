@@ -51,7 +51,8 @@ def check_cell(
         _must_be_integers(seed, sizes)
         mine = UserCell(cell, input_size, hidden_size)
         engines, missing = _engines(references)
-        base = replace(cell_problem(mine.name, (mine.parameters, mine.states), sizes, seed), step=mine.differentiable_step)
+        base = cell_problem(mine.name, (mine.parameters, mine.states), sizes, seed, mine)
+        base = replace(base, step=mine.differentiable_step)
         candidate = CellCandidate(mine)
 
         def ties(problem: Problem) -> list[str]:

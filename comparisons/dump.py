@@ -13,6 +13,8 @@ under a good name. `load` gives an xarray.Dataset. The layout (dimensions in bra
     contribution_norm/<W>     [t, k]                                ‖(∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ ∂L_t/∂s_t‖; the terms sum to ∂L/∂W
     gradient/<name>           as the parameter or input             the candidate's gradient
     <reference>/…             the same, as the reference has it: state_jacobian, jacobian_product_to_end, singular_values, d_state
+    l0/…, l0_reverse/…        of several layers or directions each run by itself, in the order of its own steps: a reverse
+                              direction's step 1 is at the last x. Without contribution_norm; of references d_state alone
     meta                      JSON: schema, case, sizes, seed, dtype, versions, notation
 """
 
@@ -56,7 +58,7 @@ NOTATION = (
 def write(folder: Path, problem: Problem, candidate: CellCandidate, engines: Iterable[Engine]) -> Path:
     """The path of the file written for this problem. Raises BadTarget when it cannot be written."""
     prepare_folder(folder)
-    problem = replace(problem, jacobians=True)
+    problem = replace(problem, jacobians=problem.suffixes == [""] and "lengths" not in problem.constants)
     arrays = dict(walk(problem, candidate))
     for engine in engines:
         if engine.tells_steps and engine.reason_not(problem) is None:
@@ -79,10 +81,17 @@ def file_name(case: str) -> str:
 
 
 def _told(problem: Problem, answer: Answer) -> dict[str, Array]:
-    product = answer.gradients[PRODUCT_TO_END]
-    d_state = np.concatenate([answer.steps[f"{name}_0"] for name in problem.state_sizes], axis=-1)
-    told = {STATE_JACOBIAN: answer.gradients[STATE_JACOBIAN], PRODUCT_TO_END: product, "d_state": d_state}
-    return {**told, "singular_values": np.linalg.svd(product, compute_uv=False)}
+    told: dict[str, Array] = {}
+    for suffix in problem.suffixes:
+        prefix = f"{suffix.lstrip('_')}/" if suffix else ""
+        names = [f"{name}{suffix}_0" for name in problem.of_one_run(problem.state_sizes)]
+        d_state = np.concatenate([answer.steps[name] for name in names], axis=-1)
+        told[f"{prefix}d_state"] = d_state[::-1] if suffix.endswith("_reverse") else d_state
+    if problem.jacobians:
+        product = answer.gradients[PRODUCT_TO_END]
+        told |= {STATE_JACOBIAN: answer.gradients[STATE_JACOBIAN], PRODUCT_TO_END: product}
+        told["singular_values"] = np.linalg.svd(product, compute_uv=False)
+    return told
 
 
 def _save(path: Path, arrays: Mapping[str, Array]) -> Path:

@@ -198,6 +198,8 @@ def _no_torch_module(problem: AnyProblem) -> str | None:
     options = TORCH_MODULES[problem.cell]
     if options is not None and dict(problem.options) not in options:
         return f"torch has no such module as {problem.cell} with {problem.options}"
+    if problem.cell == "projected-lstm" and len(set(problem.state_sizes.values())) == 1:
+        return "torch's projection is to fewer units than there are"
     if problem.window is not None:
         return "torch's modules know no window"
     plain = problem.suffixes == [""] and "lengths" not in problem.constants

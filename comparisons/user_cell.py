@@ -64,6 +64,19 @@ class UserCell:
         previous = {name: value.shape for name, value in cache[1].items()}
         return d_params, d_x, self._arrays("step_backward: d_state_prev", parts[2], previous)
 
+    def initialise(self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int) -> dict[str, Array]:
+        """What the cell wants to draw itself, of its parameters and of its initial states ("n_0"); {} where it says nothing."""
+        draw = getattr(self.cell, "initialise", None)
+        if draw is None:
+            return {}
+        part = f"{self.name}.initialise"
+        drawn = user_code.call(part, draw, rng, input_size, hidden_size, batch)
+        known = self.parameters | {f"{name}_0": (batch, *shape) for name, shape in self.states.items()}
+        if not isinstance(drawn, Mapping) or not set(cast(Mapping[Any, Any], drawn)) <= set(known):
+            raise BadContract(f"{part} returns a dict with keys among {', '.join(known)}; not {drawn!r:.200}")
+        named = cast(Mapping[str, Any], drawn)
+        return {name: as_array(f"{part}: {name}", value, known[name]) for name, value in named.items()}
+
     def differentiable_step(self, xp: Any, params: Any, state: Any, x: Any) -> Any:
         """step without its cache, for the references: nothing is copied or checked."""
         return self.cell.step(xp, dict(params), dict(state), x)[0]
@@ -88,7 +101,7 @@ class UserCell:
                 isinstance(size, int) and size > 0 for size in cast(tuple[Any], sized)
             ):
                 raise BadContract(f"{part}: the shape of {name!r} is a tuple of positive integers, not {shape!r}")
-            shapes[str(name)] = tuple(cast(tuple[int], sized))
+            shapes[str(name)] = tuple(int(size) for size in cast(tuple[int], sized))
         return shapes
 
     def _arrays(self, part: str, given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:

@@ -189,6 +189,8 @@ class Network:
             raise ValueError("a window cuts one layer in one direction: through others a loss reaches steps that are no window")
         if self.chunk is not None and self.bidirectional:
             raise ValueError("chunks need one direction: backwards in time the state does not come from the chunk before")
+        if (self.window is not None and self.window < 0) or (self.chunk is not None and self.chunk < 1):
+            raise ValueError(f"a window is at least 0 steps and a chunk at least 1, not {self.window} and {self.chunk}")
         if self.window is not None and self.chunk is not None:
             raise ValueError("a gradient is cut by a window or by chunks, not by both")
 
@@ -226,16 +228,15 @@ class Network:
         tapes: dict[str, bptt.Tape] = {}
         states: Arrays = {}
         dropout: list[Array | None] = []
-        for layer in self.directions():
-            outputs: list[Array] = []
+        for number, layer in enumerate(self.directions()):
+            if number:
+                below = self.directions()[number - 1]
+                y = np.concatenate([states[n + run.suffix] for run in below for n in output_names(self.cell)], axis=-1)  # (1)
+                y = y if dropout[-1] is None else dropout[-1] * y  # (2)
             for run in layer:
-                tape = self._run(run, params, inputs, y, mask)
-                in_time = {name: run.in_time(trajectory[1:]) for name, trajectory in tape.states.items()}
-                tapes[run.suffix], states = tape, states | run.suffixed(in_time)
-                outputs += [in_time[name] for name in output_names(self.cell)]
-            y = np.concatenate(outputs, axis=-1)  # (1)
-            dropout.append(inputs.get(f"dropout_l{layer[0].layer}"))
-            y = y if dropout[-1] is None else dropout[-1] * y  # (2)
+                tapes[run.suffix] = tape = self._run(run, params, inputs, y, mask)
+                states |= run.suffixed({name: run.in_time(trajectory[1:]) for name, trajectory in tape.states.items()})
+            dropout.append(inputs.get(f"dropout_l{number}"))
         reading = self.readout.value(params, states, inputs)
         return Pass(reading.loss, reading.y, tapes, states, dropout, reading)
 

@@ -45,28 +45,25 @@ class ProjectedLSTM(Halves):
     """The LSTM with h_t = W_hr (o ⊙ tanh c_t).
 
     Parameters W_xh (4H, I), W_hh (4H, P), b_h (4H,), gates stacked i, f, g, o, and W_hr (P, H); states h (B, P) and c (B, H); x
-    is (B, I), or tokens (B,). Raises ValueError for a projection_size P that is not at least 1, and where it is not below H.
+    is (B, I), or tokens (B,). P is projection_size, or half of H, rounded up, for None. Raises ValueError where it is not 1 … H.
     """
 
-    projection_size: int = 3
-
-    def __post_init__(self) -> None:
-        if self.projection_size < 1:
-            raise ValueError(f"projection_size must be at least 1, not {self.projection_size}")
+    projection_size: int | None = None
 
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """Shapes of W_xh, W_hh, b_h and W_hr."""
-        rows, size = len(GATES) * hidden_size, self._below(hidden_size)
+        rows, size = len(GATES) * hidden_size, self._projected(hidden_size)
         return {"W_xh": (rows, input_size), "W_hh": (rows, size), "b_h": (rows,), "W_hr": (size, hidden_size)}
 
     def state_shapes(self, hidden_size: int) -> Shapes:
         """h (P,), then c (H,)."""
-        return {"h": (self._below(hidden_size),), "c": (hidden_size,)}
+        return {"h": (self._projected(hidden_size),), "c": (hidden_size,)}
 
-    def _below(self, hidden_size: int) -> int:
-        if self.projection_size >= hidden_size:
-            raise ValueError(f"projection_size {self.projection_size} must be below the hidden size, {hidden_size}")
-        return self.projection_size
+    def _projected(self, hidden_size: int) -> int:
+        size = (hidden_size + 1) // 2 if self.projection_size is None else self.projection_size
+        if not 1 <= size <= hidden_size:
+            raise ValueError(f"projection_size is 1 … {hidden_size}, the hidden size, not {size}")
+        return size
 
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """∂s_t/∂s_{t−1} for s = (h, c) by (13) and (14): (B, P+H, P+H)."""

@@ -125,7 +125,7 @@ def peephole_lstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], 
 
 
 def projected_lstm(
-    xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *, projection_size: int
+    xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *, projection_size: int | None = None
 ) -> dict[str, Any]:
     """torch.nn.LSTM(proj_size): the LSTM on the projected h, its own h projected."""
     del projection_size  # W_hr has it
@@ -301,7 +301,11 @@ def sequence_loss(
         signal, states = named["x"], {}
         lasting = {"alive": xp.arange(signal.shape[0])[:, None] < named["lengths"]} if "lengths" in named else {}
         for number, layer in enumerate(arrangement.suffixes()):
-            handed_on = []
+            if number:
+                below = arrangement.suffixes()[number - 1]
+                signal = side_by_side(xp, [states[name + suffix] for suffix in below for name in arrangement.outputs])
+                kept = named.get(f"dropout_l{number - 1}")
+                signal = signal if kept is None else signal * kept
             for suffix in layer:
                 own = {name: named[name + suffix] for name in parameter_names}
                 moved = [name for name in (*parameter_names, *state_names) if name + suffix + offset in named]
@@ -311,11 +315,7 @@ def sequence_loss(
                 reverse = suffix.endswith("_reverse")
                 loop = partial(cut_scan, xp, scan, arrangement)
                 trajectory = in_reverse(xp, loop, body, initial, per_step) if reverse else loop(body, initial, per_step)
-                handed_on += [trajectory[name] for name in arrangement.outputs]
                 states |= {name + suffix: trajectory[name] for name in state_names}
-            signal = side_by_side(xp, handed_on)
-            if f"dropout_l{number}" in named:
-                signal = signal * named[f"dropout_l{number}"]
         return readout(xp, variables, states, constants), states
 
     return function
