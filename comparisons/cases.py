@@ -100,4 +100,6 @@ CASES: tuple[Case, ...] = (
     Case("larger", "rnn", TANH, steps=50, batch=8, input_size=16, hidden_size=32, output_size=24, reduction="mean"),
 )
 
-QUICK: tuple[str, ...] = ("tanh", "tanh-tokens-trained", "one-step")
+QUICK: tuple[str, ...] = (  # one of each cell, without Jacobians
+    "tanh", "irnn", "residual", "lstm", "peephole-lstm", "projected-lstm", "gru", "min-gru", "min-lstm", "lru", "slstm",
+)  # fmt: skip

@@ -82,7 +82,7 @@ class Trial:
 
     @property
     def candidate(self) -> Any:
-        return built_in(self.case.cell, self.case.options)
+        return built_in(self.case.cell, self.case.options, self.case.algorithm)
 
     @property
     def torch(self) -> Engine:
@@ -92,7 +92,7 @@ class Trial:
     def check(self, candidate: Any = None, references: Any = ("torch",)) -> CaseReport:
         """The report on a candidate; references are names, or engines."""
         engines = [REPLAYED.get(each, each) for each in references]
-        return check_problem(self.problem, candidate or self.candidate, engines)
+        return check_problem(self.problem, candidate or self.candidate, engines, partial=self.candidate.partial)
 
     def planted(self, change: Callable[[Answer], Answer], references: Any = ("torch",)) -> CaseReport:
         """The report on the right derivation with its answer changed."""

@@ -1,10 +1,16 @@
 """The table of cases: what it covers, and that everything in it agrees."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from comparisons.candidates import CELLS
 from comparisons.cases import CASES, QUICK, RELU, SOFTMAX, SQUARED, TANH, Case
+
+
+def test_every_cell_has_a_case_and_one_that_is_quick():
+    assert {case.cell for case in CASES} == set(CELLS)
+    assert [case.cell for case in CASES if case.name in QUICK] == list(CELLS)
 
 
 def test_names_are_distinct():
@@ -25,6 +31,7 @@ def test_the_quick_ones_are_in_the_table():
         ("reduction", {"sum", "mean"}),
         ("initial_state", {"random", "zero"}),
         ("jacobians", {True, False}),
+        ("algorithm", {"bptt", "rtrl"}),
     ],
 )
 def test_every_choice_occurs(field, values):
@@ -68,3 +75,47 @@ def test_every_case_agrees_with_every_reference(trial, name):
 def test_the_smallest_case_agrees_at_other_seeds(trial, seed):
     report = trial("one-of-each", seed=seed).check(references=("torch", "jax", "torch.nn"))
     assert report.passed, [row.sentence() for row in report.failures()]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tanh-3-layers-both-ways", ["W_hh_l2_reverse", "h_l0_0", "h_l2_reverse_0", "x"]),
+        ("gru-unequal-both-ways", ["W_xh_l1", "b_hh_l0_reverse", "h_l1_0"]),
+        ("slstm", ["n_0", "m_0", "state_jacobian"]),
+        ("lru", ["nu", "theta", "gamma", "re_0", "im_0"]),
+        ("lstm-chunks", ["W_hh_l1", "c_l0_0"]),
+    ],
+)
+def test_every_gradient_of_a_network_is_compared(trial, name, said):
+    compared = {row.gradient for row in trial(name).check().rows}
+    assert set(said) <= compared
+    assert compared >= {key for key in trial(name).problem.variables if not key.endswith("@t")}
+
+
+@pytest.mark.parametrize(
+    ("name", "gradient"),
+    [("lstm-3-layers-both-ways", "c_l1_reverse_0"), ("gru-dropout", "W_hh_l0"), ("lstm-window", "W_hh"), ("tanh-rtrl", "h_0")],
+)
+def test_one_wrong_digit_in_a_network_is_seen(trial, with_gradient, name, gradient):
+    report = trial(name).planted(with_gradient(gradient, lambda value: value * (1 + 1e-9)))
+    assert [row.gradient for row in report.failures()] == [gradient]
+    report = trial(name).planted(with_gradient(gradient, lambda value: value * 1.0))
+    assert report.passed
+
+
+def test_a_window_one_too_long_is_seen(trial):
+    """The reference goes back K steps; the same derivation with K + 1 does not agree with it, nor does the plain gradient."""
+    for name in ("tanh-window", "lstm-window"):
+        right = trial(name)
+        for window in (right.case.window + 1, None):
+            other = replace(right.problem, window=window)
+            answer = right.candidate.answer(other)
+            report = right.planted(lambda _, answer=answer: answer)
+            assert "W_hh" in {row.gradient for row in report.failures()}
+
+
+def test_a_border_between_chunks_at_another_place_is_seen(trial):
+    right = trial("lstm-chunks")
+    answer = right.candidate.answer(replace(right.problem, chunk=right.case.chunk + 1))
+    assert "W_hh_l0" in {row.gradient for row in right.planted(lambda _: answer).failures()}
