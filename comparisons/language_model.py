@@ -4,13 +4,14 @@ The vocabulary is the set of the file's characters. The text is cut into B strea
 windows of T characters; the target of a character is the next one. The state at the end of a window is the initial state of the
 next (a number, not differentiated); at the end of the text it starts again from zero.
 
-Manual, and each reference that tells its states, then train from identical weights by plain SGD, each with its own gradients and
-its own carried state. They must stay together: the parameters after N updates are compared, in units of what rounding explains,
-measured by training a reference once more with its weights moved by a unit roundoff before every update.
+Manual, and each reference that tells its states, then train from identical weights, each with its own gradients, its own updates
+(manual/training.py, torch.optim, optax) and its own carried state. They must stay together: the parameters after N updates are
+compared, in units of what rounding explains, measured by training a reference once more, by the same updates, with its weights
+moved by a unit roundoff before every one and its gradients by that of their terms. TRAININGS says which cell is trained how.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from itertools import cycle, islice
 from pathlib import Path
@@ -19,20 +20,45 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from comparisons import tolerance
-from comparisons.candidates import CellCandidate, built_in, problem_of, update
+from comparisons.candidates import CellCandidate, built_in, problem_of
 from comparisons.cases import Case
 from comparisons.comparator import Yardstick, compare
 from comparisons.crosscheck import check_problem
 from comparisons.engines import Engine
 from comparisons.errors import BadText
 from comparisons.problem import Answer, Array, Problem, frozen
+from comparisons.updates import Rule, Settings, by_framework, by_hand
 from comparisons.verdict import CaseReport
 
 Window: TypeAlias = tuple[Array, Array]
 Move: TypeAlias = Callable[[Problem], Problem]
 
-LEARNING_RATE = 0.5
 EVALUATED_WINDOWS = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A cell, and how it is trained: settings as in comparisons.updates; at how many of the updates gradients are checked."""
+
+    cell: str
+    settings: Settings
+    checks: int = 3
+
+
+# At these rates the loss falls and rounding grows slowly enough to compare; the norm is clipped at some updates, the value of
+# some entries, not all. Adam's customary ε of 1e-8 would enlarge the rounding of gradients that have all but vanished (rare
+# characters) to the length of whole steps in float32.
+TRAININGS: tuple[Recipe, ...] = (
+    Recipe("rnn", {"optimiser": "sgd", "learning_rate": 0.7, "clip": "norm", "limit": 0.6}),
+    Recipe("lstm", {"optimiser": "adam", "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4, "clip": None}, 2),
+    Recipe("gru", {"optimiser": "momentum", "learning_rate": 0.2, "momentum": 0.9, "clip": "value", "limit": 0.05}, 2),
+)
+
+
+def recipes(cell: str | None) -> list[Recipe]:
+    """Those of one cell, which any cell has: the first one's where the table says nothing; the whole table for None."""
+    chosen = [recipe for recipe in TRAININGS if cell in (None, recipe.cell)]
+    return chosen or [replace(TRAININGS[0], cell=cell or "")]
 
 
 @dataclass(frozen=True)
@@ -88,10 +114,11 @@ def windows(corpus: Corpus, steps: int, batch: int) -> list[Window]:
 
 @dataclass(frozen=True)
 class Training:
-    """One training run side by side: the checks made on the way, and a row per reference for the parameters at the end."""
+    """One training run side by side: the checks made on the way, a row per reference for the parameters at the end, remarks."""
 
     checks: list[CaseReport]
     summary: dict[str, Any]
+    notes: list[str] = field(default_factory=list[str])
 
 
 def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: int) -> Case:
@@ -99,7 +126,7 @@ def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: i
     size = len(corpus.vocabulary)
     streams = windows(corpus, steps, batch)[0][0].shape[1]
     return Case(
-        f"text {corpus.name}",
+        f"text {corpus.name}" if like.cell == TRAININGS[0].cell else f"{like.cell} text {corpus.name}",
         like.cell,
         like.options,
         inputs="tokens",
@@ -113,26 +140,38 @@ def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: i
 
 
 def train_together(
-    corpus: Corpus, case: Case, engines: Sequence[Engine], updates: int, seed: int, dtype: str,
+    corpus: Corpus, case: Case, recipe: Recipe, engines: Sequence[Engine], updates: int, seed: int, dtype: str,
     watch: Callable[[CaseReport], None] | None = None,
 ) -> Training:  # fmt: skip
-    """Cross-check at the first, middle and last update, and compare the trained parameters of all."""
+    """Cross-check at the first and last update and between, and compare the trained parameters of all."""
     cut = windows(corpus, case.steps, case.batch)
     candidate = built_in(case.cell, case.options)
     start = _at_window(problem_of(case, seed, dtype), cut[0], None)
-    trained = _train(start, cut, updates, candidate.answer)
+    askable = [engine for engine in engines if engine.reason_not(start) is None]
+    ruled = {engine: by_framework(engine.package, recipe.settings) for engine in askable}
+    rules = {engine: rule for engine, (rule, _) in ruled.items()}
+    trained = {
+        epsilon: _train(start, cut, updates, candidate.answer, by_hand(recipe.settings, epsilon))
+        for epsilon in dict.fromkeys(rule.clip_epsilon for rule in rules.values()) or (0.0,)
+    }
+    on_the_way = next(iter(trained.values()))
     checks: list[CaseReport] = []
-    for number in sorted({0, updates // 2, updates}):
-        problem = replace(trained[number], name=f"{case.name}, update {number}")
+    for number in sorted({updates * k // (recipe.checks - 1) for k in range(recipe.checks)}):
+        problem = replace(on_the_way[number], name=f"{case.name}, update {number}")
         checks.append(check_problem(problem, candidate, engines))
         if watch is not None:
             watch(checks[-1])
-    askable = [engine for engine in engines if engine.reason_not(start) is None]
-    others = {engine.name: _train(start, cut, updates, _without_shares(engine))[-1] for engine in askable}
-    rows = _compare_parameters(start, cut, trained, others, askable)
-    losses = {name: _mean_loss(candidate, trained[at], cut) for name, at in (("loss_before", 0), ("loss_after", updates))}
+    others = {engine: _train(start, cut, updates, _without_shares(engine), rule)[-1] for engine, rule in rules.items()}
+    noise = _noise(start, cut, updates, others, rules)
+    rows = [
+        _worst_parameter(trained[rules[engine].clip_epsilon][-1], engine.name, other, noise) | {"updated_by": rules[engine].by}
+        for engine, other in others.items()
+    ]
+    losses = {name: _mean_loss(candidate, on_the_way[at], cut) for name, at in (("loss_before", 0), ("loss_after", updates))}
     about = {"text": corpus.name, "characters": len(corpus.tokens), "vocabulary": len(corpus.vocabulary), "updates": updates}
-    return Training(checks, {**about, **losses, "rows": rows, "passed": all(row["passed"] for row in rows)})
+    how = {"cell": case.cell, **recipe.settings}
+    summary = {**about, **how, **losses, "rows": rows, "passed": all(row["passed"] for row in rows)}
+    return Training(checks, summary, [note for _, note in ruled.values() if note is not None])
 
 
 def _at_window(problem: Problem, window: Window, states: Mapping[str, Array] | None) -> Problem:
@@ -153,7 +192,7 @@ def _stay(problem: Problem) -> Problem:
 
 
 def _train(
-    problem: Problem, cut: list[Window], updates: int, ask: Callable[[Problem], Answer], move: Move = _stay
+    problem: Problem, cut: list[Window], updates: int, ask: Callable[[Problem], Answer], rule: Rule, move: Move = _stay
 ) -> list[Problem]:
     """The problem before each update, and after the last; window after window, the state carried across.
 
@@ -161,31 +200,51 @@ def _train(
     """
     passed_through: list[Problem] = []
     states: Mapping[str, Array] | None = None
+    memory = rule.start(_weights(problem))
     for number, window in islice(enumerate(cycle(cut)), updates):
         problem = move(_at_window(problem, window, states))
         passed_through.append(problem)
         answer = ask(problem)
         states = None if (number + 1) % len(cut) == 0 else {name: value[-1] for name, value in answer.states.items()}
-        problem = update(problem, answer.gradients, LEARNING_RATE)
+        weights, memory = rule.update(_weights(problem), answer.gradients, memory)
+        problem = problem.with_variables(weights)
     return [*passed_through, _at_window(problem, cut[updates % len(cut)], states)]
 
 
-def _compare_parameters(
-    start: Problem, cut: list[Window], trained: list[Problem], others: Mapping[str, Problem], engines: Sequence[Engine]
-) -> list[dict[str, Any]]:
-    """A row per reference: its worst parameter."""
-    updates = len(trained) - 1
-    witness = min(engines, key=lambda engine: engine.rounds_at_random)
+def _weights(problem: Problem) -> dict[str, Array]:
+    return {name: problem.variables[name] for name in problem.weight_names}
+
+
+def _noise(
+    start: Problem, cut: list[Window], updates: int, others: Mapping[Engine, Problem], rules: Mapping[Engine, Rule]
+) -> dict[str, float]:
+    """What rounding explains of a difference between trained parameters, from one reference; by name.
+
+    What other references say has no part in it: updates that contradict each other would explain any mistake.
+    """
+    witness = min(others, key=lambda engine: (not engine.tells_steps, engine.rounds_at_random))
     rng = np.random.default_rng([start.seed, 2])
-    rounded = _train(
-        start, cut, updates, _without_shares(witness), lambda problem: tolerance.perturb(problem, rng, every_step=False)
-    )[-1]
+
+    def move(problem: Problem) -> Problem:
+        return tolerance.perturb(problem, rng, every_step=False)
+
+    def ask(problem: Problem) -> Answer:
+        answer = witness.answer(problem)
+        return replace(answer, gradients={name: _rounded(answer, name, rng) for name in problem.weight_names})
+
+    rounded = _train(start, cut, updates, ask, rules[witness], move)[-1]
     noise: dict[str, float] = {}
-    for weight in start.weight_names:
-        values = [problem.variables[weight] for problem in (rounded, *others.values())]
-        spread = max(float(np.max(np.abs(value - others[witness.name].variables[weight]))) for value in values)
-        noise[weight] = max(spread, tolerance.unit(start, updates) * float(np.max(np.abs(values[0]))))
-    return [_worst_parameter(trained[-1], name, other, noise) for name, other in others.items()]
+    for weight, expected in _weights(others[witness]).items():
+        response = float(np.max(np.abs(rounded.variables[weight] - expected)))
+        noise[weight] = max(response, tolerance.unit(start, updates) * float(np.max(np.abs(expected))))
+    return noise
+
+
+def _rounded(answer: Answer, name: str, rng: np.random.Generator) -> Array:
+    """A gradient moved by up to ε Σ_t |share of step t|, entry by entry: terms that cancel do not hide."""
+    gradient = answer.gradients[name]
+    size = np.abs(answer.steps[name]).sum(axis=0) if name in answer.steps else np.abs(gradient)
+    return gradient + np.finfo(gradient.dtype).eps * size * rng.uniform(-1, 1, gradient.shape).astype(gradient.dtype)
 
 
 def _worst_parameter(mine: Problem, name: str, other: Problem, noise: Mapping[str, float]) -> dict[str, Any]:

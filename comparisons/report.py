@@ -1,7 +1,7 @@
 """The command line: cross-check every built-in derivation against every reference, and say so in a table.
 
-    python comparisons/report.py                 all cases, and a character model of README.md
-    python comparisons/report.py --text FILE     the character model of another text
+    python comparisons/report.py                 all cases, and character models of README.md, trained
+    python comparisons/report.py --text FILE     the character models of another text
     python comparisons/report.py check FILE.py   a derivation of your own
     python comparisons/report.py --help          everything else
 
@@ -29,13 +29,13 @@ from comparisons.cases import CASES, QUICK, Case
 from comparisons.crosscheck import available, check_problem, report_of
 from comparisons.engines import Engine
 from comparisons.errors import QuestionError, UnknownName
-from comparisons.language_model import Corpus, default_corpus, read_corpus, text_case, train_together
+from comparisons.language_model import Corpus, Recipe, Training, default_corpus, read_corpus, recipes, text_case, train_together
 from comparisons.user_file import checks_in
 from comparisons.verdict import CaseReport, Report
 
 AGREE, DISAGREE, NOT_ASKED = 0, 1, 2
-TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 25, 8, 32
-UPDATES, QUICK_UPDATES = 40, 6
+TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 8, 8, 24
+UPDATES, QUICK_UPDATES = 100, 6
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -64,40 +64,49 @@ class Question:
         if self.cell is not None and self.cell not in CELLS:
             raise UnknownName(f"no cell is called {self.cell!r}; there are {', '.join(CELLS)}")
         chosen = [case for case in CASES if self.cell in (None, case.cell) and (case.name in QUICK or not self.quick)]
-        return [replace(case, **self.sizes) for case in chosen]
+        return [replace(case, **self.sizes, jacobians=case.jacobians and not self.quick) for case in chosen]
 
     def validate(self) -> None:
         """Raise now, before any framework is loaded, what would be raised later."""
-        for case in (*self.cases(), self.text_case()):
+        for case in (*self.cases(), *(self.text_case(recipe.cell) for recipe in self.recipes())):
             must_fit(case)
 
-    def text_case(self) -> Case:
-        """The character model as a case."""
+    def recipes(self) -> list[Recipe]:
+        """How the character models are trained: a cell each; one alone if quick."""
+        return recipes(self.cell)[: 1 if self.quick else None]
+
+    def text_case(self, cell: str | None = None) -> Case:
+        """The character model of this cell as a case."""
         steps, batch = self.sizes.get("steps", TEXT_STEPS), self.sizes.get("batch", TEXT_BATCH)
         hidden_size = self.sizes.get("hidden_size", TEXT_HIDDEN)
-        like = next(case for case in CASES if self.cell in (None, case.cell))
+        like = next(case for case in CASES if (cell or self.cell) in (None, case.cell))
         return text_case(self.corpus, like, steps, batch, hidden_size)
 
 
 def run(question: Question, engines: Sequence[Engine], notes: Sequence[str], progress_to: Console) -> Report:
-    """Check every case, train the character model, write the dumps; a progress bar on a terminal while it works."""
-    cases, model = question.cases(), question.text_case()
+    """Check every case, write the dumps, train the character models; a progress bar on a terminal while it works."""
+    cases, ways = question.cases(), question.recipes()
     done: list[CaseReport] = []
+    trained: list[Training] = []
     with Progress(console=progress_to, transient=True, disable=not progress_to.is_terminal) as progress:
-        bar = progress.add_task("checking", total=len(cases) + 3)
+        bar = progress.add_task("checking", total=len(cases) + sum(recipe.checks for recipe in ways))
 
         def note(report: CaseReport) -> None:
             done.append(report)
             progress.update(bar, advance=1, description=escape(report.name))
 
         for case in cases:
-            problem, candidate = problem_of(case, question.seed, question.dtype), built_in(case.cell, case.options)
-            note(check_problem(problem, candidate, engines))
+            problem = problem_of(case, question.seed, question.dtype)
+            candidate = built_in(case.cell, case.options, case.algorithm)
+            note(check_problem(problem, candidate, engines, partial=candidate.partial))
             if question.dump is not None:
                 dumping.write(question.dump, problem, candidate, engines)
         updates = QUICK_UPDATES if question.quick else UPDATES
-        training = train_together(question.corpus, model, engines, updates, question.seed, question.dtype, note)
-    return replace(report_of(done, question.seed, question.dtype, notes), training=[training.summary])
+        for recipe in ways:
+            model = question.text_case(recipe.cell)
+            trained.append(train_together(question.corpus, model, recipe, engines, updates, question.seed, question.dtype, note))
+    remarks = [*notes, *dict.fromkeys(remark for training in trained for remark in training.notes)]
+    return replace(report_of(done, question.seed, question.dtype, remarks), training=[each.summary for each in trained])
 
 
 def exit_status(report: Report, missing: Mapping[str, str]) -> int:
@@ -132,10 +141,10 @@ def crosscheck(
     seed: Seed = 0,
     dtype: Annotated[Dtype, typer.Option(help="Precision of every array.")] = Dtype.float64,
     references: References = None,
-    text: Annotated[Path | None, typer.Option(metavar="FILE", help="For the character model.", show_default="README.md")] = None,
+    text: Annotated[Path | None, typer.Option(metavar="FILE", help="For the character models.", show_default="README.md")] = None,
     json: Json = None,
     dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Jacobian products, a file each.", show_default=False)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few cases, a few updates of the character model.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few cases, a few updates of one character model.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Cross-check hand-derived gradients of recurrent networks against autodiff, step by step."""

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -106,18 +107,30 @@ def _cells(row: Verdict) -> list[str | Text]:
     ]
 
 
+OPTIMISERS = {"sgd": "plain SGD", "momentum": "SGD with momentum", "adam": "Adam"}
+CLIPS = {"norm": ", gradients clipped by global norm", "value": ", gradients clipped by value"}
+
+
+def way_of_training(run: Mapping[str, Any]) -> str:
+    """Optimiser, clipping and cell in words; plain SGD where a report says nothing of it."""
+    optimiser = str(run.get("optimiser", "sgd"))
+    words = OPTIMISERS.get(optimiser, optimiser) + CLIPS.get(str(run.get("clip")), "")
+    return f"{run['cell']}, {words}" if "cell" in run else words
+
+
 def training_lines(report: Report) -> list[str]:
-    """What the text case says of its training."""
+    """What the text cases say of their training."""
     lines: list[str] = []
     for run in report.training:
         lines.append(
             f"{run['text']}: {run['characters']:,} characters, {run['vocabulary']} distinct; {run['updates']} updates "
-            f"of plain SGD took the loss per character from {run['loss_before']:.3f} to {run['loss_after']:.3f}"
+            f"({way_of_training(run)}) took the loss per character from {run['loss_before']:.3f} to {run['loss_after']:.3f}"
         )
         for row in run["rows"]:
             state = "stayed together" if row["passed"] else "DRIFTED APART"
+            by = f" ({row['updated_by']})" if "updated_by" in row else ""
             lines.append(
-                f"  manual and {row['reference']}, trained apart from the same weights, {state}: parameters differ by "
+                f"  manual and {row['reference']}{by}, trained apart from the same weights, {state}: parameters differ by "
                 f"{row['max_rel_error']:.1e} relative ({row['parameter']}; {ratio(row['error_over_noise'])} the noise)"
             )
     return lines

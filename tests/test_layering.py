@@ -20,9 +20,13 @@ SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*
 
 # What a module may import besides the standard library and its own folder. The rest of the table follows from it.
 THIRD_PARTY = {"manual": {"numpy"}, "reference": {"numpy"}, "comparisons": {"numpy", "typer", "rich"}}
-ACROSS = {"comparisons/candidates.py": {"manual"}, "comparisons/engines.py": {"reference"}}
+ACROSS = {
+    "comparisons/candidates.py": {"manual"},
+    "comparisons/engines.py": {"reference"},
+    "comparisons/updates.py": {"manual", "reference"},
+}
 ALONE = {"comparisons/pytest_plugin.py": {"pytest"}}
-FRAMEWORKS = ({"torch", "array_api_compat"}, {"jax"}, {"scipy"})  # a file of reference/ has one of them, or none
+FRAMEWORKS = ({"torch", "array_api_compat"}, {"jax", "optax"}, {"scipy"})  # a file of reference/ has one of them, or none
 WHEN_USED = {"xarray", "matplotlib"}  # in comparisons/, inside the function that needs them
 PURE = ("crosscheck", "tolerance", "comparator", "problem", "verdict", "errors")
 OUTPUT = {"comparisons.report", "comparisons.terminal", "comparisons.dump"}
@@ -177,7 +181,7 @@ def test_manual_costs_no_more_than_numpy():
 def test_comparisons_load_no_framework(statement):
     loaded = loaded_by(statement)
     assert "comparisons" in loaded
-    assert loaded.isdisjoint({"torch", "jax", "array_api_compat", *WHEN_USED})
+    assert loaded.isdisjoint({"torch", "jax", "optax", "array_api_compat", *WHEN_USED})
 
 
 # The twins: what each rule must find.

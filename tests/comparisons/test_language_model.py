@@ -1,30 +1,50 @@
 """The character model: its windows, the state between them, and training that stays together with the references."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from comparisons import candidates, language_model
+from comparisons import candidates, language_model, updates
 from comparisons.candidates import built_in
 from comparisons.cases import CASES
 from comparisons.engines import ENGINES
-from comparisons.errors import BadText
-from comparisons.language_model import corpus_of, default_corpus, read_corpus, text_case, train_together, windows
+from comparisons.errors import BadText, UnknownName
+from comparisons.language_model import (
+    TRAININGS,
+    Recipe,
+    corpus_of,
+    default_corpus,
+    read_corpus,
+    recipes,
+    text_case,
+    train_together,
+    windows,
+)
+from manual import training as by_hand
 from manual.rnn import RNN
 
 TORCH = ENGINES[:1]
 RHYME = "row, row, row your boat, gently down the stream; merrily, merrily, life is but a dream. " * 3
 
 
-def model(text=RHYME, steps=4, batch=2, hidden_size=5):
+ALL = tuple(engine for engine in ENGINES if engine.name in ("torch", "jax", "torch.nn"))
+PLAIN = Recipe("rnn", {"optimiser": "sgd", "learning_rate": 0.5, "clip": None})
+BY_NORM = Recipe("rnn", {"optimiser": "sgd", "learning_rate": 0.5, "clip": "norm", "limit": 0.5})
+ADAM = Recipe("rnn", {"optimiser": "adam", "learning_rate": 0.02, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "clip": None})
+MOMENTUM = Recipe("rnn", {"optimiser": "momentum", "learning_rate": 0.1, "momentum": 0.9, "clip": "value", "limit": 0.05}, 2)
+
+
+def model(text=RHYME, steps=4, batch=2, hidden_size=5, cell="rnn"):
     corpus = corpus_of("rhyme", text)
-    return corpus, text_case(corpus, CASES[0], steps, batch, hidden_size)
+    like = next(case for case in CASES if case.cell == cell)
+    return corpus, text_case(corpus, like, steps, batch, hidden_size)
 
 
-def trained(updates=6, seed=0, dtype="float64", engines=TORCH, watch=None, **how):
-    return train_together(*model(**how), engines, updates, seed, dtype, watch)
+def trained(updates=6, seed=0, dtype="float64", engines=TORCH, watch=None, recipe=PLAIN, **how):
+    return train_together(*model(**how, cell=recipe.cell), recipe, engines, updates, seed, dtype, watch)
 
 
 # Texts.
@@ -114,14 +134,19 @@ def test_the_text_as_a_case():
 # Training.
 
 
+def together(training):
+    """Reference → who updated its weights; all of them far within the limit."""
+    rows = training.summary["rows"]
+    assert all(row["passed"] and 0 <= row["error_over_noise"] < 16 for row in rows)
+    return {row["reference"]: row["updated_by"] for row in rows}
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_training_stays_together_with_every_reference(dtype):
-    names = ("torch", "jax", "torch.nn")
     heard = []
-    training = trained(12, dtype=dtype, engines=[engine for engine in ENGINES if engine.name in names], watch=heard.append)
+    training = trained(12, dtype=dtype, engines=ALL, watch=heard.append)
     assert training.summary["passed"]
-    assert [row["reference"] for row in training.summary["rows"]] == list(names)
-    assert all(0 <= row["error_over_noise"] < 16 for row in training.summary["rows"])
+    assert together(training) == {"torch": "torch.optim", "jax": "optax", "torch.nn": "torch.optim"}
     assert [check.name.rpartition(", ")[2] for check in training.checks] == ["update 0", "update 6", "update 12"]
     assert all(check.passed for check in training.checks)
     assert heard == training.checks
@@ -160,7 +185,7 @@ def test_the_state_is_carried_from_window_to_window_and_starts_again_with_the_te
     assert not again.variables["h_0"].any()
     gradients = built_in("rnn", CASES[0].options).answer(first).gradients
     for name in first.weight_names:
-        moved = first.variables[name] - language_model.LEARNING_RATE * gradients[name]
+        moved = first.variables[name] - PLAIN.settings["learning_rate"] * gradients[name]
         np.testing.assert_array_equal(second.variables[name], moved)
 
 
@@ -204,6 +229,125 @@ def test_training_whose_own_gradients_are_nan_does_not_stay_together(monkeypatch
 def test_other_cells_are_trained_as_their_case_says():
     corpus = corpus_of("rhyme", RHYME)
     relu = next(case for case in CASES if case.name == "relu")
-    case = replace(text_case(corpus, relu, 4, 2, 5))
+    case = text_case(corpus, relu, 4, 2, 5)
     assert case.options == relu.options
-    assert train_together(corpus, case, TORCH, 3, 0, "float64").summary["passed"]
+    assert train_together(corpus, case, PLAIN, TORCH, 3, 0, "float64").summary["passed"]
+
+
+# Optimisers.
+
+
+@pytest.mark.parametrize("recipe", TRAININGS, ids=lambda recipe: recipe.cell)
+def test_a_hundred_updates_on_real_text_stay_together(recipe):
+    """At the rates of the table the loss falls, with the references' own optimisers beside."""
+    corpus = default_corpus()
+    like = next(case for case in CASES if case.cell == recipe.cell)
+    training = train_together(corpus, text_case(corpus, like, 4, 4, 8), replace(recipe, checks=2), ALL, 100, 1, "float64")
+    assert together(training) == {"torch": "torch.optim", "jax": "optax", "torch.nn": "torch.optim"}
+    assert training.summary["passed"]
+    assert training.summary["loss_after"] < 0.85 * training.summary["loss_before"]
+    assert {"cell": recipe.cell, **recipe.settings}.items() <= training.summary.items()
+    assert {check.name.rpartition(", ")[2] for check in training.checks} == {"update 0", "update 100"}
+    assert training.notes == []
+
+
+@pytest.mark.parametrize("recipe", [BY_NORM, MOMENTUM], ids=lambda recipe: recipe.settings["clip"])
+def test_the_clips_act(recipe):
+    """Without the clip the same training ends elsewhere."""
+    clipped, free = trained(recipe=recipe), trained(recipe=replace(recipe, settings={**recipe.settings, "clip": None}))
+    assert clipped.summary["loss_after"] != free.summary["loss_after"]
+    assert len(clipped.checks) == recipe.checks
+
+
+class Average(by_hand.SGD):
+    """Momentum dampened by 1 − μ."""
+
+    def update(self, params, gradients, memory):
+        return super().update(params, {name: (1 - self.momentum) * g for name, g in gradients.items()}, memory)
+
+
+class Inside(by_hand.Adam):
+    """ε inside the square root."""
+
+    def update(self, params, gradients, memory):
+        _, moments = super().update(params, gradients, memory)
+        one, two = 1 - self.beta1**moments.updates, 1 - self.beta2**moments.updates
+        along = {name: moments.m[name] / one / np.sqrt(moments.v[name] / two + self.epsilon) for name in params}
+        return by_hand.sgd(params, along, self.learning_rate), moments
+
+
+def one_sided(gradients, limit):
+    return {name: np.minimum(g, limit) for name, g in gradients.items()}
+
+
+def each_by_itself(gradients, max_norm, epsilon):
+    return {name: right_norm({name: g}, max_norm, epsilon)[name] for name, g in gradients.items()}
+
+
+right_norm = by_hand.clip_by_global_norm
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "recipe"),
+    [("SGD", Average, MOMENTUM), ("clip_by_value", one_sided, MOMENTUM), ("Adam", Inside, ADAM),
+     ("clip_by_global_norm", each_by_itself, BY_NORM)],
+    ids=["dampened momentum", "one-sided clip", "ε inside", "norm by norm"],
+)  # fmt: skip
+def test_training_by_a_wrong_rule_drifts_apart_under_right_gradients(monkeypatch, name, wrong, recipe):
+    assert trained(recipe=recipe).summary["passed"]
+    monkeypatch.setattr(by_hand, name, wrong)
+    training = trained(recipe=recipe)
+    assert not training.summary["passed"]
+    assert training.summary["rows"][0]["error_over_noise"] > 1e4
+    assert all(check.passed for check in training.checks)
+
+
+def test_a_wrong_rule_of_one_reference_explains_nothing(monkeypatch):
+    """References whose updates contradict each other do not make noise: manual parts with the one that is wrong alone."""
+    right = updates.importlib.import_module("reference.optax_updates")
+    monkeypatch.setattr(
+        right, "OPTIMISERS", right.OPTIMISERS | {"adam": lambda s: right.optax.adam(s["learning_rate"], 0.9, 0.98)}
+    )
+    right._rule.cache_clear()
+    try:
+        rows = {row["reference"]: row["passed"] for row in trained(recipe=ADAM, engines=ALL).summary["rows"]}
+    finally:
+        right._rule.cache_clear()
+    assert rows == {"torch": True, "jax": False, "torch.nn": True}
+
+
+def test_each_reference_is_clipped_as_its_framework_does(monkeypatch):
+    assert together(trained(recipe=BY_NORM, engines=ALL))
+    monkeypatch.setitem(updates.CLIP_EPSILON, "optax", 1e-6)
+    rows = {row["reference"]: row["passed"] for row in trained(recipe=BY_NORM, engines=ALL).summary["rows"]}
+    assert rows == {"torch": True, "jax": False, "torch.nn": True}
+
+
+def test_without_optax_torch_updates_along_jaxs_gradients(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optax", None)
+    monkeypatch.delitem(sys.modules, "reference.optax_updates", raising=False)
+    training = trained(recipe=BY_NORM, engines=ALL)
+    assert together(training) == {"torch": "torch.optim", "jax": "torch.optim", "torch.nn": "torch.optim"}
+    (note,) = training.notes
+    assert "optax is not installed, so torch.optim updates the weights along jax's gradients: pip install optax" in note
+
+
+def test_without_any_optimiser_manual_updates(monkeypatch):
+    monkeypatch.setattr(updates, "MODULES", dict.fromkeys(updates.MODULES, "not.installed"))
+    rule, note = updates.by_framework("jax", BY_NORM.settings)
+    assert (rule.by, rule.clip_epsilon) == ("manual", 0.0)
+    assert "manual/training.py updates the weights along jax's gradients" in note
+
+
+@pytest.mark.parametrize("wrong", [{"optimiser": "adagrad"}, {"clip": "both"}])
+def test_a_rule_that_does_not_exist(wrong):
+    for make in (updates.by_hand, lambda settings: updates.by_framework("torch", settings)):
+        with pytest.raises(UnknownName, match=f"is called '{next(iter(wrong.values()))}'; there are"):
+            make({**PLAIN.settings, **wrong})
+
+
+def test_the_table_of_trainings():
+    assert [recipe.settings["optimiser"] for recipe in recipes(None)] == ["sgd", "adam", "momentum"]
+    assert recipes("gru") == [TRAININGS[2]]
+    (other,) = recipes("another")
+    assert (other.cell, other.settings) == ("another", TRAININGS[0].settings)
