@@ -14,7 +14,7 @@ import numpy as np
 from comparisons.cases import LOSS_LABELS, PROJECTION, SOFTMAX, Case
 from comparisons.errors import BadContract, BadOption, UnknownName
 from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem, frozen
-from manual import bptt, jacobians, rtrl
+from manual import bptt, jacobians, layouts, rtrl
 from manual.activations import ACTIVATIONS
 from manual.cell import Cell, HoistedCell, output_names
 from manual.gru import GRU
@@ -195,8 +195,8 @@ def cell_problem(
 ) -> Problem:
     """A cell from outside under random cotangents on every state at every step, from a random initial state.
 
-    shapes are those of its parameters and of its states; sizes are steps, batch, input_size, hidden_size. A `cell` with the method
-    `initialise` draws some of them itself.
+    shapes are those of its parameters and of its states; sizes are steps, batch, input_size, hidden_size. A `cell` with the
+    method `initialise` draws some of them itself.
     """
     case = replace(Case(name, name), **sizes)
     must_fit(case)
@@ -298,11 +298,34 @@ LARGEST = 50_000_000  # numbers in the shares of all steps: 400 MB in float64, a
 
 def must_fit(case: Case) -> None:
     """Raises BadOption for sizes whose shares of the steps, T copies of the weights, would not fit into memory."""
-    weights = case.hidden_size * (case.hidden_size + case.input_size + case.output_size)
-    numbers = case.steps * (weights + case.batch * (case.input_size + case.hidden_size + case.output_size))
+    per_row = case.input_size + case.output_size + case.layers * (1 + case.bidirectional) * case.hidden_size
+    numbers = case.steps * (numbers_in(case) + case.batch * per_row)
     if numbers > LARGEST:
         sizes = f"T={case.steps}, B={case.batch}, I={case.input_size}, H={case.hidden_size}"
         raise BadOption(f"{case.name}: {sizes} is too large to compare step by step: {numbers:,} numbers, at most {LARGEST:,}")
+
+
+def arranged(case: Case) -> Network:
+    """The case's cell in its layers and directions, under no head. Raises BadOption for what does not go together."""
+    cell = built_in(case.cell, case.options, case.algorithm).cell
+    try:
+        network = Network(cell, Projection(), (), case.layers, case.bidirectional, case.window, case.chunk)
+        network.state_shapes(case.hidden_size)
+    except ValueError as error:
+        raise BadOption(f"{case.name}: {error}") from error
+    return network
+
+
+def state_size(case: Case) -> int:
+    """S: how many numbers the states of all runs hold together, for one row."""
+    return sum(map(math.prod, arranged(case).state_shapes(case.hidden_size).values()))
+
+
+def numbers_in(case: Case) -> int:
+    """How many weights the case has, its head included."""
+    network = arranged(case)
+    head = case.output_size * (network.features(case.hidden_size) + 1)
+    return head + sum(map(math.prod, network.parameter_shapes(case.input_size, case.hidden_size).values()))
 
 
 def must_make_sense(case: Case) -> None:
@@ -332,13 +355,10 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
     candidate = built_in(case.cell, case.options, case.algorithm)
     must_make_sense(case)
     cell = candidate.cell
-    try:
-        arranged = Network(cell, Projection(), (), case.layers, case.bidirectional, case.window, case.chunk)
-        shapes, states = arranged.parameter_shapes(case.input_size, case.hidden_size), arranged.state_shapes(case.hidden_size)
-    except ValueError as error:
-        raise BadOption(f"{case.name}: {error}") from error
+    network = arranged(case)
     must_fit(case)
-    reads, features = arranged.reads(), arranged.features(case.hidden_size)
+    shapes, states = network.parameter_shapes(case.input_size, case.hidden_size), network.state_shapes(case.hidden_size)
+    reads, features = network.reads(), network.features(case.hidden_size)
     head = Head(case.loss, case.reduction, case.output_size, reads)
     draw = _Draw(np.random.default_rng(seed))
     draw.weights(shapes | (head.parameter_shapes(features) if case.loss != PROJECTION else {}))
@@ -352,7 +372,7 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
         draw.targets(case)
     if case.dropout:
         draw.dropout(case, features)
-    for run in (run for layer in arranged.directions() for run in layer):
+    for run in (run for layer in network.directions() for run in layer):
         draw.own(cell, case, run.suffix)
     label = "cotangents" if case.loss == PROJECTION else f"{LOSS_LABELS[case.loss]} {case.positions} {case.reduction}"
     problem = Problem(
@@ -377,6 +397,17 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
         chunk=case.chunk,
     )
     return train(problem, candidate, case.trained, case.learning_rate).astype(dtype)
+
+
+def weights_from_torch(cell: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The parameters of a network from those of torch's module, or of torch's single cell, under their names without prefix.
+
+    Raises ValueError where one is missing or has a wrong shape.
+    """
+    known = {"irnn": "rnn", "projected-lstm": "lstm"}.get(cell, cell)
+    if "weight_hh" in tensors:
+        return layouts.from_torch(known, tensors, "")
+    return layouts.network_from_torch(known, tensors)
 
 
 def train(problem: Problem, candidate: CellCandidate, updates: int, learning_rate: float) -> Problem:

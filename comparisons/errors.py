@@ -21,6 +21,10 @@ class BadText(QuestionError):
     """The text cannot be read, is empty, or is shorter than one window."""
 
 
+class BadCheckpoint(QuestionError):
+    """A file of weights that cannot be read, or that holds no recurrent layer."""
+
+
 class BadOption(QuestionError):
     """An option out of its range."""
 

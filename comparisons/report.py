@@ -2,6 +2,7 @@
 
     python comparisons/report.py                 all cases, and character models of README.md, trained
     python comparisons/report.py --text FILE     the character models of another text
+    python comparisons/report.py --checkpoint FILE.safetensors   the recurrent layers of a model, at its weights
     python comparisons/report.py check FILE.py   a derivation of your own
     python comparisons/report.py --help          everything else
 
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console, RenderableType
@@ -26,10 +27,12 @@ from comparisons import dump as dumping
 from comparisons import files, terminal
 from comparisons.candidates import CELLS, built_in, must_fit, problem_of
 from comparisons.cases import CASES, QUICK, Case
+from comparisons.checkpoint import Checkpoint, cases_of, read
 from comparisons.crosscheck import available, check_problem, report_of
 from comparisons.engines import Engine
-from comparisons.errors import QuestionError, UnknownName
+from comparisons.errors import BadOption, QuestionError, UnknownName
 from comparisons.language_model import Corpus, Recipe, Training, default_corpus, read_corpus, recipes, text_case, train_together
+from comparisons.problem import Array
 from comparisons.user_file import checks_in
 from comparisons.verdict import CaseReport, Report
 
@@ -38,6 +41,9 @@ TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 8, 8, 24
 UPDATES, QUICK_UPDATES = 100, 6
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+Trial: TypeAlias = tuple[Case, dict[str, Array]]  # a case, and those of its weights that are given
 
 
 class Dtype(StrEnum):
@@ -58,22 +64,30 @@ class Question:
     corpus: Corpus
     quick: bool
     dump: Path | None
+    checkpoint: Checkpoint | None = None
 
-    def cases(self) -> list[Case]:
-        """The table's cases that are asked for, with the sizes that are asked for. Raises UnknownName."""
+    def trials(self) -> list[Trial]:
+        """The cases that are asked for, with the sizes that are asked for: the table's, or a checkpoint's. Raises UnknownName."""
         if self.cell is not None and self.cell not in CELLS:
             raise UnknownName(f"no cell is called {self.cell!r}; there are {', '.join(CELLS)}")
-        chosen = [case for case in CASES if self.cell in (None, case.cell) and (case.name in QUICK or not self.quick)]
-        return [replace(case, **self.sizes, jacobians=case.jacobians and not self.quick) for case in chosen]
+        if self.checkpoint is not None:
+            found = [trial for layers in self.checkpoint.found for trial in cases_of(layers, self.sizes)]
+        else:
+            table = [replace(case, **self.sizes) for case in CASES if case.name in QUICK or not self.quick]
+            found = [(case, dict[str, Array]()) for case in table]
+        chosen = [(case, weights) for case, weights in found if self.cell in (None, case.cell)]
+        if not chosen:
+            raise BadOption(f"there is no case of the cell {self.cell}")
+        return [(replace(case, jacobians=case.jacobians and not self.quick), weights) for case, weights in chosen]
 
     def validate(self) -> None:
         """Raise now, before any framework is loaded, what would be raised later."""
-        for case in (*self.cases(), *(self.text_case(recipe.cell) for recipe in self.recipes())):
+        for case in (*(case for case, _ in self.trials()), *(self.text_case(recipe.cell) for recipe in self.recipes())):
             must_fit(case)
 
     def recipes(self) -> list[Recipe]:
-        """How the character models are trained: a cell each; one alone if quick."""
-        return recipes(self.cell)[: 1 if self.quick else None]
+        """How the character models are trained: a cell each; one alone if quick, none with a checkpoint."""
+        return [] if self.checkpoint is not None else recipes(self.cell)[: 1 if self.quick else None]
 
     def text_case(self, cell: str | None = None) -> Case:
         """The character model of this cell as a case."""
@@ -85,18 +99,18 @@ class Question:
 
 def run(question: Question, engines: Sequence[Engine], notes: Sequence[str], progress_to: Console) -> Report:
     """Check every case, write the dumps, train the character models; a progress bar on a terminal while it works."""
-    cases, ways = question.cases(), question.recipes()
+    trials, ways = question.trials(), question.recipes()
     done: list[CaseReport] = []
     trained: list[Training] = []
     with Progress(console=progress_to, transient=True, disable=not progress_to.is_terminal) as progress:
-        bar = progress.add_task("checking", total=len(cases) + sum(recipe.checks for recipe in ways))
+        bar = progress.add_task("checking", total=len(trials) + sum(recipe.checks for recipe in ways))
 
         def note(report: CaseReport) -> None:
             done.append(report)
             progress.update(bar, advance=1, description=escape(report.name))
 
-        for case in cases:
-            problem = problem_of(case, question.seed, question.dtype)
+        for case, weights in trials:
+            problem = problem_of(case, question.seed).with_variables(weights).astype(question.dtype)
             candidate = built_in(case.cell, case.options, case.algorithm)
             note(check_problem(problem, candidate, engines, partial=candidate.partial))
             if question.dump is not None:
@@ -105,7 +119,8 @@ def run(question: Question, engines: Sequence[Engine], notes: Sequence[str], pro
         for recipe in ways:
             model = question.text_case(recipe.cell)
             trained.append(train_together(question.corpus, model, recipe, engines, updates, question.seed, question.dtype, note))
-    remarks = [*notes, *dict.fromkeys(remark for training in trained for remark in training.notes)]
+    about = [] if question.checkpoint is None else question.checkpoint.remarks()
+    remarks = [*about, *notes, *dict.fromkeys(remark for training in trained for remark in training.notes)]
     return replace(report_of(done, question.seed, question.dtype, remarks), training=[each.summary for each in trained])
 
 
@@ -124,6 +139,9 @@ Steps = Annotated[int | None, typer.Option(min=1, help="T, in place of each case
 Batch = Annotated[int | None, typer.Option(min=1, help="B, likewise.", show_default=False)]
 InputSize = Annotated[int | None, typer.Option(min=1, help="I, likewise.", show_default=False)]
 HiddenSize = Annotated[int | None, typer.Option(min=1, help="H, likewise.", show_default=False)]
+Checkpointed = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Recurrent layers of a model: .safetensors, .pt.", show_default=False)
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
 References = Annotated[str | None, typer.Option(metavar="NAMES", help="Only these, by comma.", show_default="all")]
 Json = Annotated[str | None, typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False)]
@@ -142,6 +160,7 @@ def crosscheck(
     dtype: Annotated[Dtype, typer.Option(help="Precision of every array.")] = Dtype.float64,
     references: References = None,
     text: Annotated[Path | None, typer.Option(metavar="FILE", help="For the character models.", show_default="README.md")] = None,
+    checkpoint: Checkpointed = None,
     json: Json = None,
     dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Jacobian products, a file each.", show_default=False)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few cases, a few updates of one character model.")] = False,
@@ -152,8 +171,10 @@ def crosscheck(
         return
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
+    if text is not None and checkpoint is not None:
+        raise BadOption("--text trains a model and --checkpoint has one: give one of them")
     corpus = default_corpus() if text is None else read_corpus(text)
-    question = Question(cell, sizes, seed, dtype.value, corpus, quick, dump)
+    question = Question(cell, sizes, seed, dtype.value, corpus, quick, dump, None if checkpoint is None else read(checkpoint))
     question.validate()
     if dump is not None:
         files.prepare_folder(dump)

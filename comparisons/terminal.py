@@ -17,7 +17,7 @@ from comparisons.verdict import CaseReport, Report, Verdict, report_lines
 LEGEND = (
     "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; summed or averaged. "
     f"error/noise: the worst error in units of what rounding explains on that very problem, up to {LIMIT:g} agrees. "
-    "–: the reference has no such module."
+    "–: not asked, or not told by that reference."
 )
 NARROW = 120  # columns where the output is not a terminal
 

@@ -25,9 +25,9 @@ ACROSS = {
     "comparisons/engines.py": {"reference"},
     "comparisons/updates.py": {"manual", "reference"},
 }
-ALONE = {"comparisons/pytest_plugin.py": {"pytest"}}
+ALONE = {"comparisons/pytest_plugin.py": {"pytest"}, "comparisons/checkpoint.py": {"torch"}}
 FRAMEWORKS = ({"torch", "array_api_compat"}, {"jax", "optax"}, {"scipy"})  # a file of reference/ has one of them, or none
-WHEN_USED = {"xarray", "matplotlib"}  # in comparisons/, inside the function that needs them
+WHEN_USED = {"xarray", "matplotlib", "safetensors"}  # in comparisons/, inside the function that needs them
 PURE = ("crosscheck", "tolerance", "comparator", "problem", "verdict", "errors")
 OUTPUT = {"comparisons.report", "comparisons.terminal", "comparisons.dump"}
 

@@ -289,7 +289,7 @@ def test_an_option_that_cannot_be(command, tmp_path, monkeypatch, arguments, wor
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, ["No such file"]), (b"", ["empty"]), (b"\x80\x81", ["UTF-8", "byte 0"]), (b"short", ["5 characters", "needs 26"])],
+    [(None, ["No such file"]), (b"", ["empty"]), (b"\x80\x81", ["UTF-8", "byte 0"]), (b"short", ["5 characters", "needs 9"])],
 )
 def test_a_text_that_cannot_be(command, tmp_path, content, words):
     if content is not None:
