@@ -141,9 +141,9 @@ def _load_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is none of torch's may break its unpickler anywhere
-        reason = str(error).partition("\n")[0]
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.160}"
         advice = "only tensors in dicts are loaded, never code: save model.state_dict()"
-        raise BadCheckpoint(f"{path} cannot be loaded with weights_only=True ({advice}): {type(error).__name__}: {reason:.160}") from error
+        raise BadCheckpoint(f"{path} cannot be loaded with weights_only=True ({advice}): {reason}") from error
 
 
 def _flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:

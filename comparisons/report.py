@@ -4,18 +4,20 @@
     python comparisons/report.py --text FILE     the character models of another text
     python comparisons/report.py --checkpoint FILE.safetensors   the recurrent layers of a model, at its weights
     python comparisons/report.py check FILE.py   a derivation of your own
+    python comparisons/report.py cures           how far gradients reach back, cell by cell, with and without the cures
     python comparisons/report.py --help          everything else
 
 Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked.
 """
 
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import typer
 from rich.console import Console, RenderableType
@@ -23,27 +25,22 @@ from rich.markup import escape
 from rich.progress import Progress
 from typer.exceptions import TyperException
 
-from comparisons import dump as dumping
 from comparisons import files, terminal
-from comparisons.candidates import CELLS, built_in, must_fit, problem_of
-from comparisons.cases import CASES, QUICK, Case
-from comparisons.checkpoint import Checkpoint, cases_of, read
-from comparisons.crosscheck import available, check_problem, report_of
+from comparisons.checkpoint import read
+from comparisons.crosscheck import available
+from comparisons.cures import draw_figure, examine, must_be_drawable
 from comparisons.engines import Engine
-from comparisons.errors import BadOption, QuestionError, UnknownName
-from comparisons.language_model import Corpus, Recipe, Training, default_corpus, read_corpus, recipes, text_case, train_together
-from comparisons.problem import Array
+from comparisons.errors import BadOption, QuestionError
+from comparisons.language_model import default_corpus, read_corpus
+from comparisons.run import Question, cores
 from comparisons.user_file import checks_in
-from comparisons.verdict import CaseReport, Report
+from comparisons.verdict import Report
 
 AGREE, DISAGREE, NOT_ASKED = 0, 1, 2
-TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 8, 8, 24
-UPDATES, QUICK_UPDATES = 100, 6
+MOST_JOBS = 4
+CURES_INPUTS = 4
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-Trial: TypeAlias = tuple[Case, dict[str, Array]]  # a case, and those of its weights that are given
 
 
 class Dtype(StrEnum):
@@ -53,75 +50,15 @@ class Dtype(StrEnum):
     float32 = "float32"
 
 
-@dataclass(frozen=True)
-class Question:
-    """What the command line asks for."""
-
-    cell: str | None
-    sizes: Mapping[str, int]
-    seed: int
-    dtype: str
-    corpus: Corpus
-    quick: bool
-    dump: Path | None
-    checkpoint: Checkpoint | None = None
-
-    def trials(self) -> list[Trial]:
-        """The cases that are asked for, with the sizes that are asked for: the table's, or a checkpoint's. Raises UnknownName."""
-        if self.cell is not None and self.cell not in CELLS:
-            raise UnknownName(f"no cell is called {self.cell!r}; there are {', '.join(CELLS)}")
-        if self.checkpoint is not None:
-            found = [trial for layers in self.checkpoint.found for trial in cases_of(layers, self.sizes)]
-        else:
-            table = [replace(case, **self.sizes) for case in CASES if case.name in QUICK or not self.quick]
-            found = [(case, dict[str, Array]()) for case in table]
-        chosen = [(case, weights) for case, weights in found if self.cell in (None, case.cell)]
-        if not chosen:
-            raise BadOption(f"there is no case of the cell {self.cell}")
-        return [(replace(case, jacobians=case.jacobians and not self.quick), weights) for case, weights in chosen]
-
-    def validate(self) -> None:
-        """Raise now, before any framework is loaded, what would be raised later."""
-        for case in (*(case for case, _ in self.trials()), *(self.text_case(recipe.cell) for recipe in self.recipes())):
-            must_fit(case)
-
-    def recipes(self) -> list[Recipe]:
-        """How the character models are trained: a cell each; one alone if quick, none with a checkpoint."""
-        return [] if self.checkpoint is not None else recipes(self.cell)[: 1 if self.quick else None]
-
-    def text_case(self, cell: str | None = None) -> Case:
-        """The character model of this cell as a case."""
-        steps, batch = self.sizes.get("steps", TEXT_STEPS), self.sizes.get("batch", TEXT_BATCH)
-        hidden_size = self.sizes.get("hidden_size", TEXT_HIDDEN)
-        like = next(case for case in CASES if (cell or self.cell) in (None, case.cell))
-        return text_case(self.corpus, like, steps, batch, hidden_size)
-
-
-def run(question: Question, engines: Sequence[Engine], notes: Sequence[str], progress_to: Console) -> Report:
-    """Check every case, write the dumps, train the character models; a progress bar on a terminal while it works."""
-    trials, ways = question.trials(), question.recipes()
-    done: list[CaseReport] = []
-    trained: list[Training] = []
+def run(question: Question, engines: Sequence[Engine], notes: Sequence[str], jobs: int, progress_to: Console) -> Report:
+    """The question's report; a progress bar on a terminal while it is worked out."""
     with Progress(console=progress_to, transient=True, disable=not progress_to.is_terminal) as progress:
-        bar = progress.add_task("checking", total=len(trials) + sum(recipe.checks for recipe in ways))
+        bar = progress.add_task("checking", total=None)
 
-        def note(report: CaseReport) -> None:
-            done.append(report)
-            progress.update(bar, advance=1, description=escape(report.name))
+        def watch(pieces: int, name: str) -> None:
+            progress.update(bar, total=pieces, advance=1, description=escape(name))
 
-        for case, weights in trials:
-            problem = problem_of(case, question.seed).with_variables(weights).astype(question.dtype)
-            candidate = built_in(case.cell, case.options, case.algorithm)
-            note(check_problem(problem, candidate, engines, partial=candidate.partial))
-            if question.dump is not None:
-                dumping.write(question.dump, problem, candidate, engines)
-        updates = QUICK_UPDATES if question.quick else UPDATES
-        for recipe in ways:
-            model = question.text_case(recipe.cell)
-            trained.append(train_together(question.corpus, model, recipe, engines, updates, question.seed, question.dtype, note))
-    about = [] if question.checkpoint is None else question.checkpoint.remarks()
-    remarks = [*about, *notes, *dict.fromkeys(remark for training in trained for remark in training.notes)]
-    return replace(report_of(done, question.seed, question.dtype, remarks), training=[each.summary for each in trained])
+        return question.report(engines, notes, jobs, watch)
 
 
 def exit_status(report: Report, missing: Mapping[str, str]) -> int:
@@ -163,7 +100,8 @@ def crosscheck(
     checkpoint: Checkpointed = None,
     json: Json = None,
     dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Jacobian products, a file each.", show_default=False)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few cases, a few updates of one character model.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A case a cell, a few updates of one character model.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at work.", show_default="one a core, up to 4")] = None,
     verbose: Verbose = False,
 ) -> None:
     """Cross-check hand-derived gradients of recurrent networks against autodiff, step by step."""
@@ -180,7 +118,7 @@ def crosscheck(
         files.prepare_folder(dump)
     prepare_json(json)
     engines, missing = available(names_in(references))
-    report = run(question, engines, list(missing.values()), terminal.console(stderr=True))
+    report = run(question, engines, list(missing.values()), jobs or min(cores(), MOST_JOBS), terminal.console(stderr=True))
     show(terminal.rendered(report, time.perf_counter() - start, verbose), report, json)
     raise typer.Exit(exit_status(report, missing))
 
@@ -209,6 +147,31 @@ def check(
     raise typer.Exit(exit_status(report, {}))
 
 
+@app.command()
+def cures(
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(min=2, help="T.")] = 40,
+    batch: Annotated[int, typer.Option(min=1, help="B.")] = 4,
+    hidden_size: Annotated[int, typer.Option(min=1, help="H.")] = 16,
+    dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the dumps, a file each.", show_default=False)] = None,
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture of the norms by lag.", show_default=False)] = None,
+) -> None:
+    """How far gradients reach back: vanilla RNN, LSTM, GRU, residual, IRNN, minGRU, LRU; clipping; truncation."""
+    start = time.perf_counter()
+    prepare_json(json)
+    if plot is not None:
+        must_be_drawable(plot)
+    (engine, *_), _missing = available(("torch", "jax"))
+    sizes = {"steps": steps, "batch": batch, "input_size": CURES_INPUTS, "hidden_size": hidden_size}
+    with tempfile.TemporaryDirectory() as temporary:
+        found = examine(dump or Path(temporary), engine, seed, sizes)
+    if plot is not None:
+        draw_figure(found, plot)
+    show_text(terminal.rendered_cures(found, time.perf_counter() - start), found.to_json(), json)
+    raise typer.Exit(AGREE if found.passed else DISAGREE)
+
+
 def given_sizes(**sizes: int | None) -> dict[str, int]:
     """The sizes that were given."""
     return {name: size for name, size in sizes.items() if size is not None}
@@ -227,11 +190,16 @@ def prepare_json(target: str | None) -> None:
 
 def show(rendered: RenderableType, report: Report, json: str | None) -> None:
     """The report on standard output; its JSON where it was asked for, alone on standard output for -."""
+    show_text(rendered, report.to_json() if json is not None else "", json)
+
+
+def show_text(rendered: RenderableType, text: str, json: str | None) -> None:
+    """What is for a person on standard output; the JSON text where it was asked for, alone on standard output for -."""
     terminal.console(stderr=json == "-").print(rendered)
     if json == "-":
-        typer.echo(report.to_json())
+        typer.echo(text)
     elif json is not None:
-        files.write_text(Path(json), report.to_json() + "\n")
+        files.write_text(Path(json), text + "\n")
 
 
 def merged(reports: Sequence[Report]) -> Report:

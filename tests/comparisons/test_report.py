@@ -133,20 +133,6 @@ def test_a_dump_for_each_case(small, tmp_path):
     np.testing.assert_allclose(data["state_jacobian"], data["torch/state_jacobian"], rtol=1e-12)
 
 
-def test_cases_that_are_asked_for(text):
-    def question(**given):
-        corpus = report.read_corpus(text)
-        return report.Question(
-            **{"cell": None, "sizes": {}, "seed": 0, "dtype": "float64", "corpus": corpus, "quick": False, "dump": None} | given
-        )
-
-    assert question().cases() == list(CASES)
-    assert question(quick=True).cases() == QUICK_CASES
-    assert {case.steps for case in question(sizes={"steps": 3}).cases()} == {3}
-    assert question(cell="rnn").cases() == [case for case in CASES if case.cell == "rnn"]
-    assert question(sizes={"hidden_size": 7}).text_case().hidden_size == 7
-
-
 # What is wrong with the derivation: 1.
 
 

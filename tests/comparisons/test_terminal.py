@@ -75,7 +75,7 @@ def test_a_reference_without_such_a_module_has_a_dash(right, no_module):
     text = shown(right, no_module)
     assert "–" in line_of(text, "rnn sigmoid-last")
     assert "–" not in line_of(text, "rnn tanh")
-    assert "no such module" in " ".join(text.split())
+    assert "–: not asked, or not told by that reference" in " ".join(text.split())
 
 
 def test_totals(right, wrong):
