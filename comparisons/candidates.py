@@ -199,7 +199,7 @@ def cell_problem(
     method `initialise` draws some of them itself.
     """
     case = replace(Case(name, name), **sizes)
-    must_fit(case)
+    must_fit(case, case.hidden_size * (case.hidden_size + case.input_size))
     numbers = case.steps * (sum(map(math.prod, shapes[0].values())) + case.batch * sum(map(math.prod, shapes[1].values())))
     if numbers > LARGEST:
         raise BadContract(
@@ -296,10 +296,13 @@ class _Draw:
 LARGEST = 50_000_000  # numbers in the shares of all steps: 400 MB in float64, and each reference keeps some copies
 
 
-def must_fit(case: Case) -> None:
-    """Raises BadOption for sizes whose shares of the steps, T copies of the weights, would not fit into memory."""
+def must_fit(case: Case, weights: int | None = None) -> None:
+    """Raises BadOption for sizes whose shares of the steps, T copies of the weights, would not fit into memory.
+
+    weights: how many there are; None for those of the built-in cell.
+    """
     per_row = case.input_size + case.output_size + case.layers * (1 + case.bidirectional) * case.hidden_size
-    numbers = case.steps * (numbers_in(case) + case.batch * per_row)
+    numbers = case.steps * ((numbers_in(case) if weights is None else weights) + case.batch * per_row)
     if numbers > LARGEST:
         sizes = f"T={case.steps}, B={case.batch}, I={case.input_size}, H={case.hidden_size}"
         raise BadOption(f"{case.name}: {sizes} is too large to compare step by step: {numbers:,} numbers, at most {LARGEST:,}")
