@@ -210,7 +210,7 @@ def cell_problem(
     draw.sequence(case)
     draw.initial_state(case, shapes[1])
     draw.cotangents(case, shapes[1])
-    draw.own(cell, case)
+    draw.own(cell, case, moved=MOVED)
     return Problem(
         name=name,
         cell=name,
@@ -285,14 +285,17 @@ class _Draw:
         for name, shape in state_shapes.items():
             self.constants[f"cotangent_{name}"] = self.rng.normal(size=(case.steps, case.batch, *shape))
 
-    def own(self, cell: Any, case: Case, suffix: str = "") -> None:
-        """What the cell itself wants to draw, in place of what was drawn."""
+    def own(self, cell: Any, case: Case, suffix: str = "", moved: float = 0.0) -> None:
+        """What the cell itself wants to draw, in place of what was drawn; moved at random by this part of its size."""
         if hasattr(cell, "initialise"):
             sizes = self.variables["W_xh" + suffix].shape[1] if "W_xh" + suffix in self.variables else case.input_size
             for name, value in cell.initialise(self.rng, sizes, case.hidden_size, case.batch).items():
-                self.variables[f"{name.removesuffix('_0')}{suffix}_0" if name.endswith("_0") else name + suffix] = value
+                full = f"{name.removesuffix('_0')}{suffix}_0" if name.endswith("_0") else name + suffix
+                size = float(np.linalg.norm(value)) / math.sqrt(value.size) or 1.0
+                self.variables[full] = value + moved * size * self.rng.uniform(-1, 1, size=value.shape) if moved else value
 
 
+MOVED = 0.1  # of a user's cell's own draw: an identity, or zeros, would hide a transposed or forgotten weight
 LARGEST = 50_000_000  # numbers in the shares of all steps: 400 MB in float64, and each reference keeps some copies
 
 

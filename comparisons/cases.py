@@ -68,6 +68,7 @@ CASES: tuple[Case, ...] = (
     Case("sigmoid-tokens", "rnn", SIGMOID, inputs="tokens", loss=SQUARED, positions="masked", jacobians=True),
     Case("identity", "rnn", IDENTITY, loss=SQUARED, reduction="mean", jacobians=True),
     Case("irnn", "irnn", reduction="mean", jacobians=True),
+    Case("irnn-trained", "irnn", reduction="mean", trained=50),
     Case("residual", "residual", RESIDUAL, jacobians=True),
     Case("lstm", "lstm", jacobians=True),
     Case("lstm-tokens-trained", "lstm", inputs="tokens", reduction="mean", trained=50),

@@ -53,7 +53,7 @@ def check_cell(
         engines, missing = _engines(references)
         base = cell_problem(mine.name, (mine.parameters, mine.states), sizes, seed, mine)
         base = replace(base, step=mine.differentiable_step)
-        candidate = CellCandidate(mine)
+        candidate, turned = CellCandidate(mine), CellCandidate(mine.in_fortran_order())
 
         def ties(problem: Problem) -> list[str]:
             return _ties_of_cell(mine, problem)
@@ -63,7 +63,7 @@ def check_cell(
             def local(case: CaseReport, witnesses: Witnesses, problem: Problem = problem) -> CaseReport:
                 return with_local_check(case, mine, problem, witnesses)
 
-            case = _one_case(problem, candidate, engines, Convention(), ties, local, watch_vacuous=number == 0)
+            case = _one_case(problem, candidate, engines, Convention(), ties, local, watch_vacuous=number == 0, turned=turned)
             yield replace(case, left_out={**missing, **case.left_out})
 
     return _report(cases, seed, raise_exception)
@@ -233,11 +233,13 @@ def _one_case(
     local: Callable[[CaseReport, Witnesses], CaseReport] | None = None,
     partial: bool = False,
     watch_vacuous: bool = True,
+    turned: Candidate | None = None,
 ) -> CaseReport:
-    """Preflight, comparison, and what else can be said of a failure."""
+    """Preflight, comparison, and what else can be said of a failure; `turned` is the candidate for another memory order."""
     first = candidate.answer(problem)
     preflight.finite_forward(first)
     preflight.repeatable(first, candidate.answer(problem))
+    preflight.same_in_any_layout(first, (turned or candidate).answer(problem.in_fortran_order()))
     ties = ties_of(problem)
     case = check_problem(problem, candidate, engines, convention, partial)
     preflight.same_forward(case)

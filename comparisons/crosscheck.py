@@ -148,22 +148,7 @@ def check_problem(
     answer = candidate.answer(problem)
     names = set(answer.gradients)
     witnesses = testify(problem, engines, convention or Convention(), names)
-    forward = [
-        judge(problem, answer, reference, engine.name, name, witnesses.noise)
-        for engine, reference in witnesses.told.items()
-        for name in ("loss", *(f"state {state}" for state in reference.states))
-        if not reference.uncertainty
-    ]
-    asked = [*problem.variables, *(n for n in witnesses.told[witnesses.first].gradients if n not in problem.variables)]
-    not_given = [name for name in asked if name not in names] if partial else []
-    rows: list[Verdict] = []
-    if all(row.passed for row in forward):
-        rows = [
-            judge(problem, answer, reference, engine.name, name, witnesses.noise)
-            for engine, reference in witnesses.told.items()
-            for name in asked
-            if name in reference.gradients and name not in not_given
-        ]
+    forward, rows, not_given = judge_answer(problem, answer, witnesses, partial)
     failed = any(not row.passed for row in rows)
     return CaseReport(
         name=problem.name,
@@ -180,6 +165,32 @@ def check_problem(
         notes=coarse(witnesses),
         diagnosis=diagnose(problem, answer, witnesses.told[witnesses.first], witnesses.noise) if failed else [],
     )
+
+
+def judge_answer(
+    problem: AnyProblem, answer: Answer, witnesses: Witnesses, partial: bool = False
+) -> tuple[list[Verdict], list[Verdict], list[str]]:
+    """(verdicts on the forward pass, verdicts on the gradients, what is not given) of an answer; nobody is asked anything.
+
+    There are none on the gradients where the forward passes differ.
+    """
+    forward = [
+        judge(problem, answer, reference, engine.name, name, witnesses.noise)
+        for engine, reference in witnesses.told.items()
+        for name in ("loss", *(f"state {state}" for state in reference.states))
+        if not reference.uncertainty
+    ]
+    asked = [*problem.variables, *(n for n in witnesses.told[witnesses.first].gradients if n not in problem.variables)]
+    not_given = [name for name in asked if name not in answer.gradients] if partial else []
+    rows: list[Verdict] = []
+    if all(row.passed for row in forward):
+        rows = [
+            judge(problem, answer, reference, engine.name, name, witnesses.noise)
+            for engine, reference in witnesses.told.items()
+            for name in asked
+            if name in reference.gradients and name not in not_given
+        ]
+    return forward, rows, not_given
 
 
 def judge(problem: Differentiable, answer: Answer, reference: Answer, engine: str, name: str, noise: tolerance.Noise) -> Verdict:

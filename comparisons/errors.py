@@ -57,6 +57,10 @@ class NotRepeatable(QuestionError):
     """The code under test answers differently when it is asked the same thing again."""
 
 
+class LayoutMatters(QuestionError):
+    """The code under test answers differently for the same numbers in another memory order."""
+
+
 class InputsChanged(QuestionError):
     """The code under test writes into the arrays that it is given."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from comparisons.errors import AtKink, ForwardMismatch, NotFinite, NotRepeatable, Vacuous
+from comparisons.errors import AtKink, ForwardMismatch, LayoutMatters, NotFinite, NotRepeatable, Vacuous
 from comparisons.problem import Answer, Array
 from comparisons.tolerance import AnyProblem
 from comparisons.user_code import is_within
@@ -48,6 +48,22 @@ def repeatable(first: Answer, second: Answer) -> None:
                 raise NotRepeatable(
                     f"asked twice, the code under test gives two answers for {what} {name}".rstrip()
                     + ": it keeps something between calls, or draws random numbers; reset it in setup="
+                )
+
+
+def same_in_any_layout(first: Answer, turned: Answer) -> None:
+    """Raises LayoutMatters where the same numbers in another memory order got another gradient, by more than rounding."""
+    for what, one, other in (
+        ("the gradient", first.gradients, turned.gradients),
+        ("the share of the steps in", first.steps, turned.steps),
+    ):
+        for name, value in one.items():
+            again = other.get(name)
+            least = 1e-6 * float(np.max(np.abs(value), initial=0.0))
+            if again is None or value.shape != again.shape or not np.allclose(value, again, rtol=0, atol=least, equal_nan=True):
+                raise LayoutMatters(
+                    f"for the same numbers in another memory order (Fortran's) the code under test gives another answer for "
+                    f"{what} {name}: it reads memory as if arrays were C-contiguous, which cotangents need not be"
                 )
 
 

@@ -89,6 +89,14 @@ class Differentiable:
 
         return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 
+    def in_fortran_order(self) -> Self:
+        """The same numbers, the first index running fastest in memory, as in what transposes and kernels hand out."""
+
+        def turned(arrays: Arrays) -> Arrays:
+            return frozen({name: np.array(value, order="F") for name, value in arrays.items()})
+
+        return replace(self, variables=turned(self.variables), constants=turned(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+
     def sizes(self) -> Iterator[tuple[str, int | None]]:
         """(name, value) of T, B, I, H, V as they stand in reports; None for what the problem does not have."""
         yield from ((name, None) for name in ("steps", "batch", "input_size", "hidden_size", "output_size"))

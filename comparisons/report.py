@@ -150,9 +150,9 @@ def check(
 @app.command()
 def cures(
     seed: Seed = 0,
-    steps: Annotated[int, typer.Option(min=2, help="T.")] = 40,
+    steps: Annotated[int, typer.Option(min=2, help="T.")] = 30,
     batch: Annotated[int, typer.Option(min=1, help="B.")] = 4,
-    hidden_size: Annotated[int, typer.Option(min=1, help="H.")] = 16,
+    hidden_size: Annotated[int, typer.Option(min=1, help="H.")] = 12,
     dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the dumps, a file each.", show_default=False)] = None,
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture of the norms by lag.", show_default=False)] = None,

@@ -7,8 +7,9 @@ Each step is run again just before its backward, so that a cache that lives on t
 gets copies of its own, so that writing into them cannot spoil another.
 """
 
+import copy
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -30,12 +31,19 @@ class UserCell:
         if missing:
             raise BadContract(f"a cell has the methods {', '.join(METHODS)}; {_name(cell)} lacks {', '.join(missing)}")
         self.cell = cell
+        self.order: Literal["C", "F"] = "C"
         self.name = _name(cell)
         self.parameters = self._shapes("parameter_shapes", input_size, hidden_size)
         self.states = self._shapes("state_shapes", hidden_size)
         clash = set(self.parameters) & {"x", *(f"{name}_0" for name in self.states)}
         if clash:
             raise BadContract(f"{self.name}.parameter_shapes: {', '.join(clash)} already names the input or an initial state")
+
+    def in_fortran_order(self) -> "UserCell":
+        """The same, its methods given arrays whose first index runs fastest in memory."""
+        turned = copy.copy(self)
+        turned.order = "F"
+        return turned
 
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """As the cell said when it was first asked."""
@@ -49,13 +57,13 @@ class UserCell:
 
     def step(self, xp: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
         """(new state, what step_backward needs to run the step again)."""
-        recipe = (_copies(params), _copies(state), np.array(x))
+        recipe = (_copies(params), _copies(state), np.array(x))  # what the step is run again from
         return self._forward(xp, recipe)[0], recipe
 
     def step_backward(self, params: Any, cache: Any, d_state: Any) -> tuple[dict[str, Array], Array, dict[str, Array]]:
         """The cell's own, on the cache of a step run just before."""
         _, cache_of_cell = self._forward(np, cache)
-        given = (_copies(params), _copies(d_state))
+        given = (_copies(params, self.order), _copies(d_state, self.order))
         returned = user_code.call(f"{self.name}.step_backward", self.cell.step_backward, given[0], cache_of_cell, given[1])
         user_code.unchanged(f"{self.name}.step_backward", {**given[0], **given[1]}, {**params, **d_state})
         parts = tuple_of(f"{self.name}.step_backward", returned, 3, "(d_params, d_x, d_state_prev)")
@@ -82,7 +90,7 @@ class UserCell:
         return self.cell.step(xp, dict(params), dict(state), x)[0]
 
     def _forward(self, xp: Any, recipe: Any) -> tuple[dict[str, Array], Any]:
-        given = (_copies(recipe[0]), _copies(recipe[1]), np.array(recipe[2]))
+        given = (_copies(recipe[0], self.order), _copies(recipe[1], self.order), np.array(recipe[2], order=self.order))
         returned = user_code.call(f"{self.name}.step", self.cell.step, xp, *given)
         before = {**recipe[0], **recipe[1], "x": recipe[2]}
         user_code.unchanged(f"{self.name}.step", {**given[0], **given[1], "x": given[2]}, before)
@@ -148,5 +156,5 @@ def tuple_of(part: str, returned: Any, count: int, meaning: str) -> tuple[Any, .
     return tuple(cast(tuple[Any], returned))
 
 
-def _copies(arrays: Arrays) -> dict[str, Array]:
-    return {name: np.array(value) for name, value in arrays.items()}
+def _copies(arrays: Arrays, order: Literal["C", "F"] = "C") -> dict[str, Array]:
+    return {name: np.array(value, order=order) for name, value in arrays.items()}

@@ -189,9 +189,9 @@ class Report:
 def report_lines(cases: Sequence[CaseReport]) -> list[str]:
     """Every case in words; one that only repeats what another has said of the same gradients, in a line."""
     lines: list[str] = []
-    told: dict[frozenset[str], str] = {}
+    told: dict[frozenset[tuple[str, str]], str] = {}
     for case in cases:
-        wrong = frozenset(row.gradient for row in case.failures())
+        wrong = frozenset((row.gradient, str(row.reason)) for row in case.failures())
         if wrong and wrong in told:
             lines.append(f"{case.name}: the same gradients disagree as under {told[wrong]}")
             continue

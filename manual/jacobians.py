@@ -41,14 +41,16 @@ def state_jacobians(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) ->
 
     A row that has no step (the tape's mask) keeps its state: its Jacobian is the identity.
     """
+    return np.stack([state_jacobian(cell, params, tape, t) for t in range(tape.steps)])
+
+
+def state_jacobian(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
+    """J_{t+1} alone: (B, S, S)."""
     one_step = getattr(cell, "step_jacobian", None)
-    if one_step is not None:
-        local = np.stack([one_step(params, cache) for cache in tape.caches])
-    else:
-        local = np.stack([_rows_by_backward(cell, params, tape, t) for t in range(tape.steps)])
+    local = _rows_by_backward(cell, params, tape, t) if one_step is None else one_step(params, tape.caches[t])
     if tape.mask is None:
         return local
-    return np.where(tape.mask.astype(bool)[:, :, None, None], local, np.eye(local.shape[-1], dtype=local.dtype))
+    return np.where(tape.mask[t].astype(bool)[:, None, None], local, np.eye(local.shape[-1], dtype=local.dtype))
 
 
 def _rows_by_backward(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:

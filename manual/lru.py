@@ -2,7 +2,7 @@
 
 The complex state is kept as its two real parts, s = (re, im), each (H,), and u likewise. Forward, for t = 1..T:
 
-    λ = r e^{iφ},   r = exp(−e^ν),   φ = e^θ                    (1)   0 < r < 1 for every real ν
+    λ = r e^{iφ},   r = exp(−e^ν),   φ = e^θ                    (1)   0 < r < 1 for every real ν (rounded, r = 1 for ν < −36)
     v_t = W_xh x_t                                              (2)   (2H,) = (B_re x, B_im x), B = B_re + i B_im
     u_t = e^γ ⊙ v_t                                             (3)   e^γ scales both parts
     re_t = λ_re ⊙ re_{t−1} − λ_im ⊙ im_{t−1} + u_re             (4)   s_t = λ s_{t−1} + u_t

@@ -36,7 +36,8 @@ def gradients(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangen
     of_start = np.broadcast_to(np.eye(size, dtype=e.dtype), (batch, size, size))
     d_params = {name: np.zeros_like(params[name]) for name in influence}
     d_start = np.zeros_like(e[0])
-    for t, jacobian in enumerate(jacobians.state_jacobians(cell, params, tape)):
+    for t in range(tape.steps):
+        jacobian = jacobians.state_jacobian(cell, params, tape, t)
         at_once = immediate(cell, params, tape, t)
         influence = {
             name: np.einsum("bij,bj...->bi...", jacobian, value) + at_once[name] for name, value in influence.items()

@@ -111,7 +111,7 @@ def gru(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *,
     else:
         new_h = open_reset * new_h
     new = xp.tanh(new_x + new_h)
-    return {"h": new + update * (state["h"] - new)}
+    return {"h": update * state["h"] + sigmoid(xp, -update_x - update_h) * new}
 
 
 def peephole_lstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any) -> dict[str, Any]:
@@ -141,9 +141,9 @@ def residual(
 
 
 def min_gru(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *, activation: str) -> dict[str, Any]:
-    """Feng et al. 2024, section 3.1: a way of `update` from the old state to a candidate, both told by x alone."""
+    """Feng et al. 2024, section 3.1: between the old state and a candidate, update and candidate told by x alone."""
     update, candidate = blocks(affine(xp, x, params["W_xh"]) + params["b_h"], 2)
-    return {"h": state["h"] + sigmoid(xp, update) * (NONLINEARITIES[activation](xp, candidate) - state["h"])}
+    return {"h": sigmoid(xp, -update) * state["h"] + sigmoid(xp, update) * NONLINEARITIES[activation](xp, candidate)}
 
 
 def min_lstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *, activation: str) -> dict[str, Any]:
@@ -153,8 +153,9 @@ def min_lstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: An
     return {"h": (keep * state["h"] + write * NONLINEARITIES[activation](xp, candidate)) / (keep + write)}
 
 
-def lru(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any) -> dict[str, Any]:
+def lru(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, **drawn_between: float) -> dict[str, Any]:
     """Orvieto et al. 2023: each (re, im) shrunk by exp(−e^ν), turned by the angle e^θ, and moved by e^γ B x."""
+    del drawn_between  # radii, which ν has
     shrink, angle = xp.exp(-xp.exp(params["nu"])), xp.exp(params["theta"])
     move_re, move_im = blocks(affine(xp, x, params["W_xh"]), 2)
     gain, re, im = xp.exp(params["gamma"]), state["re"], state["im"]

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comparisons import GradientMismatch, check_cell, check_gradients, check_vjp
-from comparisons.errors import AtKink, ForwardMismatch, NotFinite, NotRepeatable, Vacuous
-from comparisons.preflight import finite_forward, finite_inputs, repeatable, ties_in
+from comparisons.errors import AtKink, ForwardMismatch, LayoutMatters, NotFinite, NotRepeatable, Vacuous
+from comparisons.preflight import finite_forward, finite_inputs, repeatable, same_in_any_layout, ties_in
 from comparisons.problem import Answer
+from manual.lstm import LSTM
 from tests.comparisons.small import INPUTS, PARAMS, SIZES, TORCH, elman, gradients, loss, numpy_loss, outputs, spoiled, vjp
 
 
@@ -320,3 +321,28 @@ def test_a_small_gradient_is_not_a_vacuous_one():
     with pytest.raises(GradientMismatch, match="b: differs from torch"):
         check_gradients(lambda p, i: {**right(p, i), "b": right(p, i)["b"] * 1.0001}, tiny, PARAMS, INPUTS, **TORCH)
     assert check_vjp(vjp, outputs, PARAMS, INPUTS, **TORCH).passed
+
+
+class ReadsMemory(LSTM):
+    """What a kernel does that walks through the cotangent's memory as if it were contiguous."""
+
+    def delta(self, params, cache, d_state):
+        flat = {
+            name: np.lib.stride_tricks.as_strided(v, (v.size,), (v.itemsize,), writeable=False) for name, v in d_state.items()
+        }
+        return super().delta(params, cache, {name: flat[name].reshape(value.shape) for name, value in d_state.items()})
+
+
+def test_a_cell_that_reads_memory_in_its_own_order():
+    with pytest.raises(LayoutMatters, match="another memory order .* the gradient W_xh: it reads memory as if"):
+        check_cell(ReadsMemory(), references=["torch"], steps=3)
+    assert check_cell(LSTM(), references=["torch"], steps=3).passed
+
+
+def test_an_answer_in_another_layout_may_differ_by_rounding_alone():
+    first = Answer(1.0, {"W": np.array([1.0, 1e-12])})
+    same_in_any_layout(first, Answer(1.0, {"W": np.array([1.0, 1.1e-12])}))
+    with pytest.raises(LayoutMatters):
+        same_in_any_layout(first, Answer(1.0, {"W": np.array([1.0, 1e-5])}))
+    with pytest.raises(LayoutMatters):
+        same_in_any_layout(first, Answer(1.0, {}))

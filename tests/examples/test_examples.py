@@ -74,7 +74,7 @@ MISTAKES = (
     ),
     (
         ("vjp_without_loss", 'dh = cotangents["last"]', "dh = np.zeros_like(h[0])"),
-        (1, "output.states alone: 5 comparisons agree", "output.last alone: the same gradients disagree"),
+        (1, "output.states alone: 5 comparisons agree", "output.last alone: 5 of 5 comparisons disagree"),
     ),
     (
         ("torch_autograd_function_lstm", "dc * f, delta.T @ x", "dc, delta.T @ x"),
