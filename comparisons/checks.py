@@ -34,13 +34,16 @@ def check_cell(
     hidden_size: int = 5,
     seed: int = 0,
     references: References = None,
+    rtol: float | None = None,
+    atol: float | None = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether step_backward is the derivative of step: over a sequence, and at every step alone.
 
     `cell` has parameter_shapes, state_shapes, step(xp, …) and step_backward. It is tried under random cotangents on every
     state at every step, on each state alone, and on the final states alone, from a random initial state, against torch and
-    jax (or the `references` named) differentiating its own step.
+    jax (or the `references` named) differentiating its own step. Errors are judged by measured rounding noise, or by rtol and
+    atol where they are given.
 
     Raises GradientMismatch where a gradient is wrong and a QuestionError where none can be judged, unless raise_exception is
     False: then the report says so.
@@ -49,6 +52,7 @@ def check_cell(
 
     def cases() -> Iterator[CaseReport]:
         _must_be_integers(seed, sizes)
+        declared = convention_of(None, rtol, atol)
         mine = UserCell(cell, input_size, hidden_size)
         engines, missing = _engines(references)
         base = cell_problem(mine.name, (mine.parameters, mine.states), sizes, seed, mine)
@@ -63,7 +67,7 @@ def check_cell(
             def local(case: CaseReport, witnesses: Witnesses, problem: Problem = problem) -> CaseReport:
                 return with_local_check(case, mine, problem, witnesses)
 
-            case = _one_case(problem, candidate, engines, Convention(), ties, local, watch_vacuous=number == 0, turned=turned)
+            case = _one_case(problem, candidate, engines, declared, ties, local, watch_vacuous=number == 0, turned=turned)
             yield replace(case, left_out={**missing, **case.left_out})
 
     return _report(cases, seed, raise_exception)
@@ -79,6 +83,8 @@ def check_gradients(
     seed: int = 0,
     convention: ConventionLike = None,
     setup: Callable[[], Any] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether gradients(params, inputs) is the derivative of the loss.
@@ -95,7 +101,7 @@ def check_gradients(
     def cases() -> Iterator[CaseReport]:
         _must_be_integers(seed)
         question = Question("loss", loss, params, inputs, setup, seed)
-        declared = convention_of(convention)
+        declared = convention_of(convention, rtol, atol)
 
         def given(named: Mapping[str, Array]) -> dict[str, Array]:
             return question.call("gradients", gradients, named, [])
@@ -117,6 +123,8 @@ def check_vjp(
     seed: int = 0,
     convention: ConventionLike = None,
     setup: Callable[[], Any] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether vjp(params, inputs, cotangents) is the vector-Jacobian product of function(xp, params, inputs).
@@ -128,7 +136,7 @@ def check_vjp(
     def cases() -> Iterator[CaseReport]:
         _must_be_integers(seed)
         question = Question("function", function, params, inputs, setup, seed)
-        declared = convention_of(convention)
+        declared = convention_of(convention, rtol, atol)
         question.must_not_be_truncated(declared)
         outputs = question.outputs()
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):

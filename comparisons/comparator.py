@@ -15,9 +15,9 @@ from comparisons.verdict import Verdict
 
 @dataclass(frozen=True)
 class Yardstick:
-    """noise of the whole tensor (absolute), noise of each step (first axis) if there are steps, and the ratio allowed."""
+    """noise of the whole tensor, or of every entry; of each step (first axis) if there are steps; the ratio allowed."""
 
-    total: float
+    total: float | Array
     steps: Array | None
     limit: float
 
@@ -53,17 +53,18 @@ def compare(
     steps: tuple[Array | None, Array | None],
     yardstick: Yardstick,
     first_step: int = 1,
+    reverse: bool = False,
 ) -> Verdict:
     """The verdict on values = (actual, expected) called names = (gradient, reference).
 
     `steps` are the shares of each step on both sides, first axis the step, its index 0 being step `first_step`; a side that does
-    not tell them is None, and only the whole is judged.
+    not tell them is None, and only the whole is judged. `reverse`: the run is backwards in time, and its way back forwards.
     """
     actual, expected = values
-    reason = reason_to_reject(actual, expected)
+    reason, noise = reason_to_reject(actual, expected), _largest(np.asarray(yardstick.total))
     if actual is None or actual.shape != expected.shape:
         nan = math.nan
-        return Verdict(*names, nan, nan, yardstick.total, nan, None, None, None, None, None, None, None, reason, False)
+        return Verdict(*names, nan, nan, noise, nan, None, None, None, None, None, None, None, reason, False)
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(actual - expected)
     over = ratios(error, yardstick.total)
@@ -78,7 +79,7 @@ def compare(
         *names,
         max_abs_error=_largest(error),
         max_rel_error=float(ratios(np.asarray(_largest(error)), scale)),
-        noise=yardstick.total,
+        noise=noise,
         error_over_noise=_largest(over),
         step_error_over_noise=worst_step,
         where=None if reason is None else where_wrong(~(over <= yardstick.limit)),
@@ -86,7 +87,7 @@ def compare(
         worst_index=None if worst is None else [int(i) for i in worst],
         candidate_value=None if worst is None else float(actual[worst]),
         reference_value=None if worst is None else float(expected[worst]),
-        first_wrong_step=wrong[-1] + first_step if wrong else None,
+        first_wrong_step=wrong[0 if reverse else -1] + first_step if wrong else None,
         reason=reason,
         passed=reason is None,
     )

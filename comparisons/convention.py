@@ -7,6 +7,7 @@ clip_value       every entry cut to [−c, c] after that
 clip_norm        all given gradients together scaled down to global norm c where it is larger
 truncation       K: each loss goes back at most K steps (cells, whose steps are known)
 precision        "float32", "float16": what the code computes in; more rounding is then expected of it
+rtol, atol       in place of the measured noise: |given − reference| ≤ atol + rtol |reference|, entry by entry, as in numpy
 
 The references then compute that very quantity. Clipping is not linear: under it the shares of single steps are not compared.
 """
@@ -34,6 +35,18 @@ class Convention:
     clip_norm: float | None = None
     truncation: int | None = None
     precision: str | None = None
+    rtol: float | None = None
+    atol: float | None = None
+
+    @property
+    def allowed(self) -> tuple[float, float] | None:
+        """(rtol, atol), where one of them is given; the other is then 0."""
+        return None if self.rtol is None and self.atol is None else (self.rtol or 0.0, self.atol or 0.0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the plain gradient is meant, however it is judged."""
+        return replace(self, rtol=None, atol=None) == Convention()
 
     def must_be_in_range(self) -> None:
         """Raises BadOption, naming the first value that makes no sense."""
@@ -44,6 +57,9 @@ class Convention:
         for name, bound in {"clip_value": self.clip_value, "clip_norm": self.clip_norm}.items():
             if bound is not None and not (_is_number(bound) and bound > 0):
                 raise BadOption(f"convention: {name} is a positive number, not {bound!r}")
+        for name, bound in {"rtol": self.rtol, "atol": self.atol}.items():
+            if bound is not None and not (_is_number(bound) and bound >= 0):
+                raise BadOption(f"{name} is a number of at least 0, not {bound!r}")
         whole = isinstance(self.truncation, int | np.integer) and not isinstance(self.truncation, bool)
         if self.truncation is not None and not (whole and self.truncation >= 0):
             raise BadOption(f"convention: truncation is an integer of at least 0, not {self.truncation!r}")
@@ -102,8 +118,18 @@ def global_norm(gradients: Mapping[str, Array]) -> float:
     return float(np.sqrt(sum(float(np.sum(np.square(value))) for value in gradients.values())))
 
 
-def convention_of(given: "Convention | Mapping[str, Any] | None") -> Convention:
-    """The convention that a user wrote as a mapping. Raises BadOption for an unknown key or a value out of range."""
+def convention_of(
+    given: "Convention | Mapping[str, Any] | None", rtol: float | None = None, atol: float | None = None
+) -> Convention:
+    """The convention that a user wrote as a mapping, with rtol and atol where they are given beside it.
+
+    Raises BadOption for an unknown key or a value out of range.
+    """
+    if rtol is not None or atol is not None:
+        plain = convention_of(given)
+        made = replace(plain, rtol=plain.rtol if rtol is None else rtol, atol=plain.atol if atol is None else atol)
+        made.must_be_in_range()
+        return made
     if given is None or isinstance(given, Convention):
         return given or Convention()
     if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -6,6 +6,7 @@ whole and step by step, with the noise measured on this very problem.
 """
 
 import contextlib
+import math
 import platform
 import sys
 import time
@@ -22,7 +23,7 @@ from comparisons.convention import Convention
 from comparisons.diagnosis import diagnose
 from comparisons.engines import AnyProblem, Engine, select
 from comparisons.errors import CannotFollow, MissingFramework, NothingFollows
-from comparisons.problem import Answer, Array, Differentiable, FunctionProblem
+from comparisons.problem import Answer, Array, Differentiable, Enclosed, FunctionProblem
 from comparisons.user_code import at_line, comes_from_outside, describe
 from comparisons.verdict import CaseReport, Report, Verdict
 
@@ -129,6 +130,7 @@ def testify(problem: AnyProblem, engines: Iterable[Engine], convention: Conventi
     scaled = tolerance.Noise(
         {name: value * (factor if name in names else 1) + extra.get(name, 0.0) for name, value in noise.total.items()},
         {name: value * (factor if name in names else 1) for name, value in noise.steps.items()},
+        convention.allowed,
     )
     return Witnesses(plain, told, left_out, scaled)
 
@@ -162,9 +164,29 @@ def check_problem(
         not_given=not_given,
         vacuous=vacuous(witnesses),
         references_agree=references_agree(problem, witnesses),
-        notes=coarse(witnesses),
+        notes=[*coarse(witnesses), *judged_otherwise(witnesses)],
+        true_error=true_errors(answer, witnesses) if convention is None or convention.is_plain else {},
         diagnosis=diagnose(problem, answer, witnesses.told[witnesses.first], witnesses.noise) if failed else [],
     )
+
+
+def true_errors(answer: Answer, witnesses: Witnesses) -> dict[str, dict[str, float]]:
+    """gradient → {"manual", and each reference: a proven bound of its error}, where a proof was asked for.
+
+    In units in the last place of the gradient's largest entry; along directions, of √n times that for n entries.
+    """
+    proof = next((told.proof for told in witnesses.plain.values() if told.proof), dict[str, Enclosed]())
+    answers = {"manual": answer} | {engine.name: told for engine, told in witnesses.plain.items() if not told.proof}
+    found: dict[str, dict[str, float]] = {}
+    for name, enclosed in proof.items():
+        given = {
+            who: told.gradients[name] for who, told in answers.items() if name in told.gradients and name not in told.directions
+        }
+        for who, value in given.items():
+            unit = float(np.spacing(np.max(np.abs(value), initial=0.0)))
+            unit *= 1.0 if enclosed.directions is None else math.sqrt(value.size)
+            found.setdefault(name, {})[who] = float(np.max(enclosed.distance(value), initial=0.0)) / unit
+    return found
 
 
 def judge_answer(
@@ -202,9 +224,14 @@ def judge(problem: Differentiable, answer: Answer, reference: Answer, engine: st
         if mine.shape == directions.shape[1:]:
             mine = project(mine, directions)
     level = max(level, reference.uncertainty.get(name, 0.0))
+    if name in reference.directions and not reference.uncertainty:
+        level *= math.sqrt(reference.directions[name][0].size)  # errors of the entries add up in an inner product with ±1
     yardstick = Yardstick(level, noise.steps.get(name), tolerance.LIMIT)
+    if noise.allowed is not None and name in reference.gradients:
+        rtol, atol = noise.allowed
+        yardstick = Yardstick(atol + rtol * np.abs(expected), None, 1.0)
     steps = (tolerance.step_quantities(answer).get(name), tolerance.step_quantities(reference).get(name))
-    verdict = compare((name, engine), (mine, expected), steps, yardstick, problem.first_step(name))
+    verdict = compare((name, engine), (mine, expected), steps, yardstick, problem.first_step(name), problem.runs_backwards(name))
     return replace(verdict, where=None, along_directions=True) if name in reference.directions else verdict
 
 
@@ -234,6 +261,16 @@ def coarse(witnesses: Witnesses) -> list[str]:
         if COARSE * size < least < size:
             notes.append(f"rounding is so large here that an error below {least / size:.1g} of {name} could not be seen")
     return notes
+
+
+def judged_otherwise(witnesses: Witnesses) -> list[str]:
+    """A note where rtol and atol stand in place of the measured noise."""
+    if witnesses.noise.allowed is None:
+        return []
+    rtol, atol = witnesses.noise.allowed
+    return [
+        f"gradients are judged by rtol={rtol:g}, atol={atol:g}, as asked for, not by measured noise; single steps are not judged"
+    ]
 
 
 def references_agree(problem: Differentiable, witnesses: Witnesses) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from comparisons.errors import CannotFollow, MissingFramework, UnknownName
 from comparisons.problem import OFFSET, PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem
+from comparisons.user_code import at_line
 from reference import equations
 from reference.unrolled import Unrolled as Unrolled
 
@@ -27,7 +28,7 @@ class Engine:
     reason_not(problem) says why the engine does not apply, or None. ask answers the problem's gradients, offsets included.
     keywords(problem, rounding_seed) are what the module's functions want to know besides.
     rounds_at_random: whether it can answer under stochastic arithmetic; tells_steps: whether it knows the share of each
-    step; numeric: whether it only evaluates the function, in NumPy.
+    step; numeric: whether it only evaluates the function, in NumPy; by_name: whether it is asked only where it is named.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Engine:
     rounds_at_random: bool = False
     tells_steps: bool = True
     numeric: bool = False
+    by_name: bool = False
 
     def load(self) -> Any:
         """The module. Raises MissingFramework, saying how to install what is missing."""
@@ -61,8 +63,9 @@ class Engine:
                 params = {name: problem.variables[name] for name in problem.parameter_names}
                 s_0, sizes = problem.initial_state, problem.state_sizes
                 gradients |= module.jacobians(step_of(problem), params, sizes, s_0, problem.x, **keywords)
-            return replace(answer, gradients=gradients, steps=_steps(problem, gradients, answer.gradients))
-        told = () if self.numeric else problem.time_inputs
+            whole = {} if self.numeric else {name: value for name, value in gradients.items() if name not in answer.directions}
+            return replace(answer, gradients=gradients, steps=_steps(problem, whole, answer.gradients))
+        told = () if self.numeric else [name for name in problem.time_inputs if name not in answer.directions]
         return replace(answer, gradients=gradients, steps={name: gradients[name] for name in told})
 
 
@@ -127,9 +130,13 @@ def _ask_autodiff(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
     if isinstance(problem, FunctionProblem):
         differentiate = getattr(module, "gradients_uncompiled", module.gradients)
         return _answer(differentiate(_as_scalar_function(problem), dict(problem.variables), dict(problem.constants), **keywords))
-    names = problem.of_one_run(problem.parameter_names), problem.of_one_run(problem.state_sizes)
-    function = _sequence_loss(step_of(problem), readout_of(problem), *names, arrangement_of(problem))
+    function = _network_function(problem)
     return _answer(module.gradients(function, dict(problem.variables), dict(problem.constants), **keywords))
+
+
+def _network_function(problem: Problem) -> equations.ScalarFunction:
+    names = problem.of_one_run(problem.parameter_names), problem.of_one_run(problem.state_sizes)
+    return _sequence_loss(step_of(problem), readout_of(problem), *names, arrangement_of(problem))
 
 
 def _as_scalar_function(problem: FunctionProblem) -> equations.ScalarFunction:
@@ -146,15 +153,35 @@ def _answer(told: tuple[float, dict[str, Array], dict[str, Array]]) -> Answer:
     return Answer(loss, gradients, states)
 
 
-def _ask_numeric(module: Any, problem: FunctionProblem) -> Answer:
+def _ask_numeric(module: Any, problem: AnyProblem) -> Answer:
+    xp = getattr(module, "NAMESPACE", np)
+
     def value(variables: dict[str, Array]) -> Any:
-        return problem.function(np, {**problem.constants, **variables})
+        if isinstance(problem, FunctionProblem):
+            return problem.function(xp, {**problem.constants, **variables})
+        return _network_function(problem)(xp, equations.numpy_scan, variables, problem.constants)[0]
 
     try:
         loss, gradients, directions, *uncertainty = module.gradients(value, problem.variables, problem.seed)
     except getattr(module, "DoesNotFollow", ()) as error:
         raise CannotFollow(str(error)) from error
     return Answer(loss, gradients, directions=directions, uncertainty=uncertainty[0] if uncertainty else {})
+
+
+def _ask_forward(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
+    function = _as_scalar_function(problem) if isinstance(problem, FunctionProblem) else _network_function(problem)
+    loss, gradients, directions = module.gradients(function, problem.variables, problem.constants, problem.seed, **keywords)
+    return Answer(loss, gradients, directions=directions)
+
+
+def _ask_for_proof(module: Any, problem: AnyProblem) -> Answer:
+    function = _as_scalar_function(problem) if isinstance(problem, FunctionProblem) else _network_function(problem)
+    try:
+        loss, told = module.enclosures(function, problem.variables, problem.constants, problem.seed)
+    except module.NotEnclosed as error:
+        raise CannotFollow(f"{error}{at_line(error.__traceback__)}") from error
+    directions = {name: enclosure.directions for name, enclosure in told.items() if enclosure.directions is not None}
+    return Answer(loss, {name: enclosure.middle() for name, enclosure in told.items()}, directions=directions, proof=told)
 
 
 def _torch_keywords(problem: AnyProblem, rounding_seed: int | None) -> dict[str, Any]:
@@ -178,8 +205,9 @@ def _needs_namespace(problem: AnyProblem) -> str | None:
     return None
 
 
-def _needs_function(problem: AnyProblem) -> str | None:
-    return None if isinstance(problem, FunctionProblem) else "only asked of functions that autodiff cannot follow"
+def _needs_whole_gradient(problem: AnyProblem) -> str | None:
+    cut = isinstance(problem, Problem) and (problem.window is not None or problem.chunk is not None)
+    return "a truncated gradient is the derivative of no number that could be evaluated" if cut else None
 
 
 # cell → the options with which torch has a module of its own; None: with any
@@ -217,16 +245,24 @@ ENGINES: tuple[Engine, ...] = (
     Engine("jax", "reference.jax_grad", "jax", _needs_namespace, _ask_autodiff, _jax_keywords),
     Engine("torch.nn", "reference.torch_nn", "torch", _no_torch_module, _ask_torch_nn, _no_keywords, tells_steps=False),
     Engine(
-        "complex step", "reference.complex_step", "scipy", _needs_function, _ask_numeric, _no_keywords,
+        "complex step", "reference.complex_step", "scipy", _needs_whole_gradient, _ask_numeric, _no_keywords,
         tells_steps=False, numeric=True,
     ),
     Engine(
-        "differences", "reference.finite_difference", "scipy", _needs_function, _ask_numeric, _no_keywords,
+        "differences", "reference.finite_difference", "scipy", _needs_whole_gradient, _ask_numeric, _no_keywords,
         tells_steps=False, numeric=True,
+    ),
+    Engine(
+        "forward", "reference.forward_mode", "jax", _needs_namespace, _ask_forward, _jax_keywords,
+        tells_steps=False, by_name=True,
+    ),
+    Engine(
+        "proof", "reference.interval", "python-flint", _needs_namespace, _ask_for_proof, _no_keywords,
+        tells_steps=False, by_name=True,
     ),
 )  # fmt: skip
 
-AUTODIFF: tuple[str, ...] = tuple(engine.name for engine in ENGINES if not engine.numeric)
+AUTODIFF: tuple[str, ...] = tuple(engine.name for engine in ENGINES if not (engine.numeric or engine.by_name))
 NUMERIC: tuple[str, ...] = tuple(engine.name for engine in ENGINES if engine.numeric)
 
 

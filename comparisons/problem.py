@@ -8,7 +8,7 @@ cotangents). An `Answer` is what each of them gives back, under the same names.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,11 @@ class Differentiable:
         """The number of the step that index 0 of a per-step array stands for."""
         del name
         return 1
+
+    def runs_backwards(self, name: str) -> bool:
+        """Whether a gradient is that of a run backwards in time, so that the walk back goes from step 1 to T."""
+        del name
+        return False
 
     def with_variables(self, variables: Mapping[str, Array]) -> Self:
         """The same problem at other values; names left out keep theirs."""
@@ -196,6 +201,10 @@ class Problem(Differentiable):
         initial = {f"{state}_0" for state in self.state_sizes if not state.endswith("_reverse")}
         return 0 if name == PRODUCT_TO_END or name in initial else 1
 
+    def runs_backwards(self, name: str) -> bool:
+        """Of the parameters and states of a reverse direction."""
+        return "_reverse" in name and self.bidirectional
+
     @property
     def initial_state(self) -> Array:
         """s_0 (B, S)."""
@@ -267,6 +276,16 @@ class FunctionProblem(Differentiable):
         yield from ((name, None) for name in ("input_size", "hidden_size", "output_size"))
 
 
+class Enclosed(Protocol):
+    """The exact gradient, between bounds: of its own shape, or along directions."""
+
+    directions: Array | None
+
+    def distance(self, found: Array) -> Array:
+        """An upper bound of how far `found` is from the exact numbers."""
+        ...
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a candidate or an engine says of a problem.
@@ -278,6 +297,7 @@ class Answer:
                 (T+1, B, ·) = ∂L/∂s_t for t = 0..T. Absent for what is not told step by step
     directions  (K, shape): where a gradient is told only as K inner products with these, its value is (K,)
     uncertainty by variable: an absolute error that the engine itself expects of its gradient
+    proof       by variable: what provably encloses the exact gradient; distance(array) bounds how far an array is from it
     """
 
     loss: float
@@ -286,3 +306,4 @@ class Answer:
     steps: dict[str, Array] = field(default_factory=dict[str, Array])
     directions: dict[str, Array] = field(default_factory=dict[str, Array])
     uncertainty: dict[str, float] = field(default_factory=dict[str, float])
+    proof: dict[str, Enclosed] = field(default_factory=dict[str, Enclosed])

@@ -5,11 +5,13 @@
     python comparisons/report.py --checkpoint FILE.safetensors   the recurrent layers of a model, at its weights
     python comparisons/report.py check FILE.py   a derivation of your own
     python comparisons/report.py cures           how far gradients reach back, cell by cell, with and without the cures
+    python comparisons/report.py trial           the cross-check itself on trial: planted mistakes, sensitivity, false alarms
     python comparisons/report.py --help          everything else
 
 Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked.
 """
 
+import json as as_json
 import sys
 import tempfile
 import time
@@ -27,8 +29,7 @@ from typer.exceptions import TyperException
 
 from comparisons import files, terminal
 from comparisons.checkpoint import read
-from comparisons.crosscheck import available
-from comparisons.cures import draw_figure, examine, must_be_drawable
+from comparisons.crosscheck import available, environment
 from comparisons.engines import Engine
 from comparisons.errors import BadOption, QuestionError
 from comparisons.language_model import default_corpus, read_corpus
@@ -134,6 +135,8 @@ def check(
     hidden_size: HiddenSize = None,
     seed: Seed = 0,
     references: References = None,
+    rtol: Annotated[float | None, typer.Option(min=0, help="Allowed relative error.", show_default="measured noise")] = None,
+    atol: Annotated[float | None, typer.Option(min=0, help="Allowed absolute error.", show_default="measured noise")] = None,
     json: Json = None,
     verbose: Verbose = False,
 ) -> None:
@@ -141,7 +144,8 @@ def check(
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
     prepare_json(json)
-    checks = checks_in(target, sizes, {"seed": seed, "references": names_in(references)})
+    asked = {"seed": seed, "references": names_in(references), "rtol": rtol, "atol": atol}
+    checks = checks_in(target, sizes, asked)
     report = merged([made() for made in checks])
     show(terminal.rendered_check(report, time.perf_counter() - start, verbose), report, json)
     raise typer.Exit(exit_status(report, {}))
@@ -158,6 +162,9 @@ def cures(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture of the norms by lag.", show_default=False)] = None,
 ) -> None:
     """How far gradients reach back: vanilla RNN, LSTM, GRU, residual, IRNN, minGRU, LRU; clipping; truncation."""
+    from comparisons.cures import draw_figure, examine, must_be_drawable
+    from comparisons.terminal_cures import rendered_cures
+
     start = time.perf_counter()
     prepare_json(json)
     if plot is not None:
@@ -168,7 +175,32 @@ def cures(
         found = examine(dump or Path(temporary), engine, seed, sizes)
     if plot is not None:
         draw_figure(found, plot)
-    show_text(terminal.rendered_cures(found, time.perf_counter() - start), found.to_json(), json)
+    show_text(rendered_cures(found, time.perf_counter() - start), found.to_json(), json)
+    raise typer.Exit(AGREE if found.passed else DISAGREE)
+
+
+@app.command()
+def trial(
+    seed: Seed = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Three cells, four regimes, one mutant in twenty of each kind.")] = False,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="Time there is.", show_default="25, or 0.75 if quick")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at work.", show_default="one a core, up to 4")] = None,
+    json: Json = None,
+) -> None:
+    """The cross-check itself on trial: planted mistakes, the smallest error it sees, false alarms."""
+    from comparisons.terminal_trial import rendered_trial
+    from comparisons.trial import QUICK, Plan, hold
+
+    start = time.perf_counter()
+    prepare_json(json)
+    plan = replace(QUICK if quick else replace(Plan(), jobs=min(cores(), MOST_JOBS)), seed=seed)
+    plan = replace(plan, jobs=jobs or plan.jobs, seconds=plan.seconds if minutes is None else 60 * minutes)
+    progress_to = terminal.console(stderr=True)
+    with Progress(console=progress_to, transient=True, disable=not progress_to.is_terminal) as progress:
+        bar = progress.add_task("on trial", total=None)
+        found = hold(plan, lambda pieces, name: progress.update(bar, total=pieces, advance=1, description=name))
+    told = {**environment(seed, "float64 and float32"), **found.to_dict(), "seconds": time.perf_counter() - start}
+    show_text(rendered_trial(found, time.perf_counter() - start), as_json.dumps(told, ensure_ascii=False), json)
     raise typer.Exit(AGREE if found.passed else DISAGREE)
 
 

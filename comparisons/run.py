@@ -25,7 +25,7 @@ from comparisons.language_model import Corpus, Recipe, Training, recipes, text_c
 from comparisons.problem import Array
 from comparisons.verdict import CaseReport, Report
 
-TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 8, 8, 24
+TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 6, 8, 24
 UPDATES, QUICK_UPDATES = 100, 6
 WORTH_SHARING = 20  # pieces of work from which on further processes repay their start, in which each loads the frameworks
 
@@ -95,9 +95,11 @@ class Question:
         self, engines: Sequence[Engine], notes: Sequence[str], jobs: int, watch: Callable[[int, str], None] | None = None
     ) -> Report:
         """All of it, by so many processes; `watch` hears how many pieces there are and the name of each that is done."""
-        trials, ways = self.trials(), self.recipes()
+        trials = self.trials()
+        able = [engine for engine in engines if not (engine.numeric or engine.by_name)]  # to give every update a whole gradient
+        ways = self.recipes() if able else []
         pieces: list[Piece] = [partial(self.check, trial, engines) for trial in trials]
-        pieces += [partial(self.train, recipe, engines) for recipe in ways]
+        pieces += [partial(self.train, recipe, able) for recipe in ways]
         done: list[CaseReport | Training] = []
         with results(pieces, jobs if len(pieces) >= WORTH_SHARING else 1) as arriving:
             for result in arriving:

@@ -33,10 +33,14 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Noise:
-    """Absolute noise by quantity: of the whole tensor, and of each step (first axis) where there are steps."""
+    """Absolute noise by quantity: of the whole tensor, and of each step (first axis) where there are steps.
+
+    allowed: (rtol, atol) that were asked for in place of it, for gradients.
+    """
 
     total: dict[str, float]
     steps: dict[str, Array]
+    allowed: tuple[float, float] | None = None
 
 
 def quantities(answer: Answer) -> dict[str, Array]:

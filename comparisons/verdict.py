@@ -83,6 +83,8 @@ class CaseReport:
     references_agree  whether the references are within the limit of each other in every gradient
     local             for a cell: each output of step_backward, given the true ∂L/∂s_t, with the steps at which it is wrong
     diagnosis         what mistake would explain the disagreement
+    true_error        where a proof was asked for: gradient → {"manual" and each reference: its proven error}, in units in the
+                      last place of the gradient's largest entry
     """
 
     name: str
@@ -103,6 +105,7 @@ class CaseReport:
     local: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     diagnosis: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     notes: list[str] = field(default_factory=list[str])
+    true_error: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
 
     @property
     def passed(self) -> bool:

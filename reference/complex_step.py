@@ -18,6 +18,21 @@ from reference.finite_difference import Arrays, Value
 STEP = 1e-30
 
 
+class ComplexNumPy:
+    """NumPy, with what it does not offer for complex numbers and what is analytic none the less."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def logaddexp(self, x: Any, y: Any) -> Any:
+        """log(e^x + e^y), shifted by the larger real part."""
+        shift = np.maximum(np.real(x), np.real(y))
+        return shift + np.log(np.exp(x - shift) + np.exp(y - shift))
+
+
+NAMESPACE = ComplexNumPy()
+
+
 class DoesNotFollow(ValueError):
     """The function does not carry complex numbers through."""
 

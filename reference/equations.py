@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
+
 Step: TypeAlias = Callable[..., dict[str, Any]]
 Readout: TypeAlias = Callable[..., Any]
 ScalarFunction: TypeAlias = Callable[[Any, Any, Mapping[str, Any], Mapping[str, Any]], tuple[Any, dict[str, Any]]]
@@ -260,6 +262,15 @@ def bound_step(name: str, options: Mapping[str, Any]) -> Step:
 def bound_readout(name: str, options: Mapping[str, Any]) -> Readout:
     """The readout of READOUTS called `name`, its options filled in."""
     return partial(READOUTS[name], **options)
+
+
+def numpy_scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+    """The time loop for plain arrays: `body` at every step in turn; states stacked over steps."""
+    states: list[dict[str, Any]] = []
+    for t in range(len(per_step["x"])):
+        state = body(state, {name: value[t] for name, value in per_step.items()})
+        states.append(dict(state))
+    return {name: np.stack([each[name] for each in states]) for name in states[0]}
 
 
 @dataclass(frozen=True)

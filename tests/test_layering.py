@@ -23,10 +23,12 @@ THIRD_PARTY = {"manual": {"numpy"}, "reference": {"numpy"}, "comparisons": {"num
 ACROSS = {
     "comparisons/candidates.py": {"manual"},
     "comparisons/engines.py": {"reference"},
+    "comparisons/mutants.py": {"manual"},
+    "comparisons/side_by_side.py": {"reference"},
     "comparisons/updates.py": {"manual", "reference"},
 }
 ALONE = {"comparisons/pytest_plugin.py": {"pytest"}, "comparisons/checkpoint.py": {"torch"}}
-FRAMEWORKS = ({"torch", "array_api_compat"}, {"jax", "optax"}, {"scipy"})  # a file of reference/ has one of them, or none
+FRAMEWORKS = ({"torch", "array_api_compat"}, {"jax", "optax"}, {"scipy"}, {"flint"})  # a file has one, or none
 WHEN_USED = {"xarray", "matplotlib", "safetensors"}  # in comparisons/, inside the function that needs them
 PURE = ("crosscheck", "tolerance", "comparator", "problem", "verdict", "errors")
 OUTPUT = {"comparisons.report", "comparisons.terminal", "comparisons.dump"}

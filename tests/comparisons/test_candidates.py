@@ -32,7 +32,7 @@ def test_the_same_seed_gives_identical_numbers(case):
 def test_another_seed_gives_others(case):
     one, other = problem_of(case, 3), problem_of(case, 4)
     same = {name for name in one.variables if np.array_equal(one.variables[name], other.variables[name])}
-    settled = {"W_hh", "b_h"} if case.cell == "irnn" else set()  # the identity, and zero
+    settled = {"W_hh", "b_h"} if case.name == "irnn" else set()  # the identity, and zero
     assert same == settled | ({f"{part}_0" for part in one.state_sizes} if case.initial_state == "zero" else set())
 
 

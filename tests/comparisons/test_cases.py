@@ -119,3 +119,16 @@ def test_a_border_between_chunks_at_another_place_is_seen(trial):
     right = trial("lstm-chunks")
     answer = right.candidate.answer(replace(right.problem, chunk=right.case.chunk + 1))
     assert "W_hh_l0" in {row.gradient for row in right.planted(lambda _: answer).failures()}
+
+
+@pytest.mark.parametrize(("gradient", "first"), [("W_hh_l1", 5), ("W_hh_l1_reverse", 2), ("h_l0_reverse_0", 2)])
+def test_the_walk_back_of_a_reverse_direction_begins_at_step_1(trial, with_gradient, gradient, first):
+    """Steps 2–5 wrong: in a direction forwards in time the walk back meets step 5 first, in one backwards step 2."""
+
+    def from_2_to_5(shares):
+        shares[1:5] *= 1.1
+        return shares
+
+    report = trial("tanh-3-layers-both-ways").planted(with_gradient(gradient, from_2_to_5, "steps"))
+    (row,) = report.failures()
+    assert (row.first_wrong_step, row.wrong_steps) == (first, "2–5 of 1–7" if gradient.startswith("W") else "2–5 of 1–8")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from comparisons import GradientMismatch, Unrolled, check_gradients, check_vjp
+from comparisons import GradientMismatch, Unrolled, check_cell, check_gradients, check_vjp
 from comparisons.convention import Convention, convention_of, global_norm
-from comparisons.errors import BadOption
+from comparisons.errors import BadOption, ForwardMismatch
 from comparisons.problem import Answer
-from tests.comparisons.small import INPUTS, PARAMS, TORCH, gradients, loss, numpy_loss, outputs, vjp
+from tests.comparisons.small import INPUTS, PARAMS, SIZES, TORCH, elman, gradients, loss, numpy_loss, outputs, spoiled, vjp
 
 T, B = 5, 3
 rng = np.random.default_rng(0)
@@ -261,3 +261,57 @@ def test_what_is_not_named_stays_plain():
     clipped = Convention(clip_norm=1.0).apply(answer, 2, None, {"W", "x"})
     assert (clipped.gradients["W"], clipped.gradients["x"]) == (pytest.approx(0.6), pytest.approx(0.8))
     assert clipped.steps == {}  # clipping is not linear
+
+
+# rtol and atol in place of the measured noise.
+
+
+def off_by(factor):
+    return lambda params, inputs: {name: value * factor for name, value in gradients(params, inputs).items()}
+
+
+@pytest.mark.parametrize(
+    ("asked", "passes"),
+    [
+        ({}, False),
+        ({"rtol": 1e-3}, True),
+        ({"rtol": 1e-5}, False),
+        ({"atol": 10.0}, True),
+        ({"rtol": 0.0, "atol": 1e-12}, False),
+        ({"convention": {"rtol": 1e-3}}, True),
+        ({"convention": {"rtol": 1e-3}, "rtol": 1e-5}, False),
+    ],
+)
+def test_a_tolerance_of_ones_own(asked, passes):
+    report = check_gradients(off_by(1 + 1e-4), loss, PARAMS, INPUTS, **TORCH, **asked, raise_exception=False)
+    assert report.passed is passes
+    assert ("as asked for, not by measured noise" in " ".join(report.cases[0].notes)) is bool(asked)
+
+
+def test_a_tolerance_is_of_gradients_not_of_the_forward_pass():
+    with pytest.raises(ForwardMismatch):
+        check_cell(spoiled(step=halved), **SIZES, **TORCH, rtol=1e9)
+
+
+def halved(xp, params, state, x):
+    """Another function in NumPy than in torch."""
+    new, cache = elman("step", xp, params, state, x)
+    return ({"h": new["h"] / 2} if xp is np else new), cache
+
+
+def test_a_tolerance_for_a_cell_and_for_a_vjp():
+    assert check_cell(spoiled(), **SIZES, **TORCH, rtol=1e-9).passed
+    assert check_vjp(vjp, outputs, PARAMS, INPUTS, **TORCH, atol=1e-9).passed
+    with pytest.raises(GradientMismatch):
+        check_vjp(lambda *a: {n: 2 * v for n, v in vjp(*a).items()}, outputs, PARAMS, INPUTS, **TORCH, rtol=0.5, atol=0.0)
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), "1e-3", True])
+def test_a_tolerance_that_cannot_be(bad):
+    with pytest.raises(BadOption, match="rtol is a number of at least 0"):
+        check_gradients(gradients, loss, PARAMS, INPUTS, **TORCH, rtol=bad)
+
+
+def test_not_a_number_passes_no_tolerance():
+    with pytest.raises(GradientMismatch):
+        check_gradients(off_by(np.nan), loss, PARAMS, INPUTS, **TORCH, rtol=1e9, atol=1e9)

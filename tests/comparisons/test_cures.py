@@ -294,7 +294,8 @@ def test_a_wrong_jacobian_is_found(monkeypatch, torch_engine, name, cell, broken
 def command(monkeypatch, capfd):
     """command(*arguments) → (exit status, standard output, standard error), on small cases and few variants."""
     few = tuple(VARIANT[name] for name in ("tanh-Q", "tanh-3Q", "irnn"))
-    monkeypatch.setattr(report, "examine", lambda *given: cures.examine(*given, few))
+    examine = cures.examine
+    monkeypatch.setattr(cures, "examine", lambda *given: examine(*given, few))
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["report.py", "cures", "--steps", "6", "--batch", "2", "--hidden-size", "3", *arguments])

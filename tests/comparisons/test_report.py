@@ -49,6 +49,11 @@ def small(command, text):
     )
 
 
+def folded(text):
+    """The text as if on one line: a narrow terminal breaks it anywhere."""
+    return " ".join(text.split())
+
+
 def strictly(text):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -83,7 +88,7 @@ def test_everything_agrees(command, tmp_path):
     for name in QUICK:
         assert name.split("-")[0] in out
     assert "DIFFER" not in out
-    assert out.count("stayed together") == 3
+    assert folded(out).count("stayed together") == 3
     data = strictly(target.read_text())
     assert (data["schema"], data["passed"]) == (1, True)
     assert {"numpy", "torch", "jax", "python", "seed", "dtype"} <= set(data["environment"])
@@ -141,7 +146,7 @@ def test_a_wrong_derivation(monkeypatch, small, tmp_path):
     status, out, err = small("--json", tmp_path / "r.json")
     assert (status, err) == (1, "")
     assert "DIFFER" in out
-    assert "DRIFTED APART" in out
+    assert "DRIFTED APART" in folded(out)
     assert "W_hh" in out
     data = strictly((tmp_path / "r.json").read_text())
     assert not data["passed"]
@@ -196,7 +201,7 @@ def test_a_wrong_gradient_outweighs_a_missing_framework(monkeypatch, small):
 
 def without(monkeypatch, *frameworks):
     """As if these were not installed."""
-    modules = {"torch": ("torch_autograd", "torch_nn"), "jax": ("jax_grad",)}
+    modules = {"torch": ("torch_autograd", "torch_nn"), "jax": ("jax_grad", "forward_mode"), "flint": ("interval",)}
     for framework in frameworks:
         monkeypatch.setitem(sys.modules, framework, None)
         for module in modules[framework]:
@@ -209,7 +214,7 @@ def test_a_missing_framework(monkeypatch, small):
     assert (status, err) == (2, "")
     assert "pip install jax" in out
     assert "comparisons agree" in out
-    assert out.count("stayed together") == 2
+    assert folded(out).count("stayed together") == 2
 
 
 def test_a_missing_framework_that_is_not_asked_for(monkeypatch, small):
@@ -226,7 +231,25 @@ def test_the_other_framework_missing(monkeypatch, small):
     status, out, _ = small("--references", "torch,jax,torch.nn")
     assert status == 2
     assert "pip install torch" in out
-    assert out.count("stayed together") == 1
+    assert folded(out).count("stayed together") == 1
+
+
+def test_a_proof_that_cannot_be_had(monkeypatch, small):
+    without(monkeypatch, "flint")
+    status, out, err = small("--references", "torch,proof")
+    assert (status, err) == (2, "")
+    assert "reference 'proof' needs python-flint, which cannot be imported: pip install python-flint" in " ".join(out.split())
+    assert "comparisons agree" in out
+    assert "True error" not in out
+
+
+def test_a_proof_shows_the_true_error_of_all(small):
+    status, out, _ = small("--references", "torch,proof")
+    assert status == 0
+    table = out[out.index("True error, proven") :]
+    assert table.split().count("W_hh") >= 1
+    assert "manual" in table
+    assert "stayed together" in folded(out), "training goes on with those that can"
 
 
 def test_no_framework_at_all(monkeypatch, small):
@@ -275,7 +298,7 @@ def test_an_option_that_cannot_be(command, tmp_path, monkeypatch, arguments, wor
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, ["No such file"]), (b"", ["empty"]), (b"\x80\x81", ["UTF-8", "byte 0"]), (b"short", ["5 characters", "needs 9"])],
+    [(None, ["No such file"]), (b"", ["empty"]), (b"\x80\x81", ["UTF-8", "byte 0"]), (b"short", ["5 characters", "needs 7"])],
 )
 def test_a_text_that_cannot_be(command, tmp_path, content, words):
     if content is not None:

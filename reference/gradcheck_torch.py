@@ -1,0 +1,49 @@
+"""torch.autograd.gradcheck on a derivation in NumPy, wrapped as a torch.autograd.Function: a checker to compare ours with."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Array = npt.NDArray[Any]
+Named = Mapping[str, Array]
+
+
+def accepts(
+    value: Callable[[Named], float], gradients: Callable[[Named], Mapping[str, Any]], variables: Named, fast: bool = False
+) -> bool:
+    """Whether gradcheck, with its default tolerances, accepts gradients(variables) as those of the scalar value(variables).
+
+    fast: in its fast mode, which compares two random projections. A gradient that is missing, or that raises, is not accepted.
+    """
+    names = list(variables)
+
+    class Derivation(torch.autograd.Function):
+        """The value, and the hand-derived gradient of it."""
+
+        @staticmethod
+        def forward(ctx: Any, *tensors: torch.Tensor) -> torch.Tensor:
+            """The value of these variables."""
+            ctx.save_for_backward(*tensors)
+            return tensors[0].new_tensor(value(arrays(tensors)))
+
+        @staticmethod
+        def backward(ctx: Any, *grad_outputs: Any) -> Any:
+            """What the derivation says, times the cotangent of the value."""
+            found = gradients(arrays(ctx.saved_tensors))
+            like = ctx.saved_tensors[0]
+            return tuple(grad_outputs[0] * torch.as_tensor(np.array(found[name]), dtype=like.dtype) for name in names)
+
+    def arrays(tensors: Any) -> dict[str, Array]:
+        return {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
+
+    leaves = [torch.tensor(np.array(variables[name])).requires_grad_() for name in names]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that float32 inputs are likely to fail
+        try:
+            return torch.autograd.gradcheck(Derivation.apply, leaves, fast_mode=fast, raise_exception=False)
+        except Exception:
+            return False
