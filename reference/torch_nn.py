@@ -5,6 +5,7 @@ Several layers, both directions and rows of unequal length (as a PackedSequence)
 each layer is a module by itself, since a module draws its own; chunks of a sequence are calls that hand on a detached state.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,9 @@ def call(module: torch.nn.Module, named: Named, x: torch.Tensor, state: State, l
     if not x.is_floating_point():
         x = torch.nn.functional.one_hot(x, named["weight_ih_l0"].shape[1]).to(named["weight_ih_l0"].dtype)
     given = x if lengths is None else pack_padded_sequence(x, lengths, enforce_sorted=False)
-    output, last = torch.func.functional_call(module, dict(named), (given, tuple(state) if len(state) > 1 else state[0]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")  # float32
+        output, last = torch.func.functional_call(module, dict(named), (given, tuple(state) if len(state) > 1 else state[0]))
     if lengths is not None:
         output = pad_packed_sequence(output, total_length=len(x))[0]
     return output, list(last) if len(state) > 1 else [last]

@@ -66,3 +66,15 @@ def test_results_keep_the_dtype_and_inputs_survive(unrolled, dtype):
     _, states, found = ask(case, "tanh")
     assert {array.dtype.name for array in (*states.values(), *found.values())} == {dtype}
     assert {name: value.tobytes() for name, value in case.variables.items()} == before
+
+
+def test_a_projection_in_float32_says_nothing_of_onednn(unrolled):
+    """torch warns that it is slower there; warnings are errors in these tests."""
+    rng = np.random.default_rng(0)
+    shapes = {"W_xh": (12, 2), "W_hh": (12, 2), "b_h": (12,), "W_hr": (2, 3), "x": (4, 2, 2), "h_0": (2, 2), "c_0": (2, 3)}
+    variables = {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    constants = {f"cotangent_{name}": rng.normal(size=(4, 2, size)).astype("float32") for name, size in (("h", 2), ("c", 3))}
+    readout = equations.bound_readout("projection", {})
+    _, states, found = torch_nn.gradients("projected-lstm", {}, readout, variables, constants)
+    assert states["h"].shape == (4, 2, 2)
+    assert found["W_hr"].any()
