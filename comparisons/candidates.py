@@ -1,6 +1,6 @@
 """What can be put on trial: a cell with a hand-derived backward, under a readout. Built-in cells take this way too.
 
-This is the only module that imports `manual/`.
+Whatever else needs a derivation gets it from here; only the optimisers and the planted mistakes reach into `manual/` themselves.
 """
 
 import math

@@ -8,10 +8,8 @@ so that a step falls into `project` (for every step at once) and `recur`, and it
 and `accumulate`, in which every weight gradient is one product over all steps. `Halves` puts the step form together from them.
 """
 
-from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -82,12 +80,6 @@ class Halves:
 def output_names(cell: Any) -> tuple[str, ...]:
     """The parts of the state that the next layer, or the head, reads: h, where the cell says nothing else."""
     return tuple(getattr(cell, "output_names", ("h",)))
-
-
-def output_of(cell: Any, states: Mapping[str, Array]) -> Array:
-    """Those parts side by side: (…, their sizes together)."""
-    parts = [states[name] for name in output_names(cell)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
 def output_size(cell: Cell, hidden_size: int) -> int:

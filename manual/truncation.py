@@ -22,7 +22,7 @@ commute). The window of k ends in the block after k's own; with b the last step 
 
 The first sum is the plain walk, started anew at each block's end; the second is a running sum over the next block. Both products,
 P_{b,k} = P_{b,k+1} J_{k+1} and P_{t,b} = J_t P_{t−1,b}, grow by one factor a step: O(T) products of (S, S) matrices whatever K
-is, cheaper than (3) once K is well above S.
+is, cheaper than (3) once K is several times S.
 
 K ≥ T − 1 cuts nothing, and is the plain walk itself. Source of the truncation: Williams and Peng 1990, BPTT(h).
 """
