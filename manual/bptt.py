@@ -30,15 +30,21 @@ with nothing for W and x. What stands in x where there is no step is never read:
 
 With a `chunk` of k steps the state is carried across a chunk's border and the gradient is not: J_tᵀ d_t in (2) is left out where
 t − 1 is a positive multiple of k (truncation by chunks: Williams and Peng 1990, with h′ = h = k).    (8)
+
+`forward` and `backward` are this loop. `run` and `gradients` give the same states and whole gradients, from the sequence form of
+a cell where it has one and nothing is masked or cut.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 
-from manual.cell import Array, Arrays, Cell, HoistedCell
+from manual.cell import Array, Arrays, Cell, HoistedCell, SequenceCell, has_sequence_form
+
+SEQUENCE_DTYPES = {np.dtype(np.float64), np.dtype(np.float32)}  # in float16 e⁻ᵃ soon overflows
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Tape:
 
     x: Array
     states: Arrays
-    caches: list[Any]
+    caches: Sequence[Any]
     mask: Array | None = None
 
     @property
@@ -57,12 +63,37 @@ class Tape:
 
 
 @dataclass(frozen=True)
+class SequenceCaches(Sequence[Any]):
+    """What a sequence form leaves for its backward; the caches of the steps are computed when one is asked for."""
+
+    cell: SequenceCell
+    params: Mapping[str, Array]
+    initial_state: Mapping[str, Array]
+    x: Array
+    tape: Arrays
+
+    @cached_property
+    def _of_steps(self) -> Sequence[Any]:
+        return forward(self.cell, self.params, self.initial_state, self.x).caches
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return self._of_steps[index]
+
+
+@dataclass(frozen=True)
 class SequenceGradients:
     """Gradients of one sequence.
 
     params       name → its shape; with the step as first axis, (T, its shape), where the shares of the steps are kept apart
     x            like x, or None for tokens
-    d_state      name → (T+1, B, ·): ∂L/∂s_t for t = 0..T; index 0 is the initial state's gradient
+    d_state      name → (T+1, B, ·): ∂L/∂s_t for t = 0..T; index 0 is the initial state's gradient, and from a sequence form all
     delta        (T, B, ·) = ∂L/∂z_t, where the cell tells it
     """
 
@@ -98,6 +129,26 @@ def forward(
         for name, trajectory in states.items():
             trajectory.append(state[name])
     return Tape(x, {name: np.stack(trajectory) for name, trajectory in states.items()}, caches, mask)
+
+
+def run(
+    cell: Cell,
+    params: Mapping[str, Array],
+    initial_state: Mapping[str, Array],
+    x: Array,
+    mask: Array | None = None,
+) -> Tape:
+    """The same from the cell's sequence form, if it has one, no row ends early, and all is float64 or float32; else `forward`."""
+    if mask is not None or len(x) == 0 or not has_sequence_form(cell) or not _of_one_dtype(cell, params, initial_state, x):
+        return forward(cell, params, initial_state, x, mask)
+    states, tape = cell.sequence(params, initial_state, x)
+    return Tape(x, states, SequenceCaches(cell, params, initial_state, x, tape))
+
+
+def _of_one_dtype(cell: Cell, params: Mapping[str, Array], initial_state: Mapping[str, Array], x: Array) -> bool:
+    own = [params[name] for name in cell.parameter_shapes(1, 1)]
+    dtypes = {value.dtype for value in (*own, *initial_state.values(), *([] if np.isdtype(x.dtype, "integral") else [x]))}
+    return len(dtypes) == 1 and dtypes <= SEQUENCE_DTYPES
 
 
 def _as_rows(mask: Array, like: Array) -> Array:
@@ -141,6 +192,19 @@ def backward(
     deltas, d_state = walk_deltas(cell, params, tape, cotangents, chunk)
     d_params, d_x = cell.accumulate(params, stack_caches(tape.caches), deltas)  # (3), one matrix product over all steps
     return SequenceGradients(d_params, d_x, d_state, deltas)
+
+
+def gradients(
+    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], chunk: int | None = None
+) -> SequenceGradients:
+    """The same, from the sequence form that left the tape, if one did and nothing is cut; of d_state then d_0 alone is told."""
+    caches, dtypes = tape.caches, {value.dtype for value in (*tape.states.values(), *cotangents.values())}
+    if not isinstance(caches, SequenceCaches) or caches.cell is not cell or tape.mask is not None:
+        return backward(cell, params, tape, cotangents, chunk)
+    if (chunk is not None and chunk < tape.steps) or len(dtypes) > 1:
+        return backward(cell, params, tape, cotangents, chunk)
+    d_params, d_x, d_initial = caches.cell.sequence_backward(params, tape.x, tape.states, caches.tape, cotangents)
+    return SequenceGradients(d_params, d_x, {name: value[None] for name, value in d_initial.items()}, None)
 
 
 def walk_deltas(
@@ -211,7 +275,7 @@ def _walk(tape: Tape, cotangents: Mapping[str, Array], pull_back: Any, chunk: in
     return {name: np.stack([total[name] for total in reversed(totals)]) for name in tape.states}
 
 
-def stack_caches(caches: list[Arrays]) -> Arrays:
+def stack_caches(caches: Sequence[Arrays]) -> Arrays:
     """One cache of (T, B, ·) arrays from T caches of (B, ·) arrays."""
     return {name: np.stack([cache[name] for cache in caches]) for name in caches[0]}
 

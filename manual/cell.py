@@ -6,10 +6,16 @@ The step form is the contract: `step` and, under it, `step_backward`. Most cells
 
 so that a step falls into `project` (for every step at once) and `recur`, and its backward into `delta` = ∂L/∂a_t, which recurs,
 and `accumulate`, in which every weight gradient is one product over all steps. `Halves` puts the step form together from them.
+
+A cell may give the same equations once more as a sequence form, `sequence` and `sequence_backward`: a loop of its own that writes
+into memory laid out beforehand, and computes before and after it, for every step at once, whatever does not recur. It is for
+speed, and holds for the step that the cell takes: a subclass that changes the step has none. Beside the step form it
+differs by rounding.
 """
 
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, cast, runtime_checkable
 
+import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -61,6 +67,49 @@ class HoistedCell(Protocol):
     def accumulate(self, params: Any, cache: Any, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, d_x) over every leading axis of delta."""
         ...
+
+
+class SequenceCell(Cell, HoistedCell, Protocol):
+    """A cell with a sequence form; all arrays have one dtype, but for tokens."""
+
+    def sequence(self, params: Any, initial: Any, x: Array) -> tuple[Arrays, Arrays]:
+        """(s_0..s_T by name, (T+1, B, ·); tape) over x (T, B, I), or tokens (T, B), from the state s_0, (B, ·) by name."""
+        ...
+
+    def sequence_backward(self, params: Any, x: Array, states: Arrays, tape: Arrays, cotangents: Any) -> StepGradients:
+        """(d_params, d_x, ∂L/∂s_0 by name) from cotangents e_1..e_T: name → (T, B, ·)."""
+        ...
+
+
+STEP_FORM = ("step", "step_backward", "project", "recur", "delta", "accumulate")
+
+
+def has_sequence_form(cell: Any) -> TypeGuard[SequenceCell]:
+    """Whether the cell has a sequence form, and of the very step that it takes."""
+    kind = cast(Any, type(cell))
+    if not callable(getattr(kind, "sequence", None)) or not callable(getattr(kind, "sequence_backward", None)):
+        return False
+    owner = next(each for each in kind.__mro__ if "sequence_backward" in vars(each))
+    return all(getattr(kind, name) is getattr(owner, name) for name in STEP_FORM)
+
+
+CACHE = 2**19  # bytes that stay near the processor; a core has about twice as many for itself
+
+
+def pieces(steps: int, step_bytes: int) -> list[slice]:
+    """The steps in pieces, so short that their intermediate values, step_bytes a step, are in the cache when the loop is done."""
+    length = max(1, CACHE // max(1, step_bytes))
+    return [slice(first, min(first + length, steps)) for first in range(0, steps, length)]
+
+
+def zeros(like: Array) -> Array:
+    """Zeros of this shape and dtype that take no memory: one number, read everywhere, and read-only."""
+    return np.broadcast_to(np.zeros((), like.dtype), like.shape)
+
+
+def are_zeros(array: Array) -> bool:
+    """Whether the array is known to be zero without reading it: whether it comes from `zeros`."""
+    return not any(array.strides) and not array[(0,) * array.ndim]
 
 
 class Halves:

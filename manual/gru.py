@@ -42,6 +42,13 @@ p_z = (h_{t−1} − n) z z̄ and p_n = z̄ (1 − n²) scaling rows:
 after:   J = diag(z) + p_z W_hz + p_n (r W_hn + v_n r r̄ W_hr)                                    (14a)
 before:  J = diag(z) + p_z W_hz + p_n W_hn (diag(r) + diag(h_{t−1} r r̄) W_hr)                    (14b)
 
+In the sequence form σ(a) = 1 / (1 + e⁻ᵃ), and r̄ = e⁻ᵃ r, with all its digits as well. All of (6)–(10) is dh_t, or q, times what
+is computed on the way forward:
+
+    δ_n = k_n ⊙ dh_t,   k_n = z̄ (1 − n²);   δ_z = k_z ⊙ dh_t,   k_z = (h_{t−1} − n) z z̄             (15)
+after:   ε_n = k_n r ⊙ dh_t,   δ_r = k_n r v_n r̄ ⊙ dh_t                                          (16a)
+before:  δ_r = r h_{t−1} r̄ ⊙ q                                                                   (16b)
+
 Source: Cho et al. 2014 (before); the form "after" is cuDNN's.
 """
 
@@ -51,8 +58,8 @@ from typing import Any
 import numpy as np
 
 from manual.activations import sigmoid_and_complement
-from manual.cell import Array, Arrays, Halves, Shapes
-from manual.linear import linear, linear_backward
+from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, pieces
+from manual.linear import linear, linear_backward, rows_of
 
 GATES = ("r", "z", "n")
 
@@ -142,3 +149,155 @@ class GRU(Halves):
         d_W_hh = np.concatenate([gates.T @ h_prev, epsilon_n.T @ seen])  # (13)
         d_b_hh = np.concatenate([gates.sum(axis=0), epsilon_n.sum(axis=0)])  # (13)
         return {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_x": np.sum(rows[:, : 3 * size], axis=0), "b_hh": d_b_hh}, d_x
+
+    # The sequence form. Each gate is a block (B, H) of its own in memory.
+
+    def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
+        """(h_0..h_T (T+1, B, H), {"slopes" by (15) and (16) (T, 5, B, H), and what W_hn has "seen"})."""
+        (steps, batch), size, after = x.shape[:2], params["W_hh"].shape[1], self.reset == "after"
+        W_xh, W_hh, b_x, b_hh = (_turned(params[name]) for name in ("W_xh", "W_hh", "b_x", "b_hh"))
+        b_x[: 2 * size if after else None] += b_hh[: 2 * size if after else None]  # r ⊙ b_hn waits for r
+        u = np.ascontiguousarray(linear(np, W_xh, rows_of(x, 2)))
+        u += b_x
+        u, h = u.reshape(steps, batch, 3, size).swapaxes(1, 2), np.empty((steps + 1, batch, size), u.dtype)
+        W, W_gates, W_n = (np.ascontiguousarray(weight.T) for weight in (W_hh, W_hh[: 2 * size], W_hh[2 * size :]))
+        h[0] = initial["h"]
+        slopes, seen = np.empty((steps, 5, batch, size), u.dtype), h[:-1] if after else np.empty_like(h[1:])
+        all_pieces = pieces(steps, 13 * h[0].nbytes)
+        room = np.empty((all_pieces[0].stop, 8, batch, size), u.dtype)
+        for piece in all_pieces:
+            own, until = room[: piece.stop - piece.start], h[piece.start : piece.stop + 1]
+            if after:
+                _gates_after(u[piece], W, b_hh[2 * size :], until, own)
+            else:
+                _gates_before(u[piece], W_gates, W_n, until, seen[piece], own)
+            _slopes(own, h[piece], None if after else seen[piece], slopes[piece])
+        return {"h": h}, {"slopes": slopes, "seen": seen}
+
+    def sequence_backward(self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays) -> StepGradients:
+        """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H)."""
+        size = params["W_hh"].shape[1]
+        walk = _deltas_after if self.reset == "after" else _deltas_before
+        delta, epsilon_n, dh_0 = walk(tape["slopes"], params["W_hh"], cotangents["h"])
+        d_W_xh, d_x = linear_backward(params["W_xh"], rows_of(x, 2), delta)  # (12)
+        d_b_x, gates = np.sum(delta, axis=0), delta[:, : 2 * size]
+        d_W_hh = np.concatenate([gates.T @ rows_of(states["h"][:-1], 2), epsilon_n.T @ rows_of(tape["seen"], 2)])  # (13)
+        d_b_hh = np.concatenate([d_b_x[: 2 * size], np.sum(epsilon_n, axis=0)])  # (13)
+        d_params = {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_x": d_b_x, "b_hh": d_b_hh}
+        return d_params, None if d_x is None else d_x.reshape(x.shape), {"h": dh_0}
+
+
+def _turned(stacked: Array) -> Array:
+    """A copy of what is stacked r, z, n, for −a_r, −a_z, a_n."""
+    turned = stacked.copy()
+    turned[: 2 * len(turned) // len(GATES)] *= -1
+    return turned
+
+
+def _gates_after(u: Array, W: Array, b_hn: Array, h: Array, room: Array) -> None:
+    """Fills h (n+1, B, H), and in the room (n, 8, B, H) e⁻ᵃ of r, z, z̄, these themselves, n and v_n."""
+    size = h.shape[-1]
+    from_h, kept = np.empty((h.shape[1], 3 * size), h.dtype), np.empty_like(h[0])
+    from_h_gates, from_h_n = from_h.reshape(-1, 3, size).swapaxes(0, 1)[:2], from_h[:, 2 * size :]
+    decays, gates = (room[:, :2], room[:, 1], room[:, 2], room[:, :3]), (room[:, 3:6], room[:, 3], room[:, 4], room[:, 5])
+    every = zip(h[:-1], h[1:], u[:, :2], u[:, 2], *decays, *gates, room[:, 6], room[:, 7], strict=True)
+    with np.errstate(over="ignore"):  # where e⁻ᵃ is infinite, σ is zero
+        for h_prev, h_t, u_gates, u_n, net, net_z, net_not_z, decay, gates_t, r, z, not_z, n, v_n in every:
+            np.dot(h_prev, W, out=from_h)  # (2)
+            np.add(u_gates, from_h_gates, out=net)
+            np.negative(net_z, out=net_not_z)
+            np.exp(decay, out=decay)
+            np.add(decay, 1, out=gates_t)
+            np.reciprocal(gates_t, out=gates_t)  # (3)
+            np.add(from_h_n, b_hn, out=v_n)  # (2)
+            np.multiply(r, v_n, out=n)
+            np.add(n, u_n, out=n)
+            np.tanh(n, out=n)  # (4a)
+            np.multiply(not_z, n, out=h_t)
+            np.multiply(z, h_prev, out=kept)
+            np.add(h_t, kept, out=h_t)  # (5)
+
+
+def _gates_before(u: Array, W_gates: Array, W_n: Array, h: Array, seen: Array, room: Array) -> None:
+    """Fills h (n+1, B, H), r h_{t−1}, and in the room (n, 8, B, H) e⁻ᵃ of r, z, z̄, these themselves, and n."""
+    size = h.shape[-1]
+    from_h, kept = np.empty((h.shape[1], 2 * size), h.dtype), np.empty_like(h[0])
+    from_h_gates = from_h.reshape(-1, 2, size).swapaxes(0, 1)
+    decays, gates = (room[:, :2], room[:, 1], room[:, 2], room[:, :3]), (room[:, 3:6], room[:, 3], room[:, 4], room[:, 5])
+    every = zip(h[:-1], h[1:], u[:, :2], u[:, 2], *decays, *gates, room[:, 6], seen, strict=True)
+    with np.errstate(over="ignore"):  # where e⁻ᵃ is infinite, σ is zero
+        for h_prev, h_t, u_gates, u_n, net, net_z, net_not_z, decay, gates_t, r, z, not_z, n, seen_t in every:
+            np.dot(h_prev, W_gates, out=from_h)  # (2)
+            np.add(u_gates, from_h_gates, out=net)
+            np.negative(net_z, out=net_not_z)
+            np.exp(decay, out=decay)
+            np.add(decay, 1, out=gates_t)
+            np.reciprocal(gates_t, out=gates_t)  # (3)
+            np.multiply(r, h_prev, out=seen_t)
+            np.dot(seen_t, W_n, out=kept)
+            np.add(kept, u_n, out=n)
+            np.tanh(n, out=n)  # (4b)
+            np.multiply(not_z, n, out=h_t)
+            np.multiply(z, h_prev, out=kept)
+            np.add(h_t, kept, out=h_t)  # (5)
+
+
+def _slopes(room: Array, h_prev: Array, seen: Array | None, slopes: Array) -> None:
+    """Fills the factors in δ_r, δ_z, δ_n by (15) and (16), z, and r (before) or the factor in ε_n (after): (n, 5, B, H)."""
+    decay_r, _, _, r, z, not_z, n, v_n = room.swapaxes(0, 1)
+    k_n, k_z, k_r, last, kept = (slopes[:, place] for place in (3, 2, 1, 0, 4))
+    np.multiply(n, n, out=k_n)
+    np.subtract(1, k_n, out=k_n)
+    k_n *= not_z  # (15)
+    np.subtract(h_prev, n, out=k_z)
+    k_z *= z
+    k_z *= not_z  # (15)
+    np.minimum(decay_r, np.finfo(room.dtype).max, out=decay_r)  # ∞ · 0 would be NaN
+    decay_r *= r  # r̄
+    if seen is None:
+        np.multiply(k_n, r, out=last)  # (16a)
+        np.multiply(last, v_n, out=k_r)
+        k_r *= decay_r  # (16a)
+    else:
+        last[...] = r
+        np.multiply(seen, decay_r, out=k_r)  # (16b)
+    kept[...] = z
+
+
+def _deltas_after(slopes: Array, W_hh: Array, e: Array) -> tuple[Array, Array, Array]:
+    """(δ (T·B, 3H), ε_n (T·B, H), dh_0)."""
+    steps, _, batch, size = slopes.shape
+    all_four = np.empty((steps, batch, 4 * size), slopes.dtype)  # ε_n, δ_r, δ_z, δ_n
+    W = np.concatenate([W_hh[2 * size :], W_hh[: 2 * size]])
+    dh, kept, dh_prev = (np.zeros((batch, size), slopes.dtype) for _ in range(3))
+    every = (e, slopes[:, :4], slopes[:, 4], all_four.reshape(steps, batch, 4, size).swapaxes(1, 2), all_four[..., : 3 * size])
+    for e_t, slopes_t, z, deltas, epsilon in zip(*(each[::-1] for each in every), strict=True):
+        np.add(e_t, dh_prev, out=dh)
+        np.multiply(slopes_t, dh, out=deltas)  # (15), (16a)
+        np.multiply(z, dh, out=kept)
+        np.dot(epsilon, W, out=dh_prev)
+        np.add(dh_prev, kept, out=dh_prev)  # (11a)
+    rows = rows_of(all_four, 2)
+    return rows[:, size:], rows[:, :size], dh_prev
+
+
+def _deltas_before(slopes: Array, W_hh: Array, e: Array) -> tuple[Array, Array, Array]:
+    """(δ (T·B, 3H), ε_n (T·B, H), dh_0)."""
+    steps, _, batch, size = slopes.shape
+    delta = np.empty((steps, batch, 3 * size), slopes.dtype)
+    W_gates, W_n = np.ascontiguousarray(W_hh[: 2 * size]), np.ascontiguousarray(W_hh[2 * size :])
+    dh, q, kept, dh_prev = (np.zeros((batch, size), slopes.dtype) for _ in range(4))
+    r_z_n, gates_of, n_of = delta.reshape(steps, batch, 3, size).swapaxes(1, 2), delta[..., : 2 * size], delta[..., 2 * size :]
+    every = (e, slopes[:, 1], slopes[:, 2:4], slopes[:, 0], slopes[:, 4], r_z_n[:, 0], r_z_n[:, 1:], gates_of, n_of)
+    for e_t, k_r, k_z_n, r, z, delta_r, delta_z_n, delta_gates, delta_n in zip(*(each[::-1] for each in every), strict=True):
+        np.add(e_t, dh_prev, out=dh)
+        np.multiply(k_z_n, dh, out=delta_z_n)  # (15)
+        np.dot(delta_n, W_n, out=q)  # (9b)
+        np.multiply(k_r, q, out=delta_r)  # (16b)
+        np.dot(delta_gates, W_gates, out=dh_prev)
+        np.multiply(z, dh, out=kept)
+        np.add(dh_prev, kept, out=dh_prev)
+        np.multiply(r, q, out=kept)
+        np.add(dh_prev, kept, out=dh_prev)  # (11b)
+    rows = rows_of(delta, 2)
+    return rows, rows[:, 2 * size :], dh_prev

@@ -20,6 +20,11 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 
 
+def rows_of(array: Array, leading: int) -> Array:
+    """The array with its first `leading` axes made one."""
+    return array.reshape(-1, *array.shape[leading:])
+
+
 def linear(xp: Any, W: Any, x: Any) -> Any:
     """W x for rows or tokens: (…, out) for W (out, I). Raises ValueError or IndexError for a token out of range."""
     if not xp.isdtype(x.dtype, "integral"):

@@ -38,7 +38,8 @@ from typing import Protocol
 import numpy as np
 
 from manual import bptt, truncation
-from manual.cell import Array, Arrays, Cell, Shapes, output_names, output_size
+from manual.cell import Array, Arrays, Cell, Shapes, output_names, output_size, zeros
+from manual.linear import rows_of
 from manual.losses import LOSSES, position_weights
 
 
@@ -116,15 +117,15 @@ class Head:
 
     def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> Reading:
         """Loss and cotangents of what is read; the other parts of the state are not, and their cotangent is zero."""
-        h = np.concatenate([states[name] for name in self.reads], axis=-1)
-        y = h @ params["W_hy"].T + params["b_y"]  # (5)
+        h = np.concatenate([rows_of(states[name], 2) for name in self.reads], axis=-1)
+        y = (h @ params["W_hy"].T + params["b_y"]).reshape(*inputs["mask"].shape, -1)  # (5)
         weights = position_weights(inputs["mask"], self.reduction)
         loss, d_y = LOSSES[self.loss](y, inputs["target"], weights)  # (6)
-        cotangents = {name: np.zeros_like(trajectory) for name, trajectory in states.items()}
-        ends = np.cumsum([states[name].shape[-1] for name in self.reads])
-        cotangents |= dict(zip(self.reads, np.split(d_y @ params["W_hy"], ends[:-1], axis=-1), strict=True))  # (7)
-        rows = d_y.reshape(-1, d_y.shape[-1])
-        d_params = {"W_hy": rows.T @ h.reshape(-1, h.shape[-1]), "b_y": np.sum(rows, axis=0)}  # (8), (9)
+        cotangents = {name: zeros(trajectory) for name, trajectory in states.items()}
+        ends, rows = np.cumsum([states[name].shape[-1] for name in self.reads]), rows_of(d_y, 2)
+        d_h = (rows @ params["W_hy"]).reshape(*d_y.shape[:2], -1)
+        cotangents |= dict(zip(self.reads, np.split(d_h, ends[:-1], axis=-1), strict=True))  # (7)
+        d_params = {"W_hy": rows.T @ h, "b_y": np.sum(rows, axis=0)}  # (8), (9)
         return Reading(loss, y, cotangents, d_params)
 
 
@@ -246,7 +247,7 @@ class Network:
         """One run of the cell."""
         initial = {name: inputs[f"{name}{run.suffix}_0"] for name in self.state_names}
         own = run.own(params)
-        return bptt.forward(self.cell, own, initial, run.in_time(y), None if mask is None else run.in_time(mask))
+        return bptt.run(self.cell, own, initial, run.in_time(y), None if mask is None else run.in_time(mask))
 
     def backward(self, params: Mapping[str, Array], done: Pass, by_step: bool = False) -> Arrays:
         """Gradient of the loss for every parameter, for x (unless tokens) and for every initial state.
@@ -264,7 +265,9 @@ class Network:
             for run, own in zip(layer, self._apart(layer, done, d_y), strict=True):
                 tape = done.tapes[run.suffix]
                 cotangents = {name: done.reading.cotangents[name + run.suffix] for name in self.state_names}
-                total = {name: run.in_time(value + own.get(name, 0)) for name, value in cotangents.items()}  # (3)
+                total = {
+                    name: run.in_time(value + own[name] if name in own else value) for name, value in cotangents.items()
+                }  # (3)
                 swept = self._sweep(run, params, tape, total, by_step)
                 gradients |= run.suffixed({n: run.in_time(v) if by_step else v for n, v in swept.params.items()})
                 d_x += [] if swept.x is None else [run.in_time(swept.x)]
@@ -289,7 +292,7 @@ class Network:
         if self.window is not None:
             cut = truncation.shares if by_step else truncation.backward
             return cut(self.cell, own, tape, cotangents, self.window)
-        return (bptt.shares if by_step else bptt.backward)(self.cell, own, tape, cotangents, self.chunk)
+        return (bptt.shares if by_step else bptt.gradients)(self.cell, own, tape, cotangents, self.chunk)
 
 
 def steps_of(lengths: Array, steps: int) -> Array:

@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 
 from manual.activations import ACTIVATIONS
-from manual.cell import Array, Arrays, Halves, Shapes
-from manual.linear import linear, linear_backward
+from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, pieces
+from manual.linear import linear, linear_backward, rows_of
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,39 @@ class RNN(Halves):
         h_prev = cache["h_prev"].reshape(-1, delta.shape[-1])
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (6), (5)
         return {"W_xh": d_W_xh, "W_hh": rows.T @ h_prev, "b_h": np.sum(rows, axis=0)}, d_x  # (7), (8)
+
+    # The sequence form.
+
+    def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
+        """(h_0..h_T (T+1, B, H), φ′(z_1)..φ′(z_T) (T, B, H))."""
+        z = np.ascontiguousarray(linear(np, params["W_xh"], rows_of(x, 2)))
+        z += params["b_h"]
+        z, W, activation = z.reshape(*x.shape[:2], -1), np.ascontiguousarray(params["W_hh"].T), ACTIVATIONS[self.activation]
+        h, from_h = np.empty((len(z) + 1, *z.shape[1:]), z.dtype), np.empty(z.shape[1:], z.dtype)
+        h[0] = initial["h"]
+        for piece in pieces(len(z), 3 * from_h.nbytes):
+            for h_prev, h_t, z_t in zip(h[piece], h[piece.start + 1 :], z[piece], strict=False):
+                np.dot(h_prev, W, out=from_h)
+                np.add(z_t, from_h, out=z_t)  # (1)
+                if self.activation == "tanh":
+                    np.tanh(z_t, out=h_t)  # (2)
+                else:
+                    h_t[...] = activation.value(np, z_t)  # (2)
+            z[piece] = activation.derivative(z[piece], h[piece.start + 1 : piece.stop + 1])  # z is needed for this alone
+        return {"h": h}, {"slope": z}
+
+    def sequence_backward(self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays) -> StepGradients:
+        """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H)."""
+        delta, W = np.empty_like(tape["slope"]), np.ascontiguousarray(params["W_hh"])
+        dh_prev = np.zeros_like(delta[0])
+        for e_t, slope_t, delta_t in zip(cotangents["h"][::-1], tape["slope"][::-1], delta[::-1], strict=True):
+            np.add(e_t, dh_prev, out=delta_t)
+            np.multiply(slope_t, delta_t, out=delta_t)  # (3)
+            np.dot(delta_t, W, out=dh_prev)  # (4)
+        rows = rows_of(delta, 2)
+        d_W_xh, d_x = linear_backward(params["W_xh"], rows_of(x, 2), rows)  # (6), (5)
+        d_params = {"W_xh": d_W_xh, "W_hh": rows.T @ rows_of(states["h"][:-1], 2), "b_h": np.sum(rows, axis=0)}  # (7), (8)
+        return d_params, None if d_x is None else d_x.reshape(x.shape), {"h": dh_prev}
 
 
 @dataclass(frozen=True)
