@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from comparisons.errors import BadContract, MissingFramework
+from comparisons.errors import BadContract, MissingDevice, MissingFramework
 from comparisons.named_arrays import flatten, is_differentiable, rebuild
+from comparisons.user_code import describe
 
 Gradients = Callable[[Any, Any], dict[str, Any]]
 
@@ -29,24 +30,34 @@ def _framework(name: str) -> Any:
         raise MissingFramework(f"{name} cannot be imported: pip install {name} ({error})") from error
 
 
-def from_torch(loss: Callable[[Any, Any], Any]) -> Gradients:
+def _must_have(torch: Any, device: str) -> None:
+    """Raises MissingDevice where torch cannot put a tensor there, saying why."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MissingDevice(f"torch has no device {device!r} here: {describe(error)}; device='cpu' is everywhere") from error
+
+
+def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradients:
     """gradients(params, inputs) by torch's backward through loss(params, inputs), a scalar tensor.
 
-    params and inputs come to the loss as tensors in the nest they were given in, with requires_grad on every floating-point one.
-    A parameter that no gradient reaches has the gradient zero; an input that none reaches is not given.
+    params and inputs come to the loss as tensors on the device, in the nest they were given in, with requires_grad on every
+    floating-point one; gradients come back as arrays. A parameter that no gradient reaches has the gradient zero; an input that
+    none reaches is not given. Raises MissingDevice, when first called, for a device that torch does not have here.
     """
 
     def gradients(params: Any, inputs: Any) -> dict[str, Any]:
         torch = _framework("torch")
         leaves = {**flatten(params), **flatten(inputs)}
-        tensors = {path: torch.tensor(value) for path, value in leaves.items()}
+        _must_have(torch, device)
+        tensors = {path: torch.tensor(value, device=device) for path, value in leaves.items()}
         for tensor in tensors.values():
             tensor.requires_grad_(tensor.is_floating_point())
         with torch.enable_grad():
             loss(rebuild(params, tensors), rebuild(inputs, tensors)).backward()
         asked = {path: tensor for path, tensor in tensors.items() if tensor.requires_grad}
         missing = {path: torch.zeros_like(tensor) for path, tensor in asked.items() if path in flatten(params)}
-        return {path: (tensor.grad if tensor.grad is not None else missing[path]).numpy()
+        return {path: (tensor.grad if tensor.grad is not None else missing[path]).cpu().numpy()
                 for path, tensor in asked.items() if tensor.grad is not None or path in missing}  # fmt: skip
 
     return gradients

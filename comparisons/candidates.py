@@ -64,7 +64,14 @@ class CellCandidate:
         return Network(self.cell, _readout(problem), names, problem.layers, problem.bidirectional, **cut)
 
     def answer(self, problem: Problem) -> Answer:
-        """All gradients from the sequence form (if the cell has one), the shares of the steps from the step form."""
+        """All gradients from the sequence form (if the cell has one), the shares of the steps from the step form.
+
+        Worked out in the problem's precision, told in float64 where that is a lower one.
+        """
+        lowered = problem.lowered()
+        return self._answer(problem) if lowered is problem else self._answer(lowered).astype(problem.dtype)
+
+    def _answer(self, problem: Problem) -> Answer:
         params = dict(problem.variables)
         network, done = self.network(problem), self.forward(problem)
         if self.algorithm == "rtrl":
@@ -96,14 +103,23 @@ def local_gradients(
     d_state: name → (T+1, B, ·), someone else's total derivatives; each step stands by itself. `params` are what step_backward is
     given; the forward runs on the problem's own.
     """
-    caches = CellCandidate(cell).forward(problem).tape.caches
+    lowered = problem.lowered()
+    given, weights = (
+        {name: value.astype(lowered.dtype, copy=False) for name, value in arrays.items()} for arrays in (d_state, params)
+    )
+    caches = CellCandidate(cell).forward(lowered).tape.caches
     terms = [
-        cell.step_backward(params, cache, {name: value[t + 1] for name, value in d_state.items()})
+        cell.step_backward(weights, cache, {name: value[t + 1] for name, value in given.items()})
         for t, cache in enumerate(caches)
     ]
-    shares = {name: np.stack([term[0][name] for term in terms]) for name in problem.parameter_names}
-    shares["x"] = np.stack([np.asarray(term[1]) for term in terms])
-    return shares, {name: np.stack([term[2][name] for term in terms]) for name in d_state}
+    shares = {name: _told([term[0][name] for term in terms]) for name in problem.parameter_names}
+    shares["x"] = _told([term[1] for term in terms])
+    return shares, {name: _told([term[2][name] for term in terms]) for name in d_state}
+
+
+def _told(arrays: list[Any]) -> Array:
+    """Stacked over steps, in float64."""
+    return np.stack([np.asarray(array) for array in arrays]).astype(np.float64, copy=False)
 
 
 def walk(problem: Problem, candidate: CellCandidate) -> Iterator[tuple[str, Array]]:
@@ -111,6 +127,7 @@ def walk(problem: Problem, candidate: CellCandidate) -> Iterator[tuple[str, Arra
 
     Of several layers or directions each run stands by itself, in the order of its own steps, with its suffix before the name.
     """
+    problem = problem.lowered()
     params, network, done = problem.variables, candidate.network(problem), candidate.forward(problem)
     by_step = network.backward(params, done, by_step=True)
     for layer in network.directions():

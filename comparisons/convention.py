@@ -6,7 +6,7 @@ sign, scale      the plain gradient times these; scale is a number or "1/T", "1/
 clip_value       every entry cut to [−c, c] after that
 clip_norm        all given gradients together scaled down to global norm c where it is larger
 truncation       K: each loss goes back at most K steps (cells, whose steps are known)
-precision        "float32", "float16": what the code computes in; more rounding is then expected of it
+precision        "float32", "float16", "bfloat16": what the code computes in; it may then err as frameworks do in it
 rtol, atol       in place of the measured noise: |given − reference| ≤ atol + rtol |reference|, entry by entry, as in numpy
 
 The references then compute that very quantity. Clipping is not linear: under it the shares of single steps are not compared.
@@ -20,9 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from comparisons.errors import BadOption
-from comparisons.problem import Answer, Array
-
-PRECISIONS = ("float16", "float32", "float64")
+from comparisons.problem import PRECISIONS, Answer, Array
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,8 @@ class Convention:
         gradients = {name: value * factor if name in names else value for name, value in answer.gradients.items()}
         shares = {name: value * factor if name in names else value for name, value in answer.steps.items()}
         if self.clip_value is None and self.clip_norm is None:
-            return replace(answer, gradients=gradients, steps=shares)
+            kinks = {name: gap * abs(factor) if name in names else gap for name, gap in answer.kinks.items()}
+            return replace(answer, gradients=gradients, steps=shares, kinks=kinks)
         if any(name in answer.directions for name in names):
             large = ", ".join(name for name in sorted(names) if name in answer.directions)
             raise BadOption(

@@ -11,22 +11,25 @@ import platform
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, Protocol
 
 import numpy as np
 
-from comparisons import tolerance
+from comparisons import own_rounding, tolerance
 from comparisons.comparator import Yardstick, compare
 from comparisons.convention import Convention
 from comparisons.diagnosis import diagnose
 from comparisons.engines import AnyProblem, Engine, select
 from comparisons.errors import CannotFollow, MissingFramework, NothingFollows
+from comparisons.overflow import must_be_finite
 from comparisons.problem import Answer, Array, Differentiable, Enclosed, FunctionProblem
 from comparisons.user_code import at_line, comes_from_outside, describe
 from comparisons.verdict import CaseReport, Report, Verdict
 
+FIRST_SAMPLES = 1
+HOPELESS = 1e3  # times the limit: no further sample of the noise brings as much
 PACKAGES = ("numpy", "torch", "jax", "scipy", "array-api-compat")
 
 
@@ -94,17 +97,29 @@ def ask(problem: AnyProblem, engines: Iterable[Engine]) -> tuple[dict[Engine, An
 
 @dataclass(frozen=True)
 class Witnesses:
-    """What the references say: plain answers, the same under the convention, and the noise of the problem."""
+    """What the references say: plain answers, the same under the convention, and the noise of the problem.
+
+    own        the noise of references that round otherwise than the one on which `noise` was measured, torch's modules say
+    remarks    what was noticed while noise was measured
+    overflown  references whose own gradient is not finite in the precision that the candidate works in
+    """
 
     plain: dict[Engine, Answer]
     told: dict[Engine, Answer]
     left_out: dict[str, str]
     noise: tolerance.Noise
+    own: dict[Engine, tolerance.Noise] = field(default_factory=dict[Engine, tolerance.Noise])
+    remarks: list[str] = field(default_factory=list[str])
+    overflown: list[str] = field(default_factory=list[str])
 
     @property
     def first(self) -> Engine:
         """The one that tells most."""
         return witness_of(self.plain)
+
+    def noise_against(self, engine: Engine) -> tolerance.Noise:
+        """What rounding explains of a difference from this reference."""
+        return tolerance.largest(self.noise, self.own[engine]) if engine in self.own else self.noise
 
 
 def witness_of(answers: Mapping[Engine, Answer]) -> Engine:
@@ -118,21 +133,89 @@ def witness_of(answers: Mapping[Engine, Answer]) -> Engine:
 
 
 def testify(problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]) -> Witnesses:
-    """Ask every engine and measure the noise; `names` are the gradients that the convention applies to."""
-    plain, left_out = ask(problem, engines)
+    """Ask every engine and measure the noise; `names` are the gradients that the convention applies to.
+
+    The references answer in float64, whatever the candidate works in.
+    """
+    problem = in_double(problem)
+    return _measured(problem, ask(problem, engines), convention, names, tolerance.SAMPLES)
+
+
+def in_double(problem: AnyProblem) -> AnyProblem:
+    """The problem for a candidate that works in the arrays' own precision, with the arrays in float64."""
+    return problem if problem.dtype.itemsize >= 8 else problem.in_precision(problem.dtype)
+
+
+def _measured(
+    problem: AnyProblem,
+    asked: tuple[Mapping[Engine, Answer], dict[str, str]],
+    convention: Convention,
+    names: set[str],
+    samples: int,
+) -> Witnesses:
+    """The answers with the noise by so many samples, and under the convention."""
+    plain, left_out = dict(asked[0]), asked[1]
     first = witness_of(plain)
-    samples = 0 if plain[first].uncertainty else (1 if first.numeric else tolerance.SAMPLES)
-    noise = tolerance.measure(problem, first.answer, plain[first], samples)
+    noise, lowered = _noise(problem, plain, first, samples)
+    own = _own_noise(problem, plain, first, samples)
     told = {engine: convention.apply(answer, problem.steps, problem.batch, names) for engine, answer in plain.items()}
     extra: Mapping[str, float] = problem.extra_noise if isinstance(problem, FunctionProblem) else {}
-    factor = abs(convention.factor(problem.steps, problem.batch))
+    factor = dict.fromkeys(names, abs(convention.factor(problem.steps, problem.batch)))
     noise.total.update({name: max(noise.total[name], value) for name, value in plain[first].uncertainty.items()})
-    scaled = tolerance.Noise(
-        {name: value * (factor if name in names else 1) + extra.get(name, 0.0) for name, value in noise.total.items()},
-        {name: value * (factor if name in names else 1) for name, value in noise.steps.items()},
-        convention.allowed,
-    )
-    return Witnesses(plain, told, left_out, scaled)
+    common = tolerance.scaled(noise, factor, extra, convention.allowed)
+    each = {engine: tolerance.scaled(found, factor, {}, convention.allowed) for engine, found in own.items()}
+    return Witnesses(plain, told, left_out, common, each, lowered.remarks, lowered.overflown)
+
+
+@dataclass(frozen=True)
+class _Lowered:
+    """What the frameworks themselves err by in a lower precision, what was noticed, and which of them overflow in it."""
+
+    errors: list[tolerance.Noise] = field(default_factory=list[tolerance.Noise])
+    remarks: list[str] = field(default_factory=list[str])
+    overflown: list[str] = field(default_factory=list[str])
+
+
+def _noise(problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int) -> tuple[tolerance.Noise, _Lowered]:
+    """The noise measured on `first`; in a lower precision than float64 each framework's own error in it counts as well."""
+    samples = 0 if plain[first].uncertainty else (1 if first.numeric else samples)
+    lowered = _own_errors(problem, plain)
+    unable = problem.lowered() is not problem and (first.numeric or not lowered.errors)
+    noise = tolerance.measure(problem, first.answer, plain[first], samples, first.rounds_at_random, in_double=unable)
+    return tolerance.largest(noise, *lowered.errors), lowered
+
+
+def _own_noise(problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int) -> dict[Engine, tolerance.Noise]:
+    """What the own rounding of the other references adds, where the full number of samples is asked for."""
+    if samples < tolerance.SAMPLES or problem.lowered() is not problem:
+        return {}
+    others = {engine: answer for engine, answer in plain.items() if engine.rounds_at_random and engine is not first}
+    return {engine: tolerance.own_noise(problem, engine.answer, answer, samples) for engine, answer in others.items()}
+
+
+def _own_errors(problem: AnyProblem, plain: Mapping[Engine, Answer]) -> _Lowered:
+    """How far each framework in the candidate's precision is from itself in float64."""
+    found, lowered = _Lowered(), problem.lowered()
+    for engine, answer in plain.items():
+        if lowered is problem or engine.numeric or engine.by_name:
+            continue
+        try:
+            told = engine.answer(lowered).astype(np.float64)
+        except Exception as error:  # a framework that lacks an operation in that precision says nothing of it
+            found.remarks.append(f"{engine.name} does not run in {lowered.dtype.name}: {describe(error)}")
+            continue
+        if finite(told):
+            found.errors.append(tolerance.difference(answer, told))
+        else:
+            found.overflown.append(engine.name)
+            found.remarks.append(f"in {lowered.dtype.name} the gradient of {engine.name} itself is not finite")
+    return found
+
+
+def finite(answer: Answer) -> bool:
+    """Whether all that it tells is finite."""
+    told = (*answer.gradients.values(), *answer.steps.values(), *answer.states.values())
+    return all(bool(np.isfinite(value).all()) for value in told)
 
 
 def check_problem(
@@ -148,9 +231,9 @@ def check_problem(
     """
     start = time.perf_counter()
     answer = candidate.answer(problem)
-    names = set(answer.gradients)
-    witnesses = testify(problem, engines, convention or Convention(), names)
-    forward, rows, not_given = judge_answer(problem, answer, witnesses, partial)
+    declared = convention or Convention()
+    witnesses, (forward, strict, not_given) = _testify_and_judge(problem, answer, engines, declared, partial)
+    rows = _second_look(problem, candidate, answer, witnesses, strict, partial)
     failed = any(not row.passed for row in rows)
     return CaseReport(
         name=problem.name,
@@ -164,10 +247,54 @@ def check_problem(
         not_given=not_given,
         vacuous=vacuous(witnesses),
         references_agree=references_agree(problem, witnesses),
-        notes=[*coarse(witnesses), *judged_otherwise(witnesses)],
-        true_error=true_errors(answer, witnesses) if convention is None or convention.is_plain else {},
+        notes=[
+            *witnesses.remarks,
+            *kinks(witnesses),
+            *coarse(witnesses),
+            *judged_otherwise(witnesses),
+            *own_rounding.remarks(strict, rows),
+        ],
+        true_error=true_errors(answer, witnesses) if declared.is_plain else {},
         diagnosis=diagnose(problem, answer, witnesses.told[witnesses.first], witnesses.noise) if failed else [],
     )
+
+
+def _testify_and_judge(
+    problem: AnyProblem, answer: Answer, engines: Iterable[Engine], convention: Convention, partial: bool
+) -> tuple[Witnesses, tuple[list[Verdict], list[Verdict], list[str]]]:
+    """(what the references say, the verdicts): the noise by one sample, and by all where that changes a verdict.
+
+    It only grows with samples: what agrees by one agrees by all.
+    """
+    wide = in_double(problem)
+    asked = ask(wide, engines)
+    first = _measured(wide, asked, convention, set(answer.gradients), FIRST_SAMPLES)
+    must_be_finite(problem, {engine.name: told for engine, told in first.plain.items()}, answer, first.noise)
+    judged = judge_answer(problem, answer, first, partial)
+    if not any(_could_be_rounding(row, first.noise.limit) for row in (*judged[0], *judged[1])):
+        return first, judged
+    full = _measured(wide, asked, convention, set(answer.gradients), tolerance.SAMPLES)
+    return full, judge_answer(problem, answer, full, partial)
+
+
+def _could_be_rounding(row: Verdict, limit: float) -> bool:
+    """Whether a row that fails by the first sample might pass by more of them."""
+    return not row.passed and row.reason in ("differs", "all zero") and row.worst_over_noise <= HOPELESS * limit
+
+
+def _second_look(
+    problem: AnyProblem, candidate: Candidate, answer: Answer, witnesses: Witnesses, rows: list[Verdict], partial: bool
+) -> list[Verdict]:
+    """The rows, as far as the candidate's own rounding explains those that differ; see comparisons.own_rounding."""
+    if all(row.passed for row in rows) or witnesses.noise.allowed is not None:
+        return rows
+    wide = own_rounding.in_longdouble(problem, candidate)
+    if wide is None:
+        return rows
+    own = tolerance.difference(answer, wide)
+    eased = replace(witnesses, noise=own_rounding.allowed(witnesses.noise, own))
+    again = judge_answer(problem, wide.astype(np.float64), eased, partial)[1]
+    return own_rounding.reconsidered(rows, own, again, witnesses.noise)
 
 
 def true_errors(answer: Answer, witnesses: Witnesses) -> dict[str, dict[str, float]]:
@@ -197,7 +324,7 @@ def judge_answer(
     There are none on the gradients where the forward passes differ.
     """
     forward = [
-        judge(problem, answer, reference, engine.name, name, witnesses.noise)
+        judge(problem, answer, reference, engine.name, name, witnesses.noise_against(engine))
         for engine, reference in witnesses.told.items()
         for name in ("loss", *(f"state {state}" for state in reference.states))
         if not reference.uncertainty
@@ -207,8 +334,9 @@ def judge_answer(
     rows: list[Verdict] = []
     if all(row.passed for row in forward):
         rows = [
-            judge(problem, answer, reference, engine.name, name, witnesses.noise)
+            judge(problem, answer, reference, engine.name, name, noise)
             for engine, reference in witnesses.told.items()
+            for noise in [witnesses.noise_against(engine)]
             for name in asked
             if name in reference.gradients and name not in not_given
         ]
@@ -226,10 +354,12 @@ def judge(problem: Differentiable, answer: Answer, reference: Answer, engine: st
     level = max(level, reference.uncertainty.get(name, 0.0))
     if name in reference.directions and not reference.uncertainty:
         level *= math.sqrt(reference.directions[name][0].size)  # errors of the entries add up in an inner product with ±1
-    yardstick = Yardstick(level, noise.steps.get(name), tolerance.LIMIT)
+    yardstick = Yardstick(level, noise.steps.get(name), noise.limit)
     if noise.allowed is not None and name in reference.gradients:
         rtol, atol = noise.allowed
         yardstick = Yardstick(atol + rtol * np.abs(expected), None, 1.0)
+    if name in reference.kinks:
+        yardstick = replace(yardstick, total=yardstick.total + reference.kinks[name] / yardstick.limit)
     steps = (tolerance.step_quantities(answer).get(name), tolerance.step_quantities(reference).get(name))
     verdict = compare((name, engine), (mine, expected), steps, yardstick, problem.first_step(name), problem.runs_backwards(name))
     return replace(verdict, where=None, along_directions=True) if name in reference.directions else verdict
@@ -245,22 +375,35 @@ def vacuous(witnesses: Witnesses) -> list[str]:
     first, noise = witnesses.told[witnesses.first], witnesses.noise
     sizes = {name: float(np.max(np.abs(value), initial=0.0)) for name, value in first.gradients.items()}
     return [
-        name for name, size in sizes.items() if size <= tolerance.LIMIT * max(noise.total[name], first.uncertainty.get(name, 0.0))
+        name for name, size in sizes.items() if size <= noise.limit * max(noise.total[name], first.uncertainty.get(name, 0.0))
     ]
+
+
+def kinks(witnesses: Witnesses) -> list[str]:
+    """A note for every gradient at a kink of the function, as differences see it."""
+    notes: list[str] = []
+    for engine, told in witnesses.told.items():
+        for name, gap in told.kinks.items():
+            entries = [list(map(int, at)) for at in np.argwhere(gap)[:3]]
+            more = ", …" if np.count_nonzero(gap) > len(entries) else ""
+            at = "" if name in told.directions or not gap.ndim else f" at {', '.join(map(str, entries))}{more}"
+            notes.append(f"the function has a kink in {name}{at}: {engine.name} allow all between its one-sided derivatives")
+    return notes
 
 
 COARSE = 1e-3
 
 
 def coarse(witnesses: Witnesses) -> list[str]:
-    """A note for every gradient in which an error of a thousandth could not be seen."""
-    first, notes = witnesses.told[witnesses.first], list[str]()
+    """A note on the gradients in which an error of a thousandth could not be seen."""
+    first, unseen = witnesses.told[witnesses.first], dict[str, float]()
     for name, value in first.gradients.items():
         size = float(np.max(np.abs(value), initial=0.0))
-        least = tolerance.LIMIT * max(witnesses.noise.total[name], first.uncertainty.get(name, 0.0))
+        least = witnesses.noise.limit * max(witnesses.noise.total[name], first.uncertainty.get(name, 0.0))
         if COARSE * size < least < size:
-            notes.append(f"rounding is so large here that an error below {least / size:.1g} of {name} could not be seen")
-    return notes
+            unseen[name] = least / size
+    told = ", ".join(f"{share:.1g} of {name}" for name, share in unseen.items())
+    return [f"rounding is so large here that errors below {told} could not be seen"] if unseen else []
 
 
 def judged_otherwise(witnesses: Witnesses) -> list[str]:
@@ -277,7 +420,7 @@ def references_agree(problem: Differentiable, witnesses: Witnesses) -> bool:
     """Whether every reference is within the limit of the first, in every gradient that both tell."""
     first = witnesses.told[witnesses.first]
     rows = [
-        judge(problem, first, reference, engine.name, name, witnesses.noise)
+        judge(problem, first, reference, engine.name, name, witnesses.noise_against(engine))
         for engine, reference in witnesses.told.items()
         if not reference.directions and engine is not witnesses.first
         for name in reference.gradients

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from comparisons.problem import Answer, Array, Differentiable
-from comparisons.tolerance import LIMIT, Noise
+from comparisons.tolerance import LIMIT, Noise, epsilon
 
 
 def diagnose(problem: Differentiable, answer: Answer, truth: Answer, noise: Noise) -> list[dict[str, Any]]:
@@ -134,7 +134,8 @@ def known_sizes(problem: Differentiable) -> dict[str, int]:
 
 def closeness(problem: Differentiable) -> float:
     """How near a measured factor must be to a number to be called by its name."""
-    return 1e-9 if problem.rounding_dtype == np.float64 else 1e-3
+    roundoff = epsilon(problem.rounding_dtype)
+    return 1e-9 if roundoff < 1e-9 else max(1e-3, 4 * roundoff)
 
 
 def name_factor(factor: float, sizes: Mapping[str, int], near: float = 1e-9) -> str:

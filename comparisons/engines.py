@@ -143,9 +143,11 @@ def _as_scalar_function(problem: FunctionProblem) -> equations.ScalarFunction:
     return lambda xp, scan, variables, constants: (problem.function(xp, {**constants, **variables}), {})
 
 
-def _ask_torch_nn(module: Any, problem: Problem) -> Answer:
+def _ask_torch_nn(module: Any, problem: Problem, **keywords: Any) -> Answer:
     told = (problem.variables, problem.constants)
-    return _answer(module.gradients(problem.cell, problem.options, readout_of(problem), *told, arrangement_of(problem)))
+    return _answer(
+        module.gradients(problem.cell, problem.options, readout_of(problem), *told, arrangement_of(problem), **keywords)
+    )
 
 
 def _answer(told: tuple[float, dict[str, Array], dict[str, Array]]) -> Answer:
@@ -162,10 +164,11 @@ def _ask_numeric(module: Any, problem: AnyProblem) -> Answer:
         return _network_function(problem)(xp, equations.numpy_scan, variables, problem.constants)[0]
 
     try:
-        loss, gradients, directions, *uncertainty = module.gradients(value, problem.variables, problem.seed)
+        loss, gradients, directions, *doubt = module.gradients(value, problem.variables, problem.seed)
     except getattr(module, "DoesNotFollow", ()) as error:
-        raise CannotFollow(str(error)) from error
-    return Answer(loss, gradients, directions=directions, uncertainty=uncertainty[0] if uncertainty else {})
+        raise CannotFollow(f"{error}{at_line(error.__cause__.__traceback__ if error.__cause__ else None)}") from error
+    uncertainty, kinks = doubt or (dict[str, float](), dict[str, Array]())
+    return Answer(loss, gradients, directions=directions, uncertainty=uncertainty, kinks=kinks)
 
 
 def _ask_forward(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
@@ -233,6 +236,9 @@ def _no_torch_module(problem: AnyProblem) -> str | None:
     plain = problem.suffixes == [""] and "lengths" not in problem.constants
     if problem.readout == "projection" and not (plain or tuple(problem.of_one_run(problem.state_sizes)) == ("h",)):
         return "torch's modules tell no cell state within a sequence of several layers, directions or lengths"
+    by_layer = any(name.startswith("dropout_l") for name in problem.constants)
+    if problem.readout == "projection" and problem.layers > 1 and not by_layer:
+        return "torch's modules tell the states of the top layer alone"
     if problem.chunk is not None and "lengths" in problem.constants:
         return "torch's packed sequences cannot be empty, as the last chunks of a short row are"
     return None
@@ -243,7 +249,10 @@ ENGINES: tuple[Engine, ...] = (
         "torch", "reference.torch_autograd", "torch", _needs_namespace, _ask_autodiff, _torch_keywords, rounds_at_random=True
     ),
     Engine("jax", "reference.jax_grad", "jax", _needs_namespace, _ask_autodiff, _jax_keywords),
-    Engine("torch.nn", "reference.torch_nn", "torch", _no_torch_module, _ask_torch_nn, _no_keywords, tells_steps=False),
+    Engine(
+        "torch.nn", "reference.torch_nn", "torch", _no_torch_module, _ask_torch_nn, _torch_keywords,
+        rounds_at_random=True, tells_steps=False,
+    ),
     Engine(
         "complex step", "reference.complex_step", "scipy", _needs_whole_gradient, _ask_numeric, _no_keywords,
         tells_steps=False, numeric=True,

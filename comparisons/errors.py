@@ -17,6 +17,10 @@ class MissingFramework(QuestionError):
     """A reference needs a package that is not installed."""
 
 
+class MissingDevice(QuestionError):
+    """A device, such as "cuda", that torch does not have on this machine."""
+
+
 class BadText(QuestionError):
     """The text cannot be read, is empty, or is shorter than one window."""
 
@@ -51,6 +55,10 @@ class ForwardMismatch(QuestionError):
 
 class NotFinite(QuestionError):
     """NaN or an infinity in the weights, the inputs, the loss or a state, before any gradient."""
+
+
+class Overflow(NotFinite):
+    """A state, or the true gradient, exceeds the largest number there is, so that it is infinite; the text has the step."""
 
 
 class NotRepeatable(QuestionError):

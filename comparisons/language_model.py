@@ -156,8 +156,9 @@ def train_together(
     }
     on_the_way = next(iter(trained.values()))
     checks: list[CaseReport] = []
-    for number in sorted({updates * k // (recipe.checks - 1) for k in range(recipe.checks)}):
-        problem = replace(on_the_way[number], name=f"{case.name}, update {number}")
+    lost = next((at for at, problem in enumerate(on_the_way) if not _is_finite(problem)), len(on_the_way))
+    for number in sorted({updates * k // (recipe.checks - 1) for k in range(recipe.checks)} & set(range(lost))):
+        problem = replace(on_the_way[number].in_precision(dtype), name=f"{case.name}, update {number}")
         checks.append(check_problem(problem, candidate, engines))
         if watch is not None:
             watch(checks[-1])
@@ -171,7 +172,9 @@ def train_together(
     about = {"text": corpus.name, "characters": len(corpus.tokens), "vocabulary": len(corpus.vocabulary), "updates": updates}
     how = {"cell": case.cell, **recipe.settings}
     summary = {**about, **how, **losses, "rows": rows, "passed": all(row["passed"] for row in rows)}
-    return Training(checks, summary, [note for _, note in ruled.values() if note is not None])
+    remarks = [note for _, note in ruled.values() if note is not None]
+    remarks += [f"{case.name}: from update {lost} on, the weights trained by hand are not finite"] * (lost < len(on_the_way))
+    return Training(checks, summary, remarks)
 
 
 def _at_window(problem: Problem, window: Window, states: Mapping[str, Array] | None) -> Problem:
@@ -209,6 +212,11 @@ def _train(
         weights, memory = rule.update(_weights(problem), answer.gradients, memory)
         problem = problem.with_variables(weights)
     return [*passed_through, _at_window(problem, cut[updates % len(cut)], states)]
+
+
+def _is_finite(problem: Problem) -> bool:
+    """Whether the weights, and the state that is carried, are numbers at which a gradient can be checked."""
+    return all(bool(np.isfinite(value).all()) for value in problem.variables.values())
 
 
 def _weights(problem: Problem) -> dict[str, Array]:

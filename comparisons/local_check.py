@@ -26,10 +26,13 @@ Truth = dict[str, tuple[Array, Array]]  # output → (its value at every step, i
 def with_local_check(case: CaseReport, cell: UserCell, problem: Problem, witnesses: Witnesses) -> CaseReport:
     """The case with `local` rows, and with what they explain put before the other explanations."""
     reference, noise = witnesses.plain[witnesses.first], witnesses.noise
+    if not witnesses.first.tells_steps:
+        return case
     d_state = {name: reference.steps[f"{name}_0"] for name in problem.state_sizes}
     truth = true_outputs(problem, reference.steps, noise.steps)
     given = outputs(cell, problem, d_state, problem.variables)
-    rows = [_row(output, given[output], *truth[output]) for output in given]
+    limit = tolerance.limit_of(problem)
+    rows = [_row(output, limit, given[output], *truth[output]) for output in given]
     wrong = [row["output"] for row in rows if not row["passed"]]
     found = [*_factors(problem, wrong, given, truth), *_transposes(cell, problem, d_state, wrong, truth)]
     return replace(case, local=rows, diagnosis=[*found, *case.diagnosis])
@@ -62,9 +65,9 @@ def _over_noise(given: Array, true: Array, noise: Array) -> Array:
     return ratios(step_errors(given, true), noise)
 
 
-def _row(output: str, given: Array, true: Array, noise: Array) -> dict[str, Any]:
+def _row(output: str, limit: float, given: Array, true: Array, noise: Array) -> dict[str, Any]:
     over = _over_noise(given, true, noise)
-    wrong = [t for t in range(len(over)) if not over[t] <= tolerance.LIMIT]
+    wrong = [t for t in range(len(over)) if not over[t] <= limit]
     steps = which_steps(wrong, len(over), 1) if wrong else None
     return {"output": output, "passed": not wrong, "wrong_steps": steps, "error_over_noise": float(np.max(over))}
 
@@ -96,7 +99,7 @@ def _transposes(
             continue
         instead = outputs(cell, problem, d_state, {**problem.variables, name: weight.T})
         for output in wrong:
-            if bool(np.all(_over_noise(instead[output], *truth[output]) <= tolerance.LIMIT)):
+            if bool(np.all(_over_noise(instead[output], *truth[output]) <= tolerance.limit_of(problem))):
                 text = f"{output} is right with {name} transposed in step_backward: {name} stands where its transpose belongs"
                 found.append(_found("transposed_weight", f"step_backward: {output}", text))
     return found

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from comparisons.problem import Array
+from comparisons.problem import Array, is_real
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Array]:
@@ -35,7 +35,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Array]]:
             yield from _leaves(item, f"{path}[{index}]")
     elif isinstance(value, np.ndarray | np.generic | float | int) and not isinstance(value, bool):
         array = np.asarray(value)
-        if array.dtype.kind in "fciub":
+        if array.dtype.kind in "ciub" or is_real(array.dtype):
             yield path, array
 
 
@@ -62,4 +62,4 @@ def _rebuilt_items(template: Sequence[Any], values: Mapping[str, Any], path: str
 
 def is_differentiable(array: Array) -> bool:
     """Whether a gradient for it makes sense: real floating point."""
-    return array.dtype.kind == "f"
+    return is_real(array.dtype)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol, Self, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +20,15 @@ Arrays: TypeAlias = Mapping[str, Array]
 STATE_JACOBIAN = "state_jacobian"
 PRODUCT_TO_END = "jacobian_product_to_end"
 OFFSET = "@t"  # suffix of the variables that move one step's weights or states alone
+
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+PRECISIONS = ("bfloat16", "float16", "float32", "float64")
+
+
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Whether it is one of real floating-point numbers; NumPy does not know bfloat16 for one."""
+    return dtype.kind == "f" or dtype == BFLOAT16
 
 
 def frozen(arrays: Mapping[str, Array]) -> Arrays:
@@ -93,6 +103,16 @@ class Differentiable:
             return frozen({name: a if a.dtype.kind in "iub" else a.astype(dtype) for name, a in arrays.items()})
 
         return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+
+    def in_precision(self, dtype: npt.DTypeLike) -> Self:
+        """The same problem for a candidate that works in `dtype`: every number rounded to it, and kept in float64."""
+        name = np.dtype(dtype).name
+        rounded = self.astype(dtype).astype(np.float64)
+        return replace(rounded, precision=None if name == "float64" else name)  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+
+    def lowered(self) -> Self:
+        """The same problem in the arrays that the candidate works in; itself where that is their own precision."""
+        return self if self.rounding_dtype == self.dtype else self.astype(self.rounding_dtype)
 
     def in_fortran_order(self) -> Self:
         """The same numbers, the first index running fastest in memory, as in what transposes and kernels hand out."""
@@ -297,6 +317,7 @@ class Answer:
                 (T+1, B, ·) = ∂L/∂s_t for t = 0..T. Absent for what is not told step by step
     directions  (K, shape): where a gradient is told only as K inner products with these, its value is (K,)
     uncertainty by variable: an absolute error that the engine itself expects of its gradient
+    kinks       by variable, of the gradient's shape: half the gap between the one-sided derivatives; the gradient is their middle
     proof       by variable: what provably encloses the exact gradient; distance(array) bounds how far an array is from it
     """
 
@@ -306,4 +327,13 @@ class Answer:
     steps: dict[str, Array] = field(default_factory=dict[str, Array])
     directions: dict[str, Array] = field(default_factory=dict[str, Array])
     uncertainty: dict[str, float] = field(default_factory=dict[str, float])
+    kinks: dict[str, Array] = field(default_factory=dict[str, Array])
     proof: dict[str, Enclosed] = field(default_factory=dict[str, Enclosed])
+
+    def astype(self, dtype: npt.DTypeLike) -> "Answer":
+        """The same with every array in `dtype`."""
+        states, gradients, steps = (
+            {name: value.astype(dtype, copy=False) for name, value in arrays.items()}
+            for arrays in (self.states, self.gradients, self.steps)
+        )
+        return replace(self, states=states, gradients=gradients, steps=steps)

@@ -49,6 +49,7 @@ class Dtype(StrEnum):
 
     float64 = "float64"
     float32 = "float32"
+    float16 = "float16"
 
 
 def run(question: Question, engines: Sequence[Engine], notes: Sequence[str], jobs: int, progress_to: Console) -> Report:
@@ -82,6 +83,7 @@ Checkpointed = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
 References = Annotated[str | None, typer.Option(metavar="NAMES", help="Only these, by comma.", show_default="all")]
+Precision = Annotated[Dtype, typer.Option("--dtype", help="What the derivation under test computes in.")]
 Json = Annotated[str | None, typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False)]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Every gradient against every reference.")]
 
@@ -95,7 +97,7 @@ def crosscheck(
     input_size: InputSize = None,
     hidden_size: HiddenSize = None,
     seed: Seed = 0,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of every array.")] = Dtype.float64,
+    dtype: Precision = Dtype.float64,
     references: References = None,
     text: Annotated[Path | None, typer.Option(metavar="FILE", help="For the character models.", show_default="README.md")] = None,
     checkpoint: Checkpointed = None,
@@ -134,6 +136,7 @@ def check(
     input_size: InputSize = None,
     hidden_size: HiddenSize = None,
     seed: Seed = 0,
+    dtype: Precision = Dtype.float64,
     references: References = None,
     rtol: Annotated[float | None, typer.Option(min=0, help="Allowed relative error.", show_default="measured noise")] = None,
     atol: Annotated[float | None, typer.Option(min=0, help="Allowed absolute error.", show_default="measured noise")] = None,
@@ -144,7 +147,7 @@ def check(
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
     prepare_json(json)
-    asked = {"seed": seed, "references": names_in(references), "rtol": rtol, "atol": atol}
+    asked = {"seed": seed, "references": names_in(references), "rtol": rtol, "atol": atol, "dtype": dtype.value}
     checks = checks_in(target, sizes, asked)
     report = merged([made() for made in checks])
     show(terminal.rendered_check(report, time.perf_counter() - start, verbose), report, json)
@@ -183,7 +186,7 @@ def cures(
 def trial(
     seed: Seed = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Three cells, four regimes, one mutant in twenty of each kind.")] = False,
-    minutes: Annotated[float | None, typer.Option(min=0.1, help="Time there is.", show_default="25, or 0.75 if quick")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="Time there is.", show_default="28, or 0.75 if quick")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at work.", show_default="one a core, up to 4")] = None,
     json: Json = None,
 ) -> None:
@@ -199,7 +202,7 @@ def trial(
     with Progress(console=progress_to, transient=True, disable=not progress_to.is_terminal) as progress:
         bar = progress.add_task("on trial", total=None)
         found = hold(plan, lambda pieces, name: progress.update(bar, total=pieces, advance=1, description=name))
-    told = {**environment(seed, "float64 and float32"), **found.to_dict(), "seconds": time.perf_counter() - start}
+    told = {**environment(seed, "float64, float32 and float16"), **found.to_dict(), "seconds": time.perf_counter() - start}
     show_text(rendered_trial(found, time.perf_counter() - start), as_json.dumps(told, ensure_ascii=False), json)
     raise typer.Exit(AGREE if found.passed else DISAGREE)
 

@@ -14,13 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+
 from comparisons import dump as dumping
 from comparisons.candidates import CELLS, built_in, must_fit, problem_of
 from comparisons.cases import CASES, QUICK, Case
 from comparisons.checkpoint import Checkpoint, cases_of
 from comparisons.crosscheck import check_problem, report_of
 from comparisons.engines import Engine
-from comparisons.errors import BadOption, UnknownName
+from comparisons.errors import BadOption, NotFinite, UnknownName
 from comparisons.language_model import Corpus, Recipe, Training, recipes, text_case, train_together
 from comparisons.problem import Array
 from comparisons.verdict import CaseReport, Report
@@ -30,7 +32,8 @@ UPDATES, QUICK_UPDATES = 100, 6
 WORTH_SHARING = 20  # pieces of work from which on further processes repay their start, in which each loads the frameworks
 
 Trial: TypeAlias = tuple[Case, dict[str, Array]]  # a case, and those of its weights that are given
-Piece: TypeAlias = Callable[[], CaseReport | Training]
+Result: TypeAlias = CaseReport | Training | NotFinite  # the last: why a case has no numbers to compare
+Piece: TypeAlias = Callable[[], Result]
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ class Question:
             must_fit(case)
 
     def recipes(self) -> list[Recipe]:
-        """How the character models are trained: a cell each; one alone if quick, none with a checkpoint."""
-        return [] if self.checkpoint is not None else recipes(self.cell)[: 1 if self.quick else None]
+        """How the character models are trained: a cell each; one alone if quick, none with a checkpoint, or in half precision."""
+        without = self.checkpoint is not None or self.dtype == "float16"
+        return [] if without else recipes(self.cell)[: 1 if self.quick else None]
 
     def text_case(self, cell: str | None = None) -> Case:
         """The character model of this cell as a case."""
@@ -79,7 +83,7 @@ class Question:
     def check(self, trial: Trial, engines: Sequence[Engine]) -> CaseReport:
         """The verdicts on one case; its dump is written beside."""
         case, weights = trial
-        problem = problem_of(case, self.seed).with_variables(weights).astype(self.dtype)
+        problem = problem_of(case, self.seed).with_variables(weights).in_precision(self.dtype)
         candidate = built_in(case.cell, case.options, case.algorithm)
         report = check_problem(problem, candidate, engines, partial=candidate.partial)
         if self.dump is not None:
@@ -98,19 +102,34 @@ class Question:
         trials = self.trials()
         able = [engine for engine in engines if not (engine.numeric or engine.by_name)]  # to give every update a whole gradient
         ways = self.recipes() if able else []
-        pieces: list[Piece] = [partial(self.check, trial, engines) for trial in trials]
-        pieces += [partial(self.train, recipe, able) for recipe in ways]
-        done: list[CaseReport | Training] = []
+        pieces: list[Piece] = [partial(_finite, partial(self.check, trial, engines)) for trial in trials]
+        pieces += [partial(_finite, partial(self.train, recipe, able)) for recipe in ways]
+        done: list[Result] = []
         with results(pieces, jobs if len(pieces) >= WORTH_SHARING else 1) as arriving:
             for result in arriving:
                 done.append(result)
                 if watch is not None:
                     watch(len(pieces), result.name if isinstance(result, CaseReport) else "training")
+        errors = [result for result in done if isinstance(result, NotFinite)]
         trained = [result for result in done if isinstance(result, Training)]
         cases = [result for result in done if isinstance(result, CaseReport)] + [case for each in trained for case in each.checks]
         about = [] if self.checkpoint is None else self.checkpoint.remarks()
+        about = about + ["in half precision nobody trains without a loss scale: no character model was trained"] * (
+            self.dtype == "float16"
+        )
         remarks = [*about, *notes, *dict.fromkeys(remark for training in trained for remark in training.notes)]
-        return replace(report_of(cases, self.seed, self.dtype, remarks), training=[each.summary for each in trained])
+        return replace(
+            report_of(cases, self.seed, self.dtype, remarks), training=[each.summary for each in trained], errors=errors
+        )
+
+
+def _finite(piece: Piece) -> Result:
+    """What the piece tells, or the error that says where its states or its true gradient overflow."""
+    try:
+        with np.errstate(all="ignore"):
+            return piece()
+    except NotFinite as error:
+        return error
 
 
 def cores() -> int:
@@ -118,15 +137,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def one_thread() -> None:
+    """Leave the other cores to the other processes: torch's threads would wait for each other. Read where torch is loaded."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
 @contextmanager
-def results(pieces: Sequence[Piece], jobs: int) -> Generator[Iterator[CaseReport | Training]]:
+def results(pieces: Sequence[Piece], jobs: int) -> Generator[Iterator[Result]]:
     """The results of all pieces in their order, as they become known; by processes of their own if jobs is more than one."""
     if jobs == 1:
         yield (piece() for piece in pieces)
         return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), one_thread) as pool:
         order = sorted(range(len(pieces)), key=lambda at: -at)  # the trainings, which take longest, are last: begin with them
-        futures: dict[int, Future[CaseReport | Training]] = {at: pool.submit(pieces[at]) for at in order}
+        futures: dict[int, Future[Result]] = {at: pool.submit(pieces[at]) for at in order}
         try:
             yield (futures[at].result() for at in range(len(pieces)))
         finally:

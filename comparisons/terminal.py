@@ -11,12 +11,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from comparisons.tolerance import LIMIT
+from comparisons.tolerance import LIMIT, LOW_LIMIT
 from comparisons.verdict import CaseReport, Report, Verdict, report_lines
 
 LEGEND = (
     "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; summed or averaged. "
-    f"error/noise: the worst error in units of what rounding explains on that very problem, up to {LIMIT:g} agrees. "
+    f"error/noise: the worst error in units of what rounding explains on that very problem, up to {LIMIT:g} agrees "
+    f"({LOW_LIMIT:g} below float64). "
     "–: not asked, or not told by that reference."
 )
 NARROW = 120  # columns where the output is not a terminal
@@ -160,7 +161,12 @@ def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
     parts += [proofblank_table(report.cases)] if any(case.true_error for case in report.cases) else []
     parts += [
         indented(line)
-        for line in [*training_lines(report), *report_lines([case for case in report.cases if not case.passed]), *report.notes]
+        for line in [
+            *training_lines(report),
+            *report_lines([case for case in report.cases if not case.passed]),
+            *(f"{type(error).__name__}: {error}" for error in report.errors),
+            *report.notes,
+        ]
     ]
     parts += [Text(LEGEND, style="dim"), Text(closing_line(report, seconds), style="bold" if math.isfinite(seconds) else "")]
     return Group(*parts)

@@ -15,7 +15,7 @@ import numpy as np
 
 from comparisons import user_code
 from comparisons.errors import BadContract
-from comparisons.problem import Array, Arrays
+from comparisons.problem import Array, Arrays, is_real
 
 METHODS = ("parameter_shapes", "state_shapes", "step", "step_backward")
 Shapes = dict[str, tuple[int, ...]]
@@ -131,11 +131,11 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
         array = np.asarray(value)
     except (Exception, RecursionError) as error:
         raise BadContract(f"{part} cannot be made an array: {user_code.describe(error)}") from error
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind not in "iub" and not is_real(array.dtype):
         raise BadContract(f"{part} is an array of real numbers, not of {array.dtype} ({kind_of(value)})")
     if shape is not None and array.shape != shape:
         raise BadContract(f"{part} has the shape {array.shape}, where {shape} belongs")
-    return np.array(array, dtype=array.dtype if array.dtype.kind == "f" else np.float64)
+    return np.array(array, dtype=array.dtype if is_real(array.dtype) else np.float64)
 
 
 def kind_of(value: Any) -> str:

@@ -12,12 +12,14 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from comparisons import user_code
 from comparisons.checks import check_cell, check_gradients, check_vjp
+from comparisons.convention import convention_of
 from comparisons.errors import BadContract, BadFile
 from comparisons.user_cell import tuple_of
 from comparisons.verdict import Report
@@ -112,6 +114,9 @@ def _check_of_functions(
         params, inputs = tuple_of("example", example, 2, "(params, inputs)")
         more = {name: getattr(module, name) for name in ("convention", "setup") if hasattr(module, name)}
         functions = (getattr(module, backward), getattr(module, forward))
-        return check(*functions, params, inputs, raise_exception=False, **options, **more)
+        asked = {name: value for name, value in options.items() if name != "dtype"}
+        if options.get("dtype", "float64") != "float64":
+            more["convention"] = replace(convention_of(more.get("convention")), precision=options["dtype"])
+        return check(*functions, params, inputs, raise_exception=False, **asked, **more)
 
     return run

@@ -72,7 +72,7 @@ def _believe(value: Value, point: Arrays, seed: int) -> None:
     def along(distance: Arrays) -> Any:
         return value({name: point[name] + distance["d"] * direction for name, direction in directions.items()})
 
-    _, differences, _, uncertainty = finite_difference.gradients(along, {"d": np.zeros(())}, seed)
+    _, differences, _, uncertainty, _ = finite_difference.gradients(along, {"d": np.zeros(())}, seed)
     slope = _slope(value, point, directions)
     if not abs(slope - float(differences["d"])) <= uncertainty["d"] + 1e-6 * abs(slope):
         both = f"complex step gives {slope:.6g} where differences give {float(differences['d']):.6g}"

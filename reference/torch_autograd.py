@@ -35,6 +35,9 @@ EXACT_OPERATIONS = frozenset(
     "threshold_backward topk tril triu where zeros zeros_like _to_copy".split()
 )
 
+# In-place operations that put given numbers into a tensor.
+OVERWRITING = frozenset("copy_ detach_ fill_ requires_grad_ resize_ set_ squeeze_ t_ transpose_ unsqueeze_ zero_".split())
+
 
 class RandomRounding(TorchDispatchMode):
     """Context in which every floating-point result r that is computed, not just moved, becomes r (1 + ε u), |u| ≤ 1 at random."""
@@ -49,37 +52,40 @@ class RandomRounding(TorchDispatchMode):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.generator = torch.Generator().manual_seed(seed)
-        self.place = random.Random(seed)
-        self.pools: dict[torch.dtype, torch.Tensor] = {}
-        self.computes: dict[Any, bool] = {}
+        self.place = random.Random(seed).random
+        self.pools: dict[torch.dtype, tuple[torch.Tensor, int]] = {}
+        self.computes: dict[Any, tuple[bool, bool]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The operation's result, moved; views, copies and mutations are passed on as they are."""
-        result = func(*args, **(kwargs or {}))
-        if func not in self.computes:
-            self.computes[func] = computes(func)
-        if not (self.computes[func] and isinstance(result, torch.Tensor) and result.is_floating_point()):
+        """The operation's result, moved, in place where it was computed in place; views and copies are passed on as they are."""
+        result = func(*args, **kwargs) if kwargs else func(*args)
+        known = self.computes.get(func)
+        if known is None:
+            known = self.computes[func] = (computes(func), func._schema.is_mutable)
+        if not (known[0] and isinstance(result, torch.Tensor) and result.is_floating_point()):
             return result
-        return result * self.draw(result.shape, result.dtype)
+        moved = self.draw(result)
+        return result.mul_(moved) if known[1] else result.mul(moved)
 
-    def draw(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    def draw(self, like: torch.Tensor) -> torch.Tensor:
         """1 + ε u of this shape: a stretch of a pool of random numbers, from a random place on."""
-        if dtype not in self.pools:
-            u = torch.rand(self.pool_size, generator=self.generator, dtype=dtype)
-            self.pools[dtype] = 1 + torch.finfo(dtype).eps * (2 * u - 1)
-        pool, size = self.pools[dtype], shape.numel()
-        if size > self.pool_size // 2:
-            return pool[torch.randint(self.pool_size, shape, generator=self.generator)]
-        start = self.place.randrange(self.pool_size - size)
-        return pool[start : start + size].view(shape)
+        size = like.numel()
+        pool, length = self.pools.get(like.dtype, (None, 0))
+        if pool is None or 2 * size > length:
+            length = max(self.pool_size, 4 * size)
+            u = torch.rand(length, generator=self.generator, dtype=like.dtype)
+            pool = 1 + torch.finfo(like.dtype).eps * (2 * u - 1)
+            self.pools[like.dtype] = pool, length
+        return pool.narrow(0, int(self.place() * (length - size)), size).view(like.shape)
 
 
 def computes(func: Any) -> bool:
-    """Whether an operation makes new numbers, rather than choosing, moving or overwriting numbers."""
+    """Whether an operation makes new numbers, in place or not, rather than choosing, moving or overwriting numbers."""
     schema = func._schema
-    if schema.is_mutable or schema.name.removeprefix("aten::") in EXACT_OPERATIONS:
+    name = schema.name.removeprefix("aten::")
+    if name in EXACT_OPERATIONS or name.removesuffix("_") in EXACT_OPERATIONS or name in OVERWRITING:
         return False
-    return not any(returned.alias_info is not None for returned in schema.returns)
+    return schema.is_mutable or not any(returned.alias_info is not None for returned in schema.returns)
 
 
 class NoEscape(TorchFunctionMode):
@@ -117,8 +123,15 @@ def default_dtype(variables: Named) -> Iterator[None]:
 
 
 def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-    """A copy as a tensor: the caller's array may be read-only, and stays untouched."""
+    """A copy as a tensor: the caller's array may be read-only, and stays untouched. NumPy's bfloat16 becomes torch's."""
+    if array.dtype.name == "bfloat16":
+        return torch.tensor(np.array(array, dtype=np.float32, order="C")).to(torch.bfloat16)
     return torch.tensor(np.array(array, order="C"))
+
+
+def array_of(given: torch.Tensor) -> npt.NDArray[Any]:
+    """The numbers as an array; those of bfloat16, of which NumPy itself knows nothing, in float32."""
+    return (given.float() if given.dtype == torch.bfloat16 else given).detach().numpy()
 
 
 def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,8 +167,8 @@ def differentiate(
         if not value.requires_grad:
             value = value + 0 * sum(leaf.sum() for leaf in leaves.values())
         found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    arrays = {name: output.detach().numpy() for name, output in outputs.items()}
-    return float(value.detach()), arrays, {name: d.numpy() for name, d in zip(leaves, found, strict=True)}
+    arrays = {name: array_of(output) for name, output in outputs.items()}
+    return float(value.detach()), arrays, {name: array_of(d) for name, d in zip(leaves, found, strict=True)}
 
 
 def jacobians(
@@ -192,4 +205,4 @@ def jacobians(
             s = torch.vmap(one_step)(s, x_t)
         local = torch.vmap(torch.vmap(torch.func.jacrev(one_step)))(torch.stack(before), xs)
         unrolled = torch.vmap(torch.func.jacrev(last_state), in_dims=(None, 0, 1))(zeros, tensor(initial), xs)
-    return {"state_jacobian": local.numpy(), "jacobian_product_to_end": unrolled.permute(2, 0, 1, 3).numpy()}
+    return {"state_jacobian": array_of(local), "jacobian_product_to_end": array_of(unrolled.permute(2, 0, 1, 3))}

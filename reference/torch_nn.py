@@ -15,7 +15,7 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from reference.equations import ONE_RUN, Arrangement, Readout
-from reference.torch_autograd import differentiate
+from reference.torch_autograd import differentiate, rounding
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -135,8 +135,12 @@ def gradients(
     variables: Mapping[str, Any],
     constants: Mapping[str, Any],
     arrangement: Arrangement = ONE_RUN,
+    rounding_seed: int | None = None,
 ) -> tuple[float, Arrays, Arrays]:
-    """(loss, states, gradient for every variable); `cell` is a key of MODULES, `readout` is from reference.equations."""
+    """(loss, states, gradient for every variable); `cell` is a key of MODULES, `readout` is from reference.equations.
+
+    With a rounding_seed, under RandomRounding. Where torch runs a layer as one operation (LSTM in float32), its inside is exact.
+    """
     plain = arrangement == ONE_RUN and "lengths" not in constants
 
     def forward(leaves: Mapping[str, Any], fixed: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -146,4 +150,5 @@ def gradients(
             states = network(cell, options, leaves, fixed, arrangement)
         return readout(xp, leaves, states, fixed), states
 
-    return differentiate(forward, variables, constants)
+    with rounding(rounding_seed):
+        return differentiate(forward, variables, constants)

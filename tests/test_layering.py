@@ -19,15 +19,20 @@ FOLDERS = ("manual", "reference", "comparisons")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("**/*.py"))]
 
 # What a module may import besides the standard library and its own folder. The rest of the table follows from it.
-THIRD_PARTY = {"manual": {"numpy"}, "reference": {"numpy"}, "comparisons": {"numpy", "typer", "rich"}}
+THIRD_PARTY = {"manual": {"numpy"}, "reference": {"numpy"}, "comparisons": {"numpy", "ml_dtypes", "typer", "rich"}}
 ACROSS = {
     "comparisons/candidates.py": {"manual"},
     "comparisons/engines.py": {"reference"},
     "comparisons/mutants.py": {"manual"},
     "comparisons/side_by_side.py": {"reference"},
+    "comparisons/throughput.py": {"manual", "reference"},
     "comparisons/updates.py": {"manual", "reference"},
 }
-ALONE = {"comparisons/pytest_plugin.py": {"pytest"}, "comparisons/checkpoint.py": {"torch"}}
+ALONE = {
+    "comparisons/pytest_plugin.py": {"pytest"},
+    "comparisons/checkpoint.py": {"torch"},
+    "comparisons/throughput.py": {"threadpoolctl"},
+}
 FRAMEWORKS = ({"torch", "array_api_compat"}, {"jax", "optax"}, {"scipy"}, {"flint"})  # a file has one, or none
 WHEN_USED = {"xarray", "matplotlib", "safetensors"}  # in comparisons/, inside the function that needs them
 PURE = ("crosscheck", "tolerance", "comparator", "problem", "verdict", "errors")

@@ -21,7 +21,7 @@ from comparisons import (
     from_update,
     set_attributes,
 )
-from comparisons.errors import CandidateFailed, MissingFramework
+from comparisons.errors import CandidateFailed, MissingDevice, MissingFramework
 from tests.comparisons.small import INPUTS, PARAMS, TORCH, gradients, loss, numpy_loss
 
 
@@ -112,6 +112,51 @@ def test_from_torch_leaves_the_caller_s_arrays_and_precision_alone():
     assert found["w"].dtype == np.float32
     assert torch.get_default_dtype() == torch.float32
     assert w.tolist() == [1, 1]
+
+
+def on_cuda():
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def test_from_torch_on_a_device_that_is_named(tanh_of_torch):
+    devices = set()
+
+    def watched(params, inputs):
+        devices.update(str(tensor.device) for tensor in (*params.values(), *inputs.values()))
+        return through(tanh_of_torch(lambda h: 1 - h**2))(params, inputs)
+
+    judge(from_torch(watched, device="cpu"))
+    assert devices == {"cpu"}
+
+
+@pytest.mark.skipif(not on_cuda(), reason="torch sees no CUDA device on this machine")
+def test_from_torch_on_a_gpu(tanh_of_torch):
+    devices = set()
+
+    def watched(slope):
+        def run(params, inputs):
+            devices.update(tensor.device.type for tensor in (*params.values(), *inputs.values()))
+            return through(tanh_of_torch(slope))(params, inputs)
+
+        return run
+
+    judge(from_torch(watched(lambda h: 1 - h**2), device="cuda"))
+    assert devices == {"cuda"}
+    judge(from_torch(watched(lambda h: 1 - h), device="cuda"), "W: differs from torch")
+
+
+@pytest.mark.skipif(on_cuda(), reason="torch has a CUDA device on this machine: there is nothing to refuse")
+def test_a_gpu_that_is_not_there_is_refused(tanh_of_torch):
+    with pytest.raises(MissingDevice, match=r"torch has no device 'cuda' here: .*; device='cpu' is everywhere") as caught:
+        check_gradients(from_torch(through(tanh_of_torch(lambda h: 1 - h**2)), device="cuda"), loss, PARAMS, INPUTS, **TORCH)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_torch_does_not_know_is_refused():
+    with pytest.raises(MissingDevice, match="torch has no device 'gpu' here"):
+        check_gradients(from_torch(through(None), device="gpu"), loss, PARAMS, INPUTS, **TORCH)
 
 
 def test_a_torch_loss_that_fails_is_told_by_its_line():

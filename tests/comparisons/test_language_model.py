@@ -223,6 +223,8 @@ def test_training_whose_own_gradients_are_nan_does_not_stay_together(monkeypatch
     monkeypatch.setitem(candidates.CELLS, "rnn", Broken)
     training = trained(2)
     assert not training.summary["passed"]
+    assert training.notes == ["text rhyme: from update 1 on, the weights trained by hand are not finite"]
+    assert [check.name for check in training.checks] == ["text rhyme, update 0"]
     assert not any(check.passed for check in training.checks)
 
 

@@ -284,7 +284,7 @@ def refused(result, *words):
         (["--input-size", "0"], ["--input-size"]),
         (["--hidden-size", "0"], ["--hidden-size"]),
         (["--seed", "-1"], ["--seed"]),
-        (["--dtype", "float16"], ["--dtype", "float16"]),
+        (["--dtype", "bfloat16"], ["--dtype", "bfloat16", "float16"]),
         (["--nosuch"], ["--nosuch"]),
         (["--steps"], ["--steps"]),
         (["nosuch"], ["nosuch"]),

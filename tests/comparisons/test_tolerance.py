@@ -15,7 +15,7 @@ EPS = {"float64": 2.0**-52, "float32": 2.0**-23}
 
 def noise_of(one):
     answer = one.torch.answer(one.problem)
-    return tolerance.measure(one.problem, one.torch.answer, answer), answer
+    return tolerance.measure(one.problem, one.torch.answer, answer, at_random=True), answer
 
 
 def test_unit_is_a_unit_roundoff_by_the_root_of_the_number_of_terms(trial):
@@ -82,12 +82,16 @@ def test_noise_is_that_of_the_precision(trial):
 
 
 def test_noise_is_at_least_the_floor(trial):
+    """ε for what is rounded step by step, ε √n for one sum over all steps, and for all where nothing rounds at random."""
     noise, answer = noise_of(trial("tanh"))
-    unit = tolerance.unit(trial("tanh").problem)
+    unit, eps = tolerance.unit(trial("tanh").problem), EPS["float64"]
     summed = np.abs(answer.steps["W_hh"]).max(axis=(1, 2)).sum()
-    assert noise.total["W_hh"] >= unit * summed > unit * np.abs(answer.gradients["W_hh"]).max()
+    assert noise.total["W_hh"] >= eps * summed > eps * np.abs(answer.gradients["W_hh"]).max()
     assert noise.total["b_y"] >= unit * np.abs(answer.gradients["b_y"]).max()
-    assert (noise.steps["W_hh"] >= unit * np.abs(answer.steps["W_hh"]).max(axis=(1, 2))).all()
+    assert (noise.steps["W_hh"] >= eps * np.abs(answer.steps["W_hh"]).max(axis=(1, 2))).all()
+    still = tolerance.measure(trial("tanh").problem, trial("tanh").torch.answer, answer, samples=0)
+    assert still.total["W_hh"] == pytest.approx(unit * summed)
+    assert still.steps["W_hh"] == pytest.approx(unit * np.abs(answer.steps["W_hh"]).max(axis=(1, 2)))
 
 
 def test_terms_that_cancel_do_not_hide(trial):
@@ -143,3 +147,36 @@ def test_a_reference_that_is_not_finite_has_no_finite_noise(trial, value):
     noise = tolerance.measure(one.problem, lambda problem, seed: broken, broken)
     assert not np.isfinite(noise.total["W_hh"])
     assert np.isfinite(noise.total["b_h"])
+
+
+def test_noise_grows_with_samples_and_only_grows(trial):
+    problem, torch = trial("gru").problem, trial("gru").torch
+    one, four = (tolerance.measure(problem, torch.answer, torch.answer(problem), samples, True) for samples in (1, 4))
+    assert all(four.total[name] >= level for name, level in one.total.items())
+    assert any(four.total[name] > level for name, level in one.total.items())
+
+
+PRECISIONS = {
+    "float64": (2.0**-52, 2.0**-1022),
+    "float32": (2.0**-23, 2.0**-126),
+    "float16": (2.0**-10, 2.0**-24),
+    "bfloat16": (2.0**-7, 2.0**-126),
+}
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_the_numbers_of_a_precision(dtype):
+    assert (tolerance.epsilon(dtype), tolerance.smallest(dtype)) == PRECISIONS[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_noise_of_a_lower_precision_is_what_the_reference_makes_in_it(trial, dtype):
+    """Its own error against float64, and of its size: between a third of it and thirty times it."""
+    problem = trial("lstm").problem.in_precision(dtype)
+    torch = ENGINES[0]
+    truth, lowered = torch.answer(problem), torch.answer(problem.lowered())
+    noise = tolerance.measure(problem, torch.answer, truth, at_random=True)
+    assert noise.limit == tolerance.LOW_LIMIT
+    for name in ("W_hh", "b_h", "h_0", "x"):
+        error = float(np.abs(truth.gradients[name] - lowered.gradients[name].astype(np.float64)).max())
+        assert error / 3 < noise.total[name] < 30 * error, name
