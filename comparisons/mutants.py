@@ -11,7 +11,7 @@ comparisons.source_mutants); nothing of `manual/` is touched: the changed code i
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import combinations
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from comparisons.candidates import CellCandidate
 from comparisons.cases import SOFTMAX
 from comparisons.problem import Answer, Array, Problem
 from manual import bptt, linear, network
+from manual.cell import has_sequence_form
 from manual.network import Head, Network, Pass
 
 Arrays = dict[str, Array]
@@ -73,6 +74,11 @@ class Soil:
         """One layer in one direction, all rows of the same length, nothing cut."""
         p = self.problem
         return p.layers == 1 and not p.bidirectional and p.window is None and p.chunk is None and "lengths" not in p.constants
+
+    @cached_property
+    def executed(self) -> set[tuple[str, int]]:
+        """The lines of `manual/` that the right answer passes through."""
+        return source.lines_of(lambda: self.candidate.answer(self.problem))
 
     def with_cell(self, cell: Any) -> Answers:
         """The answer of another cell."""
@@ -733,8 +739,51 @@ def _linear_variations() -> tuple[source.Variation, ...]:
     return tuple(source.function_variations(linear.linear_backward, ()))
 
 
+BACKWARDS = ("_slopes", "_deltas", "_deltas_after", "_deltas_before", "_o_last")  # what sequence forms call for their way back
+
+
+@lru_cache(maxsize=16)
+def _sequence_variations(kind_of_cell: Any) -> tuple[tuple[str, source.Variation], ...]:
+    """Those of the sequence form's way back: of the method, and of the functions of its module that it or the forward calls."""
+    method = kind_of_cell.sequence_backward
+    functions = {name: method.__globals__[name] for name in BACKWARDS if name in method.__globals__}
+    return tuple(
+        (name, each)
+        for name, function in {"sequence_backward": method, **functions}.items()
+        for each in source.function_variations(function, ())
+    )
+
+
+def _sequence(soil: Soil, kind: str) -> Plants:
+    if has_sequence_form(soil.cell) and "lengths" not in soil.problem.constants:
+        for name, each in _sequence_variations(type(soil.cell)):
+            if each.kind == kind and each.stands_in(soil.executed):
+                yield each.what, partial(_with_sequence, soil, name, each)
+
+
+def _with_sequence(soil: Soil, name: str, variation: source.Variation) -> Answer:
+    method = cast(Any, type(soil.cell)).sequence_backward
+    changed = variation.compiled(name, {**method.__globals__, "np": UNFILLED})
+    if name == method.__name__:
+        return soil.with_cell(altered(soil.cell, sequence_backward=changed))()
+    twice = with_globals(soil.cell, "sequence_backward", **{name: changed})
+    return soil.with_cell(with_globals(twice, "sequence", **{name: changed}))()
+
+
+def _nan(shape: tuple[int, ...], dtype: Any = np.float64) -> Array:
+    return np.full(shape, np.nan, dtype)
+
+
+def _nan_like(like: Array) -> Array:
+    return _nan(like.shape, like.dtype)
+
+
+# NumPy for a mutant: memory that it never writes holds NaN, and not by chance what the right code left there.
+UNFILLED = types.SimpleNamespace(**vars(np) | {"empty": _nan, "empty_like": _nan_like})
+
+
 def of_source(kind: str) -> Callable[[Soil], Plants]:
-    """Every change of this kind in the cell's delta, accumulate and step_jacobian, in the time loop and in the network."""
+    """Every change of this kind in the cell's delta, accumulate, step_jacobian and sequence form, in the loop and the network."""
 
     def plant(soil: Soil) -> Plants:
         kind_of_cell = cast(Any, type(soil.cell))
@@ -742,10 +791,11 @@ def of_source(kind: str) -> Callable[[Soil], Plants]:
         names = tuple(name for name, value in tape.caches[0].items() if value.dtype.kind == "f")
         for method in ("delta", "accumulate", *(("step_jacobian",) if soil.problem.jacobians else ())):
             function = getattr(kind_of_cell, method)
-            for each in _of_kind(_cell_variations(kind_of_cell, method, names), kind):
+            for each in _of_kind(soil, _cell_variations(kind_of_cell, method, names), kind):
                 yield each.what, partial(_with_method, soil, method, each, function.__globals__)
-        for each in _of_kind(_linear_variations(), kind):
+        for each in _of_kind(soil, _linear_variations(), kind):
             yield each.what, partial(_with_linear, soil, each)
+        yield from _sequence(soil, kind)
         if kind != source.WRONG_VARIABLE:
             yield from _loop(soil, kind)
             yield from _network(soil, kind)
@@ -753,8 +803,8 @@ def of_source(kind: str) -> Callable[[Soil], Plants]:
     return plant
 
 
-def _of_kind(variations: tuple[source.Variation, ...], kind: str) -> list[source.Variation]:
-    return [each for each in variations if each.kind == kind]
+def _of_kind(soil: Soil, variations: tuple[source.Variation, ...], kind: str) -> list[source.Variation]:
+    return [each for each in variations if each.kind == kind and each.stands_in(soil.executed)]
 
 
 def _with_method(soil: Soil, method: str, variation: source.Variation, namespace: dict[str, Any]) -> Answer:
@@ -767,7 +817,7 @@ def _with_linear(soil: Soil, variation: source.Variation) -> Answer:
 
 
 def _loop(soil: Soil, kind: str) -> Plants:
-    for each in _of_kind(_loop_variations(), kind):
+    for each in _of_kind(soil, _loop_variations(), kind):
         yield each.what, partial(_with_loop, soil, each)
 
 
@@ -779,7 +829,7 @@ def _with_loop(soil: Soil, variation: source.Variation) -> Answer:
 
 def _network(soil: Soil, kind: str) -> Plants:
     for name, each in _network_variations():
-        if each.kind == kind:
+        if each.kind == kind and each.stands_in(soil.executed):
             yield each.what, partial(_with_network, soil, name, each)
 
 

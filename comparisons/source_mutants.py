@@ -7,11 +7,13 @@ stands in its place. What is arithmetic on indices (slices, axes) is left alone,
 import ast
 import copy
 import inspect
+import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 FACTOR_MISSING, FACTOR_TWICE, TERM_MISSING = "a factor missing", "a factor twice", "a term missing"
@@ -24,13 +26,22 @@ FOLDER = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, eq=False)
 class Variation:
-    """One changed expression: the kind of mistake, "file:line:column: before → after", the tree, the node, what replaces it."""
+    """One changed expression: the kind of mistake, "file:line:column: before → after", the tree, the node, what replaces it.
+
+    file and lines, first and last, are where it stands.
+    """
 
     kind: str
     what: str
     tree: ast.Module
     node: ast.expr
     replacement: ast.expr
+    file: str
+    lines: tuple[int, int]
+
+    def stands_in(self, executed: Container[tuple[str, int]]) -> bool:
+        """Whether it is among the lines that are executed."""
+        return any((self.file, number) in executed for number in range(self.lines[0], self.lines[1] + 1))
 
     def changed(self) -> ast.Module:
         """A copy of the tree with the node replaced."""
@@ -45,6 +56,27 @@ class Variation:
     def compiled(self, name: str, namespace: dict[str, Any]) -> Any:
         """The function of the changed source that is called `name`."""
         return self.executed(namespace)[name]
+
+
+def lines_of(run: Callable[[], Any]) -> set[tuple[str, int]]:
+    """The lines of this project, (file, number), that `run` passes through: a change anywhere else is no mistake there."""
+    lines: set[tuple[str, int]] = set()
+    folder, before = str(FOLDER / "manual"), sys.gettrace()
+
+    def watch(frame: FrameType, event: str, _: Any) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(folder):
+            return None
+        if event == "line":
+            lines.add((str(Path(name).relative_to(FOLDER)), frame.f_lineno))
+        return watch
+
+    sys.settrace(watch)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return lines
 
 
 def function_variations(function: Any, names: Sequence[str]) -> Iterator[Variation]:
@@ -70,11 +102,13 @@ def _file_of(thing: Any) -> str:
 def _variations(tree: ast.Module, function: ast.AST, file: str, offset: int, names: Sequence[str]) -> Iterator[Variation]:
     arithmetic = list(_arithmetic(function))
     local = _locals(function)
-    for node in arithmetic:
-        for kind, replacement in _replacements(node, names, local):
-            line = getattr(node, "lineno", 0) + offset
-            what = f"{file}:{line}:{getattr(node, 'col_offset', 0) + 1}: {ast.unparse(node)} → {ast.unparse(replacement)}"
-            yield Variation(kind, what, tree, node, replacement)
+    changes = [(node, change) for node in arithmetic for change in _replacements(node, names, local)]
+    updates = [node for node in ast.walk(function) if isinstance(node, ast.AugAssign)]
+    changes += [(node.value, change) for node in updates for change in _of_update(node)]
+    for node, (kind, replacement) in changes:
+        line, last = node.lineno + offset, (node.end_lineno or node.lineno) + offset
+        what = f"{file}:{line}:{node.col_offset + 1}: {ast.unparse(node)} → {ast.unparse(replacement)}"
+        yield Variation(kind, what, tree, node, replacement, file, (line, last))
 
 
 def _with(tree: ast.Module, node: ast.AST, replacement: ast.expr) -> ast.Module:
@@ -123,6 +157,8 @@ def _locals(function: ast.AST) -> list[str]:
 def _replacements(node: ast.expr, names: Sequence[str], local: Sequence[str]) -> Iterator[tuple[str, ast.expr]]:
     if isinstance(node, ast.BinOp):
         yield from _of_operation(node)
+    elif isinstance(node, ast.Call) and len(node.args) == 2:
+        yield from _of_ufunc(node)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
         yield SIGN, node.operand
     elif isinstance(node, ast.Subscript):
@@ -156,6 +192,35 @@ def _of_operation(node: ast.BinOp) -> Iterator[tuple[str, ast.expr]]:
         yield TRANSPOSED, ast.BinOp(left, op, _transposed(right))
         yield TRANSPOSED, ast.BinOp(_transposed(left), op, right)
         yield TRANSPOSED, ast.BinOp(right, op, left)
+
+
+def _of_ufunc(node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
+    """np.add(a, b, out=c) and its like: the operations of a sequence form."""
+    (one, other), name = node.args, ast.unparse(node.func)
+
+    def called(function: str, *arguments: ast.expr) -> ast.Call:
+        return ast.Call(ast.parse(function, mode="eval").body, list(arguments), node.keywords)
+
+    if name == "np.multiply":
+        yield FACTOR_MISSING, called(name, one, ast.Constant(1))
+        yield FACTOR_MISSING, called(name, ast.Constant(1), other)
+        yield FACTOR_TWICE, called(name, ast.BinOp(one, ast.Mult(), one), other)
+    elif name in ("np.add", "np.subtract"):
+        yield TERM_MISSING, called(name, one, ast.Constant(0))
+        yield (SLOPE_LEFT_OUT if _is_one(one) else TERM_MISSING), called(name, ast.Constant(0), other)
+        yield SIGN, called("np.subtract" if name == "np.add" else "np.add", one, other)
+    elif name == "np.dot":
+        yield TRANSPOSED, called(name, one, _transposed(other))
+
+
+def _of_update(node: ast.AugAssign) -> Iterator[tuple[str, ast.expr]]:
+    """What stands on the right of a += b, a -= b, a *= b."""
+    if isinstance(node.op, ast.Mult | ast.Div):
+        yield FACTOR_MISSING, ast.Constant(1)
+        yield FACTOR_TWICE, ast.BinOp(node.value, ast.Mult(), node.value)
+    elif isinstance(node.op, ast.Add | ast.Sub):
+        yield TERM_MISSING, ast.Constant(0)
+        yield SIGN, ast.UnaryOp(ast.USub(), node.value)
 
 
 def _is_one(node: ast.expr) -> bool:

@@ -6,13 +6,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from comparisons.planted import EQUIVALENT, KILLED, ROUNDING, SURVIVED, WITHIN
 from comparisons.terminal import blank_table, indented, number, ratio
-from comparisons.tolerance import LIMIT
-from comparisons.trial import EQUIVALENT, KILLED, ROUNDING, SURVIVED, Found
+from comparisons.trial import Found
 
 TRIAL_LEGEND = (
     "equal: the mutant's gradient is the true one there, and no mistake; within rounding: it differs from the true one, by no "
-    f"more than {LIMIT:g} noises. Every mutant counts up to three times: as it is, in the whole gradient alone, in the shares "
+    f"more than {WITHIN:g} noises. Every mutant counts up to three times: as it is, in the whole gradient alone, in the shares "
     "of the steps alone."
 )
 

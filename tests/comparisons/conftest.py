@@ -12,7 +12,9 @@ from comparisons.candidates import built_in, problem_of
 from comparisons.cases import CASES, Case
 from comparisons.crosscheck import check_problem
 from comparisons.engines import ENGINES, Engine
+from comparisons.planted import CELLS, REGIMES, trial_of
 from comparisons.problem import Answer, Problem
+from comparisons.trial import witnesses_used
 from comparisons.verdict import CaseReport
 
 CASE = {case.name: case for case in CASES}
@@ -113,6 +115,24 @@ def _trial(name: str, seed: int, dtype: str, sizes: tuple[tuple[str, Any], ...])
 def trial() -> Callable[..., Trial]:
     """trial(case's name, seed, dtype, **fields of Case)."""
     return lambda name="tanh", seed=0, dtype="float64", **sizes: _trial(name, seed, dtype, tuple(sorted(sizes.items())))
+
+
+@pytest.fixture(scope="session")
+def trials() -> Callable[[str, str], Any]:
+    """trials(cell, regime): a cell on trial, the reference asked once."""
+    cells, regimes = {case.name: case for case in CELLS}, {regime.name: regime for regime in REGIMES}
+    return cache(lambda cell, regime: trial_of(cells[cell], regimes[regime], witnesses_used(), 0))
+
+
+@pytest.fixture(scope="session")
+def with_limit() -> Callable[[Any, float], Any]:
+    """with_limit(trial, limit): the same, judged by another limit."""
+
+    def judged(given: Any, limit: float) -> Any:
+        witnesses = given.witnesses
+        return replace(given, witnesses=replace(witnesses, noise=replace(witnesses.noise, limit=limit), own={}))
+
+    return judged
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Planted mistakes: that each kind is planted, that each is a mistake, and that nothing of `manual/` is changed by it."""
 
 import ast
+import inspect
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 
 from comparisons import source_mutants
 from comparisons.candidates import built_in
-from comparisons.mutants import KINDS, Soil, altered, mutants, transposed_blocks
-from comparisons.trial import CELLS, REGIMES, problem_in, same
+from comparisons.mutants import KINDS, UNFILLED, Soil, altered, mutants, transposed_blocks
+from comparisons.planted import CELLS, REGIMES, problem_in, same
+from manual import gru, lstm
 from manual.lstm import LSTM
 from manual.rnn import RNN
 
@@ -124,3 +126,66 @@ def test_stacked_blocks_are_transposed_one_by_one():
     weight = np.arange(8.0).reshape(4, 2)
     np.testing.assert_array_equal(transposed_blocks(weight), [[0, 2], [1, 3], [4, 6], [5, 7]])
     assert transposed_blocks(np.ones((5, 2))) is None
+
+
+def within(function) -> range:
+    lines, first = inspect.getsourcelines(function)
+    return range(first, first + len(lines))
+
+
+def at_line(mutant) -> int:
+    return int(mutant.what.split(":")[1])
+
+
+def test_mistakes_are_planted_in_the_sequence_form_too():
+    """In its loop and in its slopes; they change whole gradients, and leave the shares of the steps as they are."""
+    ground = soil("lstm", "square")
+    found = [m for m in planted(ground, "a sign", "a factor missing")["a sign"] if m.what.startswith("manual/lstm.py")]
+    for function in (lstm._deltas, lstm._slopes):
+        inside = [mutant for mutant in found if at_line(mutant) in within(function)]
+        assert inside, function.__name__
+        answer = inside[-1].answer()
+        assert not np.allclose(answer.gradients["W_hh"], ground.right.gradients["W_hh"], rtol=1e-6)
+        np.testing.assert_array_equal(answer.steps["W_hh"], ground.right.steps["W_hh"])
+
+
+@pytest.mark.parametrize(("cell", "other"), [("gru after", "_deltas_before"), ("gru before", "_deltas_after")])
+def test_what_is_not_executed_is_no_place_for_a_mistake(cell, other):
+    found = [m for kind in planted(soil(cell)).values() for m in kind if m.what.startswith("manual/gru.py")]
+    assert found
+    assert not [mutant.what for mutant in found if at_line(mutant) in within(getattr(gru, other))]
+
+
+def test_lines_that_are_passed_through():
+    def run():
+        return lstm._o_last(np.arange(8.0))
+
+    lines = source_mutants.lines_of(run)
+    assert {file for file, _ in lines} == {"manual/lstm.py"}
+    assert {number for _, number in lines} <= set(within(lstm._o_last))
+
+
+def test_memory_that_a_mutant_never_fills_is_no_number():
+    assert np.isnan(UNFILLED.empty((2, 3))).all()
+    assert np.isnan(UNFILLED.empty_like(np.ones(4, np.float32))).all()
+    assert UNFILLED.empty_like(np.ones(4, np.float32)).dtype == np.float32
+    assert UNFILLED.tanh is np.tanh
+
+
+CALLS = {
+    "np.add(a, b, out=c)": {"np.add(a, 0, out=c)", "np.add(0, b, out=c)", "np.subtract(a, b, out=c)"},
+    "np.subtract(1, b, out=c)": {"np.subtract(1, 0, out=c)", "np.subtract(0, b, out=c)", "np.add(1, b, out=c)"},
+    "np.multiply(a, b, out=c)": {"np.multiply(a, 1, out=c)", "np.multiply(1, b, out=c)", "np.multiply(a * a, b, out=c)"},
+    "np.dot(a, W, out=c)": {"np.dot(a, W.T, out=c)"},
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_variations_of_an_operation_with_a_place_to_write(call):
+    found = {ast.unparse(changed) for _, changed in source_mutants._of_ufunc(ast.parse(call, mode="eval").body)}
+    assert found == CALLS[call]
+
+
+@pytest.mark.parametrize(("update", "changed"), [("a *= b", {"1", "b * b"}), ("a += b", {"0", "-b"}), ("a -= b", {"0", "-b"})])
+def test_variations_of_an_update(update, changed):
+    assert {ast.unparse(each) for _, each in source_mutants._of_update(ast.parse(update).body[0])} == changed
