@@ -1,0 +1,111 @@
+"""The benchmark: its form, that it asserts equality first, and that every contender is timed; no times."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import threadpoolctl
+from typer.testing import CliRunner
+
+from comparisons import throughput
+from comparisons.benchmark import app
+from comparisons.throughput import EAGER, JAX, MODULE, NAMES, PRODUCTS, ContendersDisagree, Sizes, Task
+
+TINY = Sizes(4, 2, 3, 5, 4)
+every_cell = pytest.mark.parametrize("cell", NAMES)
+every_dtype = pytest.mark.parametrize("dtype", throughput.DTYPES)
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    """Threads and environment are put back."""
+    monkeypatch.setattr(throughput, "SMALLEST", TINY)
+    kept = dict(os.environ)
+    with threadpoolctl.threadpool_limits(None):
+        yield
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+def asked(*arguments):
+    return CliRunner().invoke(app, ["--quick", "--seconds", "0", *arguments], env={"COLUMNS": "160"})
+
+
+def test_a_table_per_cell_and_dtype_and_the_same_as_json(tmp_path):
+    target = tmp_path / "times.json"
+    said = asked("--json", str(target))
+    assert said.exit_code == 0, said.output
+    for cell in NAMES:
+        for dtype in throughput.DTYPES:
+            assert f"{cell}, {dtype}" in said.output
+    assert "threads 1" in said.output
+    told = json.loads(target.read_text())
+    assert {"threads", "numpy", "torch", "jax", "BLAS", "results"} == set(told)
+    assert [(each["cell"], each["dtype"]) for each in told["results"]] == [(c, d) for c in NAMES for d in throughput.DTYPES]
+    for each in told["results"]:
+        assert each["sizes"] == vars(TINY)
+        assert each["rounds"] >= throughput.LEAST_ROUNDS
+        assert set(each["ratios"]) == {MODULE, EAGER, JAX}
+        assert all(0 < found["low"] <= found["median"] <= found["high"] for found in (*each["ratios"].values(), each["share"]))
+
+
+def test_a_cell_that_there_is_not_is_refused():
+    said = asked("--cell", "transformer")
+    assert said.exit_code == 2
+    assert "is none of rnn, lstm, gru" in said.output
+
+
+@every_dtype
+@every_cell
+def test_all_contenders_compute_the_same(cell, dtype):
+    task = throughput.task_of(cell, TINY, dtype)
+    mine = throughput.by_hand(task)
+    throughput.must_agree(throughput.contenders(task), mine(), task.dtype)
+
+
+def gradient_spoiled(run, name):
+    loss, gradients = run()
+    return lambda: (loss, {**gradients, name: gradients[name] * 1.001})
+
+
+@every_cell
+def test_one_that_computes_something_else_is_found(cell):
+    task = throughput.task_of(cell, TINY, "float64")
+    mine = throughput.by_hand(task)
+    with pytest.raises(ContendersDisagree, match=r"a cheat: the gradient for W_hh \(float64\) is off by 1.0e-03"):
+        throughput.must_agree({"a cheat": gradient_spoiled(mine, "W_hh")}, mine(), task.dtype)
+    loss, gradients = mine()
+    with pytest.raises(ContendersDisagree, match="the loss is"):
+        throughput.must_agree({"a cheat": lambda: (1.001 * loss, gradients)}, (loss, gradients), task.dtype)
+    narrow = {name: value.astype(np.float32) for name, value in gradients.items()}
+    with pytest.raises(ContendersDisagree, match="float32"):
+        throughput.must_agree({"a cheat": lambda: (loss, narrow)}, (loss, gradients), task.dtype)
+
+
+def test_a_disagreement_is_the_exit_status(monkeypatch):
+    right = throughput.contenders
+    cheat = lambda task, with_compile: {"a cheat": gradient_spoiled(right(task, with_compile)[JAX], "x")}  # noqa: E731
+    monkeypatch.setattr(throughput, "contenders", cheat)
+    said = asked("--cell", "rnn")
+    assert said.exit_code == 1
+    assert "a cheat" in said.stderr
+
+
+def test_every_round_runs_everybody_once_beginning_with_another():
+    order = []
+    times = throughput.interleaved({name: lambda name=name: order.append(name) for name in "abc"}, 0)
+    assert order == list("abcbcacab")
+    assert {name: len(values) for name, values in times.items()} == dict.fromkeys("abc", throughput.LEAST_ROUNDS)
+
+
+def test_ratios_are_taken_within_rounds():
+    found = throughput.spread(np.array([1.0, 10.0, 3.0]) / np.array([2.0, 20.0, 6.0]))
+    assert (found.low, found.median, found.high) == (0.5, 0.5, 0.5)
+
+
+@every_cell
+def test_the_matrix_products_are_those_of_one_pass(cell):
+    task: Task = throughput.task_of(cell, TINY, "float64")
+    assert throughput.matrix_products(task)() is None
+    assert PRODUCTS not in throughput.contenders(task)
