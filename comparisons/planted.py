@@ -35,9 +35,10 @@ from comparisons.convention import Convention
 from comparisons.crosscheck import Witnesses, judge_answer, testify
 from comparisons.engines import Engine, select
 from comparisons.errors import CannotFollow, MissingFramework, NotRepeatable
-from comparisons.mutants import KINDS, Kind, Mutant, Soil, mutants
+from comparisons.mutants import KINDS, mutants
 from comparisons.preflight import repeatable
 from comparisons.problem import Answer, Array, Enclosed, Problem
+from comparisons.soil import Kind, Mutant, Soil
 
 Certify: TypeAlias = Callable[[Problem, Mapping[str, Array]], bool]
 

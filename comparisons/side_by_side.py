@@ -18,8 +18,9 @@ from comparisons.cases import Case
 from comparisons.crosscheck import check_problem
 from comparisons.engines import Engine
 from comparisons.errors import MissingFramework
-from comparisons.mutants import Mutant, Soil, mutants
+from comparisons.mutants import mutants
 from comparisons.problem import Answer, Array, Problem
+from comparisons.soil import Mutant, Soil
 
 SIZES = (1e-2, 1e-4, 1e-6, 1e-9)
 MISTAKE, RIGHT = "a mistake", "nothing"

@@ -23,7 +23,8 @@ THIRD_PARTY = {"manual": {"numpy"}, "reference": {"numpy"}, "comparisons": {"num
 ACROSS = {
     "comparisons/candidates.py": {"manual"},
     "comparisons/engines.py": {"reference"},
-    "comparisons/mutants.py": {"manual"},
+    "comparisons/expression_mutants.py": {"manual"},
+    "comparisons/loop_mutants.py": {"manual"},
     "comparisons/side_by_side.py": {"reference"},
     "comparisons/throughput.py": {"manual", "reference"},
     "comparisons/updates.py": {"manual", "reference"},

@@ -11,8 +11,11 @@ import pytest
 
 from comparisons import source_mutants
 from comparisons.candidates import built_in
-from comparisons.mutants import KINDS, UNFILLED, Soil, altered, mutants, transposed_blocks
+from comparisons.cell_mutants import altered, transposed_blocks
+from comparisons.expression_mutants import UNFILLED
+from comparisons.mutants import KINDS, mutants
 from comparisons.planted import CELLS, REGIMES, problem_in, same
+from comparisons.soil import Soil
 from manual import gru, lstm
 from manual.lstm import LSTM
 from manual.rnn import RNN
