@@ -12,7 +12,7 @@ from comparisons import preflight, user_code
 from comparisons.candidates import CellCandidate, FunctionCandidate, cell_problem
 from comparisons.convention import Convention, convention_of
 from comparisons.crosscheck import Candidate, Witnesses, available, check_problem, report_of, testify
-from comparisons.engines import NUMERIC, AnyProblem, Engine
+from comparisons.engines import NUMERIC, AnyProblem, Engine, computing_on
 from comparisons.errors import BadOption, MissingFramework, QuestionError
 from comparisons.local_check import with_local_check
 from comparisons.named_arrays import flatten, is_differentiable, rebuild
@@ -37,6 +37,7 @@ def check_cell(
     seed: int = 0,
     dtype: str = "float64",
     references: References = None,
+    device: str = "cpu",
     rtol: float | None = None,
     atol: float | None = None,
     raise_exception: bool = True,
@@ -45,9 +46,9 @@ def check_cell(
 
     `cell` has parameter_shapes, state_shapes, step(xp, …) and step_backward. It is tried under random cotangents on every
     state at every step, on each state alone, and on the final states alone, from a random initial state, against torch and
-    jax (or the `references` named) differentiating its own step. Errors are judged by measured rounding noise, or by rtol and
-    atol where they are given. `dtype` is what the cell is run in: "float64", or "float32" or "float16", whose error may then be a
-    small multiple of what the frameworks themselves make in it. The true gradient is always that in float64.
+    jax (or the `references` named) differentiating its own step, on the `device`. Errors are judged by measured rounding noise,
+    or by rtol and atol where they are given. `dtype` is what the cell is run in: "float64", or "float32" or "float16", in which it
+    may err by a small multiple of what the frameworks err by in it. The true gradient is always that in float64.
 
     Raises GradientMismatch where a gradient is wrong and a QuestionError where none can be judged, unless raise_exception is
     False: then the report says so.
@@ -76,7 +77,7 @@ def check_cell(
             yield replace(case, left_out={**missing, **case.left_out})
         _all_that_were_named(references)
 
-    return _report(cases, seed, raise_exception, dtype)
+    return _report(cases, seed, raise_exception, (device, references), dtype)
 
 
 def check_gradients(
@@ -86,6 +87,7 @@ def check_gradients(
     inputs: Given,
     *,
     references: References = None,
+    device: str = "cpu",
     seed: int = 0,
     convention: ConventionLike = None,
     setup: Callable[[], Any] | None = None,
@@ -117,7 +119,7 @@ def check_gradients(
         yield _function_case("gradients", question, question.objective(declared), given, references, declared, True, extra)
         _all_that_were_named(references)
 
-    return _report(cases, seed, raise_exception)
+    return _report(cases, seed, raise_exception, (device, references))
 
 
 def check_vjp(
@@ -127,6 +129,7 @@ def check_vjp(
     inputs: Given,
     *,
     references: References = None,
+    device: str = "cpu",
     seed: int = 0,
     convention: ConventionLike = None,
     setup: Callable[[], Any] | None = None,
@@ -156,7 +159,7 @@ def check_vjp(
             yield _function_case(f"vjp, {name}", question, objective, given, references, declared, number == 0)
         _all_that_were_named(references)
 
-    return _report(cases, seed, raise_exception)
+    return _report(cases, seed, raise_exception, (device, references))
 
 
 def _output_trials(outputs: Any, seed: int) -> Iterator[tuple[str, dict[str, Array]]]:
@@ -295,12 +298,22 @@ NUMERIC_ONLY = (
 )
 
 
-def _report(cases: Callable[[], Iterator[CaseReport]], seed: int, raise_exception: bool, dtype: str = "float64") -> Report:
-    """Run the cases; raise, or put into the report, what is wrong with a gradient or with the question."""
+def _report(
+    cases: Callable[[], Iterator[CaseReport]],
+    seed: int,
+    raise_exception: bool,
+    place: tuple[str, References],
+    dtype: str = "float64",
+) -> Report:
+    """Run the cases; raise, or put into the report, what is wrong with a gradient or with the question.
+
+    place: the device, and the references that are to compute there.
+    """
     done: list[CaseReport] = []
     errors: list[QuestionError] = []
     try:
-        with contextlib.redirect_stdout(sys.stderr), np.errstate(all="ignore"):
+        asked = _engines(place[1])[0] if place[0] != "cpu" else ()
+        with contextlib.redirect_stdout(sys.stderr), np.errstate(all="ignore"), computing_on(place[0], asked):
             done.extend(cases())
     except QuestionError as error:
         errors.append(error)

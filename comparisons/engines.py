@@ -5,17 +5,18 @@ nothing but its own rows.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from comparisons.errors import CannotFollow, MissingFramework, UnknownName
+from comparisons.errors import CannotFollow, MissingDevice, MissingFramework, UnknownName
 from comparisons.problem import OFFSET, PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem
 from comparisons.user_code import at_line
-from reference import equations
+from reference import devices, equations
 from reference.unrolled import Unrolled as Unrolled
 
 AnyProblem: TypeAlias = Problem | FunctionProblem
@@ -270,6 +271,21 @@ ENGINES: tuple[Engine, ...] = (
         tells_steps=False, by_name=True,
     ),
 )  # fmt: skip
+
+
+@contextmanager
+def computing_on(device: str, engines: Iterable[Engine]) -> Generator[None]:
+    """Within it torch and jax compute on this device. Raises MissingDevice where one of these engines does not have it."""
+    for engine in engines if device != "cpu" else ():
+        module = engine.load()
+        why = module.why_not_on(device) if hasattr(module, "why_not_on") else None
+        if why is not None:
+            raise MissingDevice(
+                f"{engine.name} cannot compute on {device!r} here: {why}; name other references, or the device cpu"
+            )
+    with devices.on(device):
+        yield
+
 
 AUTODIFF: tuple[str, ...] = tuple(engine.name for engine in ENGINES if not (engine.numeric or engine.by_name))
 NUMERIC: tuple[str, ...] = tuple(engine.name for engine in ENGINES if engine.numeric)

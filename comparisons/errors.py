@@ -18,7 +18,7 @@ class MissingFramework(QuestionError):
 
 
 class MissingDevice(QuestionError):
-    """A device, such as "cuda", that torch does not have on this machine."""
+    """A device, such as "cuda", that torch or jax does not have on this machine."""
 
 
 class BadText(QuestionError):

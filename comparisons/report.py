@@ -30,7 +30,7 @@ from typer.exceptions import TyperException
 from comparisons import files, terminal
 from comparisons.checkpoint import read
 from comparisons.crosscheck import available, environment
-from comparisons.engines import Engine
+from comparisons.engines import Engine, computing_on
 from comparisons.errors import BadOption, QuestionError
 from comparisons.language_model import default_corpus, read_corpus
 from comparisons.run import Question, cores
@@ -84,6 +84,7 @@ Checkpointed = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
 References = Annotated[str | None, typer.Option(metavar="NAMES", help="Only these, by comma.", show_default="all")]
 Precision = Annotated[Dtype, typer.Option("--dtype", help="What the derivation under test computes in.")]
+Device = Annotated[str, typer.Option("--device", help="Where torch and jax compute: cpu, cuda.")]
 Json = Annotated[str | None, typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False)]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Every gradient against every reference.")]
 
@@ -99,6 +100,7 @@ def crosscheck(
     seed: Seed = 0,
     dtype: Precision = Dtype.float64,
     references: References = None,
+    device: Device = "cpu",
     text: Annotated[Path | None, typer.Option(metavar="FILE", help="For the character models.", show_default="README.md")] = None,
     checkpoint: Checkpointed = None,
     json: Json = None,
@@ -115,12 +117,15 @@ def crosscheck(
     if text is not None and checkpoint is not None:
         raise BadOption("--text trains a model and --checkpoint has one: give one of them")
     corpus = default_corpus() if text is None else read_corpus(text)
-    question = Question(cell, sizes, seed, dtype.value, corpus, quick, dump, None if checkpoint is None else read(checkpoint))
+    model = None if checkpoint is None else read(checkpoint)
+    question = Question(cell, sizes, seed, dtype.value, corpus, quick, dump, model, device)
     question.validate()
     if dump is not None:
         files.prepare_folder(dump)
     prepare_json(json)
     engines, missing = available(names_in(references))
+    with computing_on(device, engines):  # raises now where there is no such device
+        pass
     report = run(question, engines, list(missing.values()), jobs or min(cores(), MOST_JOBS), terminal.console(stderr=True))
     show(terminal.rendered(report, time.perf_counter() - start, verbose), report, json)
     raise typer.Exit(exit_status(report, missing))
@@ -138,6 +143,7 @@ def check(
     seed: Seed = 0,
     dtype: Precision = Dtype.float64,
     references: References = None,
+    device: Device = "cpu",
     rtol: Annotated[float | None, typer.Option(min=0, help="Allowed relative error.", show_default="measured noise")] = None,
     atol: Annotated[float | None, typer.Option(min=0, help="Allowed absolute error.", show_default="measured noise")] = None,
     json: Json = None,
@@ -147,7 +153,7 @@ def check(
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
     prepare_json(json)
-    asked = {"seed": seed, "references": names_in(references), "rtol": rtol, "atol": atol, "dtype": dtype.value}
+    asked = {"seed": seed, "references": names_in(references), "rtol": rtol, "atol": atol, "dtype": dtype.value, "device": device}
     checks = checks_in(target, sizes, asked)
     report = merged([made() for made in checks])
     show(terminal.rendered_check(report, time.perf_counter() - start, verbose), report, json)

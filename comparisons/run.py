@@ -21,7 +21,7 @@ from comparisons.candidates import CELLS, built_in, must_fit, problem_of
 from comparisons.cases import CASES, QUICK, Case
 from comparisons.checkpoint import Checkpoint, cases_of
 from comparisons.crosscheck import check_problem, report_of
-from comparisons.engines import Engine
+from comparisons.engines import Engine, computing_on
 from comparisons.errors import BadOption, NotFinite, UnknownName
 from comparisons.language_model import Corpus, Recipe, Training, recipes, text_case, train_together
 from comparisons.problem import Array
@@ -48,6 +48,7 @@ class Question:
     quick: bool
     dump: Path | None
     checkpoint: Checkpoint | None = None
+    device: str = "cpu"
 
     def trials(self) -> list[Trial]:
         """The cases that are asked for, with the sizes that are asked for: the table's, or a checkpoint's. Raises UnknownName."""
@@ -85,7 +86,8 @@ class Question:
         case, weights = trial
         problem = problem_of(case, self.seed).with_variables(weights).in_precision(self.dtype)
         candidate = built_in(case.cell, case.options, case.algorithm)
-        report = check_problem(problem, candidate, engines, partial=candidate.partial)
+        with computing_on(self.device, engines):
+            report = check_problem(problem, candidate, engines, partial=candidate.partial)
         if self.dump is not None:
             dumping.write(self.dump, problem, candidate, engines)
         return report
@@ -93,7 +95,8 @@ class Question:
     def train(self, recipe: Recipe, engines: Sequence[Engine]) -> Training:
         """One character model, trained by all."""
         updates = QUICK_UPDATES if self.quick else UPDATES
-        return train_together(self.corpus, self.text_case(recipe.cell), recipe, engines, updates, self.seed, self.dtype)
+        with computing_on(self.device, engines):
+            return train_together(self.corpus, self.text_case(recipe.cell), recipe, engines, updates, self.seed, self.dtype)
 
     def report(
         self, engines: Sequence[Engine], notes: Sequence[str], jobs: int, watch: Callable[[int, str], None] | None = None

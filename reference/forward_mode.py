@@ -15,7 +15,8 @@ import jax.numpy as xp
 import numpy as np
 
 from reference.equations import ScalarFunction
-from reference.jax_grad import Arrays, compiler_options, scan
+from reference.jax_grad import Arrays, compiler_options, in_double, scan
+from reference.jax_grad import why_not_on as why_not_on
 
 DIRECTIONS = 8
 
@@ -26,7 +27,7 @@ def gradients(
     """(value, inner products by variable (K,), the directions ±1 (K, shape)); `hastily` as in reference.jax_grad."""
     rng = np.random.default_rng([seed, 4])
     directions = {name: rng.choice((-1.0, 1.0), size=(DIRECTIONS, *np.shape(value))) for name, value in variables.items()}
-    with jax.enable_x64(True):
+    with in_double():
         fixed = {name: xp.asarray(value) for name, value in constants.items()}
         leaves = {name: xp.asarray(value) for name, value in variables.items()}
         value, products = _along(function, hastily)(leaves, fixed, _one_at_a_time(directions))

@@ -1,10 +1,12 @@
 """Reverse mode by jax: `jax.grad` through `lax.scan`, compiled, in the arrays' own precision.
 
-64-bit mode is entered by context manager around each call; the caller's jax configuration is never changed. Compiled functions
+64-bit mode, and the device where another than the CPU is chosen, are entered by context managers around each call; the caller's
+jax configuration is never changed. Compiled functions
 are kept per function object, so that a second problem of the same equations and shapes does not compile again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +15,7 @@ import jax.numpy as xp
 import numpy as np
 import numpy.typing as npt
 
+from reference import devices
 from reference.equations import ScalarFunction, Step
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -25,6 +28,32 @@ COMPILER_OPTIONS: dict[str, Any] = {
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
 }
+
+
+def why_not_on(device: str) -> str | None:
+    """Why jax cannot compute there, or None."""
+    try:
+        _device(device)
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
+def _device(name: str) -> Any:
+    """jax's device of torch's name: "cuda:1" is the second of the platform cuda. Raises RuntimeError where there is none."""
+    platform, _, number = name.partition(":")
+    found = jax.devices(platform)
+    if int(number or 0) >= len(found):
+        raise RuntimeError(f"there are {len(found)} of {platform}")
+    return found[int(number or 0)]
+
+
+@contextmanager
+def in_double() -> Generator[None]:
+    """64-bit mode, on the chosen device."""
+    place = nullcontext() if devices.chosen() == "cpu" else jax.default_device(_device(devices.chosen()))
+    with jax.enable_x64(True), place:
+        yield
 
 
 @lru_cache(maxsize=1)
@@ -65,7 +94,7 @@ def gradients_uncompiled(
     function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> tuple[float, Arrays, Arrays]:
     """The same as `gradients`, operation by operation: for functions with loops and branches of their own, asked once."""
-    with jax.enable_x64(True):
+    with in_double():
 
         def forward(leaves: Any) -> Any:
             return function(xp, scan, leaves, {name: xp.asarray(value) for name, value in constants.items()})
@@ -82,7 +111,7 @@ def gradients(
 
     `hastily`: compiled with COMPILER_OPTIONS, for functions that are known to bear it.
     """
-    with jax.enable_x64(True):
+    with in_double():
         (value, outputs), found = _value_and_gradient(function, hastily)(dict(variables), dict(constants))
         return float(value), _arrays(outputs), _arrays(found)
 
@@ -127,6 +156,6 @@ def jacobians(
     jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an offset at every earlier state;
     `hastily` as in `gradients`.
     """
-    with jax.enable_x64(True):
+    with in_double():
         local, unrolled = _jacobians(step, tuple(state_sizes.items()), hastily)(initial, x, dict(params))
         return {"state_jacobian": np.asarray(local), "jacobian_product_to_end": np.asarray(unrolled)}

@@ -1,6 +1,7 @@
 """Reverse mode by torch: `torch.autograd.grad` of the equations, and `torch.func.jacrev` of their steps.
 
-Everything runs eagerly on the CPU; nothing of the caller's global state (default dtype, gradient mode, threads) is changed.
+Everything runs eagerly, on the CPU unless another device is chosen (reference.devices); nothing of the caller's global state
+(default dtype, gradient mode, threads) is changed.
 
 `RandomRounding` is stochastic arithmetic: within it the result of every floating-point operation, of the forward and of torch's
 own backward, is moved at random by up to one unit roundoff. How far a gradient moves then is how far rounding may move it
@@ -19,6 +20,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reference import devices
 from reference.equations import ScalarFunction, Step
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -73,7 +75,7 @@ class RandomRounding(TorchDispatchMode):
         pool, length = self.pools.get(like.dtype, (None, 0))
         if pool is None or 2 * size > length:
             length = max(self.pool_size, 4 * size)
-            u = torch.rand(length, generator=self.generator, dtype=like.dtype)
+            u = torch.rand(length, generator=self.generator, dtype=like.dtype, device="cpu").to(like.device)
             pool = 1 + torch.finfo(like.dtype).eps * (2 * u - 1)
             self.pools[like.dtype] = pool, length
         return pool.narrow(0, int(self.place() * (length - size)), size).view(like.shape)
@@ -100,9 +102,19 @@ class NoEscape(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def on_cpu() -> AbstractContextManager[Any]:
-    """The CPU as default device. Entered only where it is another one: the context costs time at every operation."""
-    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+def on_device() -> AbstractContextManager[Any]:
+    """The chosen device as default. Entered only where it is not yet: the context costs time at every operation."""
+    wanted = torch.device(devices.chosen())
+    return nullcontext() if torch.get_default_device() == wanted else wanted
+
+
+def why_not_on(device: str) -> str | None:
+    """Why torch cannot compute there, or None."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0]
+    return None
 
 
 def rounding(seed: int | None) -> AbstractContextManager[Any]:
@@ -124,14 +136,15 @@ def default_dtype(variables: Named) -> Iterator[None]:
 
 def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     """A copy as a tensor: the caller's array may be read-only, and stays untouched. NumPy's bfloat16 becomes torch's."""
+    place = devices.chosen()
     if array.dtype.name == "bfloat16":
-        return torch.tensor(np.array(array, dtype=np.float32, order="C")).to(torch.bfloat16)
-    return torch.tensor(np.array(array, order="C"))
+        return torch.tensor(np.array(array, dtype=np.float32, order="C"), device=place).to(torch.bfloat16)
+    return torch.tensor(np.array(array, order="C"), device=place)
 
 
 def array_of(given: torch.Tensor) -> npt.NDArray[Any]:
     """The numbers as an array; those of bfloat16, of which NumPy itself knows nothing, in float32."""
-    return (given.float() if given.dtype == torch.bfloat16 else given).detach().numpy()
+    return (given.float() if given.dtype == torch.bfloat16 else given).detach().cpu().numpy()
 
 
 def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +171,7 @@ def differentiate(
     forward: Any, variables: Mapping[str, Any], constants: Mapping[str, Any], watched: bool = False
 ) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors; `watched` by NoEscape."""
-    with torch.inference_mode(False), torch.enable_grad(), on_cpu(), default_dtype(variables):
+    with torch.inference_mode(False), torch.enable_grad(), on_device(), default_dtype(variables):
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
         fixed = {name: tensor(value) for name, value in constants.items()}
         with NoEscape() if watched else nullcontext():
@@ -197,7 +210,7 @@ def jacobians(
         return s
 
     xs, s = tensor(x), tensor(initial)
-    zeros = torch.zeros((len(xs), s.shape[-1]), dtype=s.dtype)
+    zeros = torch.zeros((len(xs), s.shape[-1]), dtype=s.dtype, device=s.device)
     before = []
     with rounding(rounding_seed):
         for x_t in xs:

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from reference.equations import ONE_RUN, Arrangement, Readout
 from reference.torch_autograd import differentiate, rounding
+from reference.torch_autograd import why_not_on as why_not_on
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -61,7 +62,7 @@ def call(module: torch.nn.Module, named: Named, x: torch.Tensor, state: State, l
     """(output (T, B, ·), last states) of the module with these weights; integer x stands for one-hot rows."""
     if not x.is_floating_point():
         x = torch.nn.functional.one_hot(x, named["weight_ih_l0"].shape[1]).to(named["weight_ih_l0"].dtype)
-    given = x if lengths is None else pack_padded_sequence(x, lengths, enforce_sorted=False)
+    given = x if lengths is None else pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")  # float32
         output, last = torch.func.functional_call(module, dict(named), (given, tuple(state) if len(state) > 1 else state[0]))
