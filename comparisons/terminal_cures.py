@@ -6,8 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from comparisons.cures import LIMIT as CLIP_LIMIT
-from comparisons.cures import ClipRow, Cures, Row, WindowRow
+from comparisons.cure_rows import LIMIT as CLIP_LIMIT
+from comparisons.cure_rows import ClipRow, Row, WindowRow
+from comparisons.cures import Cures
 from comparisons.terminal import blank_table, indented, number, ratio, verdict_text
 
 CURES_LEGEND = (

@@ -8,24 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from comparisons import candidates, cures, report
+from comparisons import candidates, cure_rows, cures, report
 from comparisons.candidates import built_in
 from comparisons.crosscheck import available
-from comparisons.cures import (
-    CLIPPINGS,
-    LIMIT,
-    VARIANTS,
-    Variant,
-    agreement,
-    case_for,
-    clip_row,
-    draw,
-    factor_per_step,
-    finding,
-    problem_for,
-    row_of,
-    window_row,
-)
+from comparisons.cure_rows import CLIPPINGS, LIMIT, clip_row, factor_per_step, finding, row_of, window_row
+from comparisons.cure_variants import VARIANTS, Variant, agreement, case_for, draw, problem_for
 from comparisons.dump import load, write
 from comparisons.errors import BadTarget, MissingFramework
 from comparisons.problem import PRODUCT_TO_END
@@ -197,7 +184,7 @@ def test_names_are_distinct_and_in_the_document():
     ],
 )
 def test_findings(changed, said):
-    plain = cures.Row("tanh-Q", "", [1.0, 1e-8], 0.5, 1e-8, 20, 0, 4, 0.5, 1.0, 1.0)
+    plain = cure_rows.Row("tanh-Q", "", [1.0, 1e-8], 0.5, 1e-8, 20, 0, 4, 0.5, 1.0, 1.0)
     assert finding(replace(plain, **changed), plain) == said
 
 
@@ -361,6 +348,6 @@ def test_a_plot_that_cannot_be(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("value", "spelt"), [(float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (float("nan"), "NaN")])
 def test_what_json_cannot_hold_is_spelt(value, spelt):
-    row = cures.Row("a", "a", [1.0, value], None, value, None, 0, 1, value, 1.0, None, agrees=True)
+    row = cure_rows.Row("a", "a", [1.0, value], None, value, None, 0, 1, value, 1.0, None, agrees=True)
     made = cures.Cures({}, {}, [row], [], [])
     assert json.loads(made.to_json())["variants"][0]["norms"] == [1.0, spelt]
