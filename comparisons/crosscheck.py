@@ -141,6 +141,12 @@ def testify(problem: AnyProblem, engines: Iterable[Engine], convention: Conventi
     return _measured(problem, ask(problem, engines), convention, names, tolerance.SAMPLES)
 
 
+def testify_briefly(problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]) -> Witnesses:
+    """The same with the noise of one sample: it only grows with samples, so that what agrees by one agrees by all."""
+    problem = in_double(problem)
+    return _measured(problem, ask(problem, engines), convention, names, FIRST_SAMPLES)
+
+
 def in_double(problem: AnyProblem) -> AnyProblem:
     """The problem for a candidate that works in the arrays' own precision, with the arrays in float64."""
     return problem if problem.dtype.itemsize >= 8 else problem.in_precision(problem.dtype)

@@ -220,7 +220,7 @@ def witnesses_used() -> tuple[Engine, ...]:
     return available(("torch", "jax"))[0][:1]
 
 
-EVERY_FURTHER = 10  # random problems to one that jax is asked of too, which has to compile each
+EVERY_FURTHER = 20  # random problems to one that jax is asked of too, which has to compile each
 
 
 def accusers(number: int) -> tuple[Engine, ...]:
