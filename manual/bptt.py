@@ -195,16 +195,30 @@ def backward(
 
 
 def gradients(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], chunk: int | None = None
+    cell: Cell,
+    params: Mapping[str, Array],
+    tape: Tape,
+    cotangents: Mapping[str, Array],
+    chunk: int | None = None,
+    carry: Arrays | None = None,
 ) -> SequenceGradients:
-    """The same, from the sequence form that left the tape, if one did and nothing is cut; of d_state then d_0 alone is told."""
+    """The same, from the sequence form that left the tape, if one did and nothing is cut; of d_state then d_0 alone is told.
+
+    carry is J_{T+1}ᵀ d_{T+1}, (B, ·) by name, where steps follow that are not on the tape (manual.checkpointing).
+    """
     caches, dtypes = tape.caches, {value.dtype for value in (*tape.states.values(), *cotangents.values())}
-    if not isinstance(caches, SequenceCaches) or caches.cell is not cell or tape.mask is not None:
-        return backward(cell, params, tape, cotangents, chunk)
-    if (chunk is not None and chunk < tape.steps) or len(dtypes) > 1:
-        return backward(cell, params, tape, cotangents, chunk)
-    d_params, d_x, d_initial = caches.cell.sequence_backward(params, tape.x, tape.states, caches.tape, cotangents)
+    cut = chunk is not None and chunk < tape.steps
+    if not isinstance(caches, SequenceCaches) or caches.cell is not cell or tape.mask is not None or cut or len(dtypes) > 1:
+        return backward(cell, params, tape, _followed(cotangents, carry), chunk)
+    d_params, d_x, d_initial = caches.cell.sequence_backward(params, tape.x, tape.states, caches.tape, cotangents, carry)
     return SequenceGradients(d_params, d_x, {name: value[None] for name, value in d_initial.items()}, None)
+
+
+def _followed(cotangents: Mapping[str, Array], carry: Arrays | None) -> Mapping[str, Array]:
+    """The cotangents, e_T with what comes back from later steps: d_T, by (2)."""
+    if carry is None:
+        return cotangents
+    return {name: np.concatenate([e[:-1], e[-1:] + carry[name]]) for name, e in cotangents.items()}  # (2)
 
 
 def walk_deltas(

@@ -76,8 +76,13 @@ class SequenceCell(Cell, HoistedCell, Protocol):
         """(s_0..s_T by name, (T+1, B, ·); tape) over x (T, B, I), or tokens (T, B), from the state s_0, (B, ·) by name."""
         ...
 
-    def sequence_backward(self, params: Any, x: Array, states: Arrays, tape: Arrays, cotangents: Any) -> StepGradients:
-        """(d_params, d_x, ∂L/∂s_0 by name) from cotangents e_1..e_T: name → (T, B, ·)."""
+    def sequence_backward(
+        self, params: Any, x: Array, states: Arrays, tape: Arrays, cotangents: Any, carry: Arrays | None
+    ) -> StepGradients:
+        """(d_params, d_x, ∂L/∂s_0 by name) from cotangents e_1..e_T: name → (T, B, ·).
+
+        carry is the part of ∂L/∂s_T that comes through steps after T, (B, ·) by name; None if there are none.
+        """
         ...
 
 
@@ -110,6 +115,11 @@ def zeros(like: Array) -> Array:
 def are_zeros(array: Array) -> bool:
     """Whether the array is known to be zero without reading it: whether it comes from `zeros`."""
     return not any(array.strides) and not array[(0,) * array.ndim]
+
+
+def arriving(carry: Arrays | None, name: str, like: Array) -> Array:
+    """A copy, to be written to, of what comes back from later steps; zeros (B, ·) if there are none."""
+    return np.zeros(like.shape, like.dtype) if carry is None else carry[name].astype(like.dtype)
 
 
 class Halves:

@@ -58,7 +58,7 @@ from typing import Any
 import numpy as np
 
 from manual.activations import sigmoid_and_complement
-from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, pieces
+from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, arriving, pieces
 from manual.linear import linear, linear_backward, rows_of
 
 GATES = ("r", "z", "n")
@@ -153,7 +153,7 @@ class GRU(Halves):
     # The sequence form. Each gate is a block (B, H) of its own in memory.
 
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
-        """(h_0..h_T (T+1, B, H), {"slopes" by (15) and (16) (T, 5, B, H), and what W_hn has "seen"})."""
+        """(h_0..h_T (T+1, B, H), {"slopes" by (15) and (16) (T, 5, B, H), what W_hn has "seen" if not h})."""
         (steps, batch), size, after = x.shape[:2], params["W_hh"].shape[1], self.reset == "after"
         W_xh, W_hh, b_x, b_hh = (_turned(params[name]) for name in ("W_xh", "W_hh", "b_x", "b_hh"))
         b_x[: 2 * size if after else None] += b_hh[: 2 * size if after else None]  # r ⊙ b_hn waits for r
@@ -172,16 +172,19 @@ class GRU(Halves):
             else:
                 _gates_before(u[piece], W_gates, W_n, until, seen[piece], own)
             _slopes(own, h[piece], None if after else seen[piece], slopes[piece])
-        return {"h": h}, {"slopes": slopes, "seen": seen}
+        return {"h": h}, {"slopes": slopes, **({} if after else {"seen": seen})}
 
-    def sequence_backward(self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays) -> StepGradients:
-        """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H)."""
+    def sequence_backward(
+        self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays, carry: Arrays | None
+    ) -> StepGradients:
+        """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H), and what later steps hand back for h_T."""
         size = params["W_hh"].shape[1]
         walk = _deltas_after if self.reset == "after" else _deltas_before
-        delta, epsilon_n, dh_0 = walk(tape["slopes"], params["W_hh"], cotangents["h"])
+        delta, epsilon_n, dh_0 = walk(tape["slopes"], params["W_hh"], cotangents["h"], carry)
         d_W_xh, d_x = linear_backward(params["W_xh"], rows_of(x, 2), delta)  # (12)
-        d_b_x, gates = np.sum(delta, axis=0), delta[:, : 2 * size]
-        d_W_hh = np.concatenate([gates.T @ rows_of(states["h"][:-1], 2), epsilon_n.T @ rows_of(tape["seen"], 2)])  # (13)
+        d_b_x, gates, h_prev = np.sum(delta, axis=0), delta[:, : 2 * size], states["h"][:-1]
+        seen = tape.get("seen", h_prev)
+        d_W_hh = np.concatenate([gates.T @ rows_of(h_prev, 2), epsilon_n.T @ rows_of(seen, 2)])  # (13)
         d_b_hh = np.concatenate([d_b_x[: 2 * size], np.sum(epsilon_n, axis=0)])  # (13)
         d_params = {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_x": d_b_x, "b_hh": d_b_hh}
         return d_params, None if d_x is None else d_x.reshape(x.shape), {"h": dh_0}
@@ -264,12 +267,13 @@ def _slopes(room: Array, h_prev: Array, seen: Array | None, slopes: Array) -> No
     kept[...] = z
 
 
-def _deltas_after(slopes: Array, W_hh: Array, e: Array) -> tuple[Array, Array, Array]:
+def _deltas_after(slopes: Array, W_hh: Array, e: Array, carry: Arrays | None) -> tuple[Array, Array, Array]:
     """(δ (T·B, 3H), ε_n (T·B, H), dh_0)."""
     steps, _, batch, size = slopes.shape
     all_four = np.empty((steps, batch, 4 * size), slopes.dtype)  # ε_n, δ_r, δ_z, δ_n
     W = np.concatenate([W_hh[2 * size :], W_hh[: 2 * size]])
-    dh, kept, dh_prev = (np.zeros((batch, size), slopes.dtype) for _ in range(3))
+    dh, kept = (np.zeros((batch, size), slopes.dtype) for _ in range(2))
+    dh_prev = arriving(carry, "h", dh)
     every = (e, slopes[:, :4], slopes[:, 4], all_four.reshape(steps, batch, 4, size).swapaxes(1, 2), all_four[..., : 3 * size])
     for e_t, slopes_t, z, deltas, epsilon in zip(*(each[::-1] for each in every), strict=True):
         np.add(e_t, dh_prev, out=dh)
@@ -281,12 +285,13 @@ def _deltas_after(slopes: Array, W_hh: Array, e: Array) -> tuple[Array, Array, A
     return rows[:, size:], rows[:, :size], dh_prev
 
 
-def _deltas_before(slopes: Array, W_hh: Array, e: Array) -> tuple[Array, Array, Array]:
+def _deltas_before(slopes: Array, W_hh: Array, e: Array, carry: Arrays | None) -> tuple[Array, Array, Array]:
     """(δ (T·B, 3H), ε_n (T·B, H), dh_0)."""
     steps, _, batch, size = slopes.shape
     delta = np.empty((steps, batch, 3 * size), slopes.dtype)
     W_gates, W_n = np.ascontiguousarray(W_hh[: 2 * size]), np.ascontiguousarray(W_hh[2 * size :])
-    dh, q, kept, dh_prev = (np.zeros((batch, size), slopes.dtype) for _ in range(4))
+    dh, q, kept = (np.zeros((batch, size), slopes.dtype) for _ in range(3))
+    dh_prev = arriving(carry, "h", dh)
     r_z_n, gates_of, n_of = delta.reshape(steps, batch, 3, size).swapaxes(1, 2), delta[..., : 2 * size], delta[..., 2 * size :]
     every = (e, slopes[:, 1], slopes[:, 2:4], slopes[:, 0], slopes[:, 4], r_z_n[:, 0], r_z_n[:, 1:], gates_of, n_of)
     for e_t, k_r, k_z_n, r, z, delta_r, delta_z_n, delta_gates, delta_n in zip(*(each[::-1] for each in every), strict=True):

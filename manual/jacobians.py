@@ -67,11 +67,10 @@ def _rows_by_backward(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, 
 
 def products_to_end(jacobians: Array) -> Array:
     """P_{T,k} for k = 0..T−1 by (3): (T, B, S, S) from J (T, B, S, S)."""
-    products = np.empty_like(jacobians)
-    product = np.broadcast_to(np.eye(jacobians.shape[-1], dtype=jacobians.dtype), jacobians.shape[1:])
-    for k in reversed(range(len(jacobians))):
-        product = product @ jacobians[k]  # (3)
-        products[k] = product
+    products = np.empty(jacobians.shape, jacobians.dtype)
+    products[-1:] = jacobians[-1:]  # P_{T,T} = I
+    for k in reversed(range(len(jacobians) - 1)):
+        np.matmul(products[k + 1], jacobians[k], out=products[k])  # (3)
     return products
 
 

@@ -49,7 +49,7 @@ from typing import Any
 import numpy as np
 
 from manual.activations import sigmoid_and_complement
-from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, are_zeros, pieces
+from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, are_zeros, arriving, pieces
 from manual.linear import linear, linear_backward, rows_of
 
 GATES = ("i", "f", "g", "o")
@@ -141,10 +141,12 @@ class LSTM(Halves):
             _slopes(*_gates(blocks[piece], W, h_piece, c_piece, room), h_piece[1:], by_h[piece], by_c[piece])
         return {"h": h, "c": c}, {"by_h": by_h, "by_c": by_c}
 
-    def sequence_backward(self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays) -> StepGradients:
-        """(d_params, dx, {"h": dh_0, "c": dc_0}) from e_1..e_T: name → (T, B, H)."""
+    def sequence_backward(
+        self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays, carry: Arrays | None
+    ) -> StepGradients:
+        """(d_params, dx, {"h": dh_0, "c": dc_0}) from e_1..e_T: name → (T, B, H), and what later steps hand back for s_T."""
         size = params["W_hh"].shape[1]
-        delta, d_initial = _deltas(tape["by_h"], tape["by_c"], _o_first(params["W_hh"]), cotangents)
+        delta, d_initial = _deltas(tape["by_h"], tape["by_c"], _o_first(params["W_hh"]), cotangents, carry)
         rows = delta.reshape(-1, 4 * size)
         d_W_xh, d_x = linear_backward(_o_first(params["W_xh"]), rows_of(x, 2), rows)  # (13), (12)
         d_W_hh, d_b_h = rows.T @ rows_of(states["h"][:-1], 2), np.sum(rows, axis=0)  # (13)
@@ -220,11 +222,12 @@ def _slopes(a: Array, gates: Array, terms: Array, tanh_c: Array, h: Array, by_h:
     by_c[:, 3] = f  # (10)
 
 
-def _deltas(by_h: Array, by_c: Array, W: Array, e: Arrays) -> tuple[Array, Arrays]:
+def _deltas(by_h: Array, by_c: Array, W: Array, e: Arrays, carry: Arrays | None) -> tuple[Array, Arrays]:
     """(δ (T, B, 4H), {"h": dh_0, "c": dc_0})."""
     steps, _, batch, size = by_h.shape
     delta = np.empty((steps, batch, 4 * size), by_h.dtype)
-    dh, dc, dh_prev, dc_prev = (np.zeros((batch, size), delta.dtype) for _ in range(4))
+    dh, dc = (np.zeros((batch, size), delta.dtype) for _ in range(2))
+    dh_prev, dc_prev = (arriving(carry, name, dh) for name in ("h", "c"))
     blocks, reads_c = delta.reshape(steps, batch, 4, size).swapaxes(1, 2), not are_zeros(e["c"])
     inner, o, gates, f = by_h[:, 0], by_h[:, 1], by_c[:, :3], by_c[:, 3]
     every = (e["h"], e["c"], inner, o, gates, f, blocks[:, 0], blocks[:, 1:], delta)

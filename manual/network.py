@@ -37,7 +37,7 @@ from typing import Protocol
 
 import numpy as np
 
-from manual import bptt, truncation
+from manual import bptt, checkpointing, truncation
 from manual.cell import Array, Arrays, Cell, Shapes, output_names, output_size, zeros
 from manual.linear import rows_of
 from manual.losses import LOSSES, position_weights
@@ -174,7 +174,8 @@ class Network:
 
     Initial states are inputs named "h_0", "c_0", … ("h_l0_0", …), the sequence is the input "x", the number of steps of each row
     "lengths" (B,), where they differ, and the mask on the output of layer l "dropout_l<l>" (T, B, ·), where there is one.
-    `window` and `chunk` cut the gradient as in `manual.truncation` and in `manual.bptt`.
+    `window` and `chunk` cut the gradient as in `manual.truncation` and in `manual.bptt`. `checkpoint` and `budget` are those of
+    `manual.checkpointing`, for each direction of each layer: the same gradient in less memory.
     """
 
     cell: Cell
@@ -184,6 +185,8 @@ class Network:
     bidirectional: bool = False
     window: int | None = None
     chunk: int | None = None
+    checkpoint: int | None = None
+    budget: float = checkpointing.BUDGET
 
     def __post_init__(self) -> None:
         if self.window is not None and (self.layers > 1 or self.bidirectional):
@@ -194,6 +197,8 @@ class Network:
             raise ValueError(f"a window is at least 0 steps and a chunk at least 1, not {self.window} and {self.chunk}")
         if self.window is not None and self.chunk is not None:
             raise ValueError("a gradient is cut by a window or by chunks, not by both")
+        if self.window is not None and self.checkpoint is not None:
+            raise ValueError("a window needs the caches of all steps at once: checkpoints would save nothing")
 
     def directions(self) -> list[tuple[Direction, ...]]:
         """The runs of each layer."""
@@ -247,7 +252,8 @@ class Network:
         """One run of the cell."""
         initial = {name: inputs[f"{name}{run.suffix}_0"] for name in self.state_names}
         own = run.own(params)
-        return bptt.run(self.cell, own, initial, run.in_time(y), None if mask is None else run.in_time(mask))
+        own_mask = None if mask is None else run.in_time(mask)
+        return checkpointing.run(self.cell, own, initial, run.in_time(y), own_mask, self.checkpoint, self.budget)
 
     def backward(self, params: Mapping[str, Array], done: Pass, by_step: bool = False) -> Arrays:
         """Gradient of the loss for every parameter, for x (unless tokens) and for every initial state.
@@ -292,6 +298,8 @@ class Network:
         if self.window is not None:
             cut = truncation.shares if by_step else truncation.backward
             return cut(self.cell, own, tape, cotangents, self.window)
+        if isinstance(tape.caches, checkpointing.Blocks) and not by_step:
+            return checkpointing.gradients(self.cell, own, tape, cotangents, self.chunk)
         return (bptt.shares if by_step else bptt.gradients)(self.cell, own, tape, cotangents, self.chunk)
 
 

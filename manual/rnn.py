@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from manual.activations import ACTIVATIONS
-from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, pieces
+from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, arriving, pieces
 from manual.linear import linear, linear_backward, rows_of
 
 
@@ -105,10 +105,12 @@ class RNN(Halves):
             z[piece] = activation.derivative(z[piece], h[piece.start + 1 : piece.stop + 1])  # z is needed for this alone
         return {"h": h}, {"slope": z}
 
-    def sequence_backward(self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays) -> StepGradients:
-        """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H)."""
+    def sequence_backward(
+        self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays, carry: Arrays | None
+    ) -> StepGradients:
+        """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H), and what later steps hand back for h_T."""
         delta, W = np.empty_like(tape["slope"]), np.ascontiguousarray(params["W_hh"])
-        dh_prev = np.zeros_like(delta[0])
+        dh_prev = arriving(carry, "h", delta[0])
         for e_t, slope_t, delta_t in zip(cotangents["h"][::-1], tape["slope"][::-1], delta[::-1], strict=True):
             np.add(e_t, dh_prev, out=delta_t)
             np.multiply(slope_t, delta_t, out=delta_t)  # (3)
