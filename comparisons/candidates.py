@@ -60,8 +60,8 @@ class CellCandidate:
     def network(self, problem: Problem) -> Network:
         """The cell, as often as the problem says, under the problem's readout."""
         names = problem.of_one_run(problem.state_sizes)
-        cut = {"window": problem.window, "chunk": problem.chunk}
-        return Network(self.cell, _readout(problem), names, problem.layers, problem.bidirectional, **cut)
+        arrangement = (problem.layers, problem.bidirectional, problem.window, problem.chunk)
+        return Network(self.cell, _readout(problem), names, *arrangement)
 
     def answer(self, problem: Problem) -> Answer:
         """All gradients from the sequence form (if the cell has one), the shares of the steps from the step form.
@@ -78,12 +78,24 @@ class CellCandidate:
             d_params, d_initial = rtrl.gradients(self.cell, params, done.tape, done.reading.cotangents)
             d_initial = {f"{name}_0": value for name, value in d_initial.items()}
             return Answer(done.loss, {**d_params, **done.reading.d_params, **d_initial}, done.states)
-        gradients, steps = network.backward(params, done), network.backward(params, done, by_step=True)
+        steps = network.backward(params, done, by_step=True)
+        gradients = self._whole(problem, done, steps) or network.backward(params, done)
         if problem.jacobians:
             local = jacobians.state_jacobians(self.cell, params, done.tape)
             both = {STATE_JACOBIAN: local, PRODUCT_TO_END: jacobians.products_to_end(local)}
             gradients, steps = gradients | both, steps | both
         return Answer(done.loss, gradients, done.states, steps)
+
+    def _whole(self, problem: Problem, done: Pass, steps: Mapping[str, Array]) -> dict[str, Array]:
+        """The gradients by adding up the shares, where that is the only way to them: of one run of a cell without halves.
+
+        {} for others. The sums are those of `manual.bptt.added_up`, bit by bit, and the cell is asked once instead of twice.
+        """
+        if isinstance(self.cell, HoistedCell) or problem.suffixes != [""] or problem.window is not None:
+            return {}
+        summed = {name: np.sum(steps[name], axis=0) for name in problem.parameter_names if name in steps}
+        starts = {f"{name}_0": steps[f"{name}_0"][0] for name in problem.state_sizes}
+        return {**done.reading.d_params, **summed, **starts, **{name: steps[name] for name in ("x",) if name in steps}}
 
     @property
     def partial(self) -> bool:

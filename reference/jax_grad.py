@@ -1,12 +1,13 @@
 """Reverse mode by jax: `jax.grad` through `lax.scan`, compiled, in the arrays' own precision.
 
 64-bit mode, and the device where another than the CPU is chosen, are entered by context managers around each call; the caller's
-jax configuration is never changed. Compiled functions
-are kept per function object, so that a second problem of the same equations and shapes does not compile again.
+jax configuration is never changed. Functions are traced once an object, and compiled once a program (reference.jax_programs): a
+second problem of the same equations and shapes does neither again, another object that computes the same is not compiled again.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -15,14 +16,15 @@ import jax.numpy as xp
 import numpy as np
 import numpy.typing as npt
 
-from reference import devices
+from reference import devices, jax_programs
 from reference.equations import ScalarFunction, Step
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 # A check runs each compiled function a few times only: XLA's optimisations cost far more than they ever save here. But at
 # level 0 an intermediate value may be computed twice, and differ in its last bit: x == max(x) can then be false everywhere.
-# Equations that are known to ask no such thing are compiled this way; code from outside as jax does it by default.
+# Equations that are known to ask no such thing are compiled this way; code from outside where its program shows that it does
+# not (reference.jax_programs.bears_haste), else as jax does it by default.
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -82,12 +84,29 @@ def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> di
     return jax.lax.scan(carry_and_keep, dict(state), dict(per_step))[1]
 
 
+@dataclass(frozen=True)
+class _Shaped:
+    """The arguments of a function, equal to others of the same names, shapes and dtypes in the same place."""
+
+    shapes: tuple[tuple[str, tuple[int, ...], str], ...]
+    place: Hashable
+    arguments: tuple[dict[str, Any], ...] = field(compare=False, repr=False)
+
+
+def _shaped(*arguments: Mapping[str, Any]) -> _Shaped:
+    named = [item for each in arguments for item in each.items()]
+    shapes = tuple((name, value.shape, str(value.dtype)) for name, value in named)
+    like = [{name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in each.items()} for each in arguments]
+    return _Shaped(shapes, jax_programs.place(), tuple(like))
+
+
 @lru_cache(maxsize=256)
-def _value_and_gradient(function: ScalarFunction, hastily: bool) -> Callable[..., Any]:
+def _value_and_gradient(function: ScalarFunction, shaped: _Shaped, hastily: bool) -> Callable[..., Any]:
     def forward(variables: Any, constants: Any) -> Any:
         return function(xp, scan, variables, constants)
 
-    return jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=compiler_options() if hastily else None)
+    differentiated = jax.value_and_grad(forward, has_aux=True)
+    return jax_programs.executable(differentiated, shaped.arguments, compiler_options(), hastily)
 
 
 def gradients_uncompiled(
@@ -112,7 +131,8 @@ def gradients(
     `hastily`: compiled with COMPILER_OPTIONS, for functions that are known to bear it.
     """
     with in_double():
-        (value, outputs), found = _value_and_gradient(function, hastily)(dict(variables), dict(constants))
+        arguments = dict(variables), dict(constants)
+        (value, outputs), found = _value_and_gradient(function, _shaped(*arguments), hastily)(*arguments)
         return float(value), _arrays(outputs), _arrays(found)
 
 

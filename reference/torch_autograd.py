@@ -55,7 +55,7 @@ class RandomRounding(TorchDispatchMode):
         super().__init__()
         self.generator = torch.Generator().manual_seed(seed)
         self.place = random.Random(seed).random
-        self.pools: dict[torch.dtype, tuple[torch.Tensor, int]] = {}
+        self.pools: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, int]] = {}
         self.computes: dict[Any, tuple[bool, bool]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,7 +64,7 @@ class RandomRounding(TorchDispatchMode):
         known = self.computes.get(func)
         if known is None:
             known = self.computes[func] = (computes(func), func._schema.is_mutable)
-        if not (known[0] and isinstance(result, torch.Tensor) and result.is_floating_point()):
+        if not (known[0] and isinstance(result, torch.Tensor) and result.is_floating_point()) or result.is_meta:
             return result
         moved = self.draw(result)
         return result.mul_(moved) if known[1] else result.mul(moved)
@@ -72,12 +72,12 @@ class RandomRounding(TorchDispatchMode):
     def draw(self, like: torch.Tensor) -> torch.Tensor:
         """1 + ε u of this shape: a stretch of a pool of random numbers, from a random place on."""
         size = like.numel()
-        pool, length = self.pools.get(like.dtype, (None, 0))
+        pool, length = self.pools.get((like.dtype, like.device), (None, 0))
         if pool is None or 2 * size > length:
             length = max(self.pool_size, 4 * size)
             u = torch.rand(length, generator=self.generator, dtype=like.dtype, device="cpu").to(like.device)
             pool = 1 + torch.finfo(like.dtype).eps * (2 * u - 1)
-            self.pools[like.dtype] = pool, length
+            self.pools[like.dtype, like.device] = pool, length
         return pool.narrow(0, int(self.place() * (length - size)), size).view(like.shape)
 
 
@@ -156,6 +156,37 @@ def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> di
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
+def scan_apart(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+    """The same from inputs taken apart at once: the gradient of an index is an array of all steps at every one, O(T²) in all.
+
+    Equal bit by bit, since what the index adds is zeros. Under RandomRounding it is `scan` on which the limits were set: there
+    each such sum rounds.
+    """
+    apart = {name: value.unbind(0) for name, value in per_step.items()}
+    states = []
+    for t in range(per_step["x"].shape[0]):
+        state = body(state, {name: rows[t] for name, rows in apart.items()})
+        states.append(state)
+    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+
+SMALL = 1 << 22  # numbers in all variables; below, handing an operation to several threads costs more than it saves
+
+
+@contextmanager
+def one_thread_if_small(variables: Named) -> Iterator[None]:
+    """torch on one thread where the problem is small, as many as before afterwards."""
+    before = torch.get_num_threads()
+    small = before > 1 and sum(value.size for value in variables.values()) < SMALL
+    if small:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if small:
+            torch.set_num_threads(before)
+
+
 def gradients(
     function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any], rounding_seed: int | None = None
 ) -> tuple[float, Arrays, Arrays]:
@@ -163,8 +194,9 @@ def gradients(
 
     A variable that the value does not depend on has the gradient zero. With a rounding_seed, under RandomRounding.
     """
-    with rounding(rounding_seed):
-        return differentiate(lambda leaves, fixed: function(xp, scan, leaves, fixed), variables, constants, rounding_seed is None)
+    loop = scan_apart if rounding_seed is None else scan
+    with one_thread_if_small(variables), rounding(rounding_seed):
+        return differentiate(lambda leaves, fixed: function(xp, loop, leaves, fixed), variables, constants, rounding_seed is None)
 
 
 def differentiate(

@@ -244,3 +244,13 @@ def test_random_rounding_moves_jacobians_a_little(unrolled):
     plain, moved = torch_autograd.jacobians(*about), torch_autograd.jacobians(*about, 1)
     for name in ("state_jacobian", "jacobian_product_to_end"):
         assert 0 < relative_change(moved[name], plain[name]) < 100 * EPS["float64"]
+
+
+def test_tensors_without_numbers_pass_through():
+    """A module is built on "meta" before it is given its weights; that leaves what is on the CPU alone."""
+    with RandomRounding(0):
+        empty = torch.ones(3, device="meta") * 2
+        moved = torch.ones(3, dtype=empty.dtype) * 2
+    assert empty.is_meta
+    assert moved.device.type == "cpu"
+    assert 0 < (moved - 2).abs().max() < 1e-5
