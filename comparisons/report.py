@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, RenderableType
@@ -28,14 +28,12 @@ from rich.progress import Progress
 from typer.exceptions import TyperException
 
 from comparisons import files, terminal
-from comparisons.checkpoint import read
-from comparisons.crosscheck import available, environment
-from comparisons.engines import Engine, computing_on
 from comparisons.errors import BadOption, QuestionError
-from comparisons.language_model import default_corpus, read_corpus
-from comparisons.run import Question, cores
-from comparisons.user_file import checks_in
 from comparisons.verdict import Report
+
+if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help answers at once
+    from comparisons.engines import Engine
+    from comparisons.run import Question
 
 AGREE, DISAGREE, NOT_ASKED = 0, 1, 2
 MOST_JOBS = 4
@@ -52,7 +50,7 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-def run(question: Question, engines: Sequence[Engine], notes: Sequence[str], jobs: int, progress_to: Console) -> Report:
+def run(question: "Question", engines: "Sequence[Engine]", notes: Sequence[str], jobs: int, progress_to: Console) -> Report:
     """The question's report; a progress bar on a terminal while it is worked out."""
     with Progress(console=progress_to, transient=True, disable=not progress_to.is_terminal) as progress:
         bar = progress.add_task("checking", total=None)
@@ -112,6 +110,12 @@ def crosscheck(
     """Cross-check hand-derived gradients of recurrent networks against autodiff, step by step."""
     if context.invoked_subcommand is not None:
         return
+    from comparisons.checkpoint import read
+    from comparisons.crosscheck import available
+    from comparisons.engines import computing_on
+    from comparisons.language_model import default_corpus, read_corpus
+    from comparisons.run import Question, cores
+
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
     if text is not None and checkpoint is not None:
@@ -150,6 +154,8 @@ def check(
     verbose: Verbose = False,
 ) -> None:
     """Check a derivation of your own. The file runs in this process, with your rights."""
+    from comparisons.user_file import checks_in
+
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
     prepare_json(json)
@@ -171,6 +177,7 @@ def cures(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture of the norms by lag.", show_default=False)] = None,
 ) -> None:
     """How far gradients reach back: vanilla RNN, LSTM, GRU, residual, IRNN, minGRU, LRU; clipping; truncation."""
+    from comparisons.crosscheck import available
     from comparisons.cures import draw_figure, examine, must_be_drawable
     from comparisons.terminal_cures import rendered_cures
 
@@ -197,6 +204,8 @@ def trial(
     json: Json = None,
 ) -> None:
     """The cross-check itself on trial: planted mistakes, the smallest error it sees, false alarms."""
+    from comparisons.crosscheck import environment
+    from comparisons.run import cores
     from comparisons.terminal_trial import rendered_trial
     from comparisons.trial import QUICK, Plan, hold
 

@@ -11,16 +11,20 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from comparisons.tolerance import LIMIT, LOW_LIMIT
 from comparisons.verdict import CaseReport, Report, Verdict, report_lines
 
-LEGEND = (
-    "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; summed or averaged. "
-    f"error/noise: the worst error in units of what rounding explains on that very problem, up to {LIMIT:g} agrees "
-    f"({LOW_LIMIT:g} below float64). "
-    "–: not asked, or not told by that reference."
-)
 NARROW = 120  # columns where the output is not a terminal
+
+
+def legend() -> str:
+    """What the table's columns mean."""
+    from comparisons.tolerance import LIMIT, LOW_LIMIT
+
+    return (
+        "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; summed or averaged. "
+        f"error/noise: the worst error in units of what rounding explains on that very problem, up to {LIMIT:g} agrees "
+        f"({LOW_LIMIT:g} below float64). –: not asked, or not told by that reference."
+    )
 
 
 def console(stderr: bool = False) -> Console:
@@ -168,7 +172,7 @@ def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
             *report.notes,
         ]
     ]
-    parts += [Text(LEGEND, style="dim"), Text(closing_line(report, seconds), style="bold" if math.isfinite(seconds) else "")]
+    parts += [Text(legend(), style="dim"), Text(closing_line(report, seconds), style="bold" if math.isfinite(seconds) else "")]
     return Group(*parts)
 
 
