@@ -1,8 +1,11 @@
 """The command line of the benchmark: how fast the hand-derived gradients are, beside torch and jax.
 
-    python comparisons/benchmark.py                  RNN, LSTM, GRU in float64 and float32, small to large, short to long
-    python comparisons/benchmark.py --quick          the smallest sizes alone
+    python comparisons/benchmark.py                  RNN, LSTM, GRU in float64 and float32, small to large, short to long; then
+                                                     Jacobians, a verdict, the start, and how time grows with the sizes
+    python comparisons/benchmark.py --quick          the smallest sizes alone, in less than a minute
+    python comparisons/benchmark.py --only verdict   one section: gradients, Jacobians, products, verdict, start, memory, growth
     python comparisons/benchmark.py --json FILE      the same numbers as JSON
+    python comparisons/benchmark.py --read FILE      tables in Markdown of what --json wrote; nothing is timed
 
 Told are ratios: below 1 the hand-derived is faster. Exit status: 0, 1 if two contenders differ in a gradient, 2 if the
 question could not be asked.
@@ -22,15 +25,21 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from comparisons import files, throughput
+from comparisons import costs, files, throughput
+from comparisons.costs import Cost
 from comparisons.errors import QuestionError
 from comparisons.terminal import blank_table, console
-from comparisons.throughput import Result, Spread
+from comparisons.throughput import Result, Sizes, Spread
 
 LEGEND = (
     "Time by hand over the contender's, for loss and every gradient: the median, its 10 %–90 % range; below 1 by hand is "
     "faster. Last column: the share of its time that NumPy's matrix products alone take."
 )
+
+GRADIENTS = "gradients"
+SECTIONS = (GRADIENTS, "Jacobians", "products", "verdict", "start", "memory", "growth")
+PER_LINE, PER_LINE_QUICK = 2.5, 1.0  # seconds
+Costs = Mapping[str, Sequence[Cost]]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -39,26 +48,46 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def benchmark(
     quick: Annotated[bool, typer.Option("--quick", help="The smallest sizes alone.")] = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="The results as JSON.", show_default=False)] = None,
+    read: Annotated[Path | None, typer.Option(metavar="FILE", help="Markdown of such JSON.", show_default=False)] = None,
     cell: Annotated[str | None, typer.Option(help="Only rnn, lstm or gru.", show_default=False)] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this section.", show_default=False)] = None,
     threads: Annotated[int, typer.Option(min=1, help="For every contender.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0, help="Per line of the tables, three rounds at least.")] = 5.0,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Per line.", show_default="2.5, or 1 if quick")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile too: it unrolls the loop, minutes a line.")] = False,
 ) -> None:
     """Time the hand-derived gradients beside torch and jax, in turns."""
-    if cell is not None and cell not in throughput.NAMES:
-        raise typer.BadParameter(f"{cell!r} is none of {', '.join(throughput.NAMES)}", param_hint="--cell")
+    must_be_one_of(throughput.NAMES, [cell] if cell else [], "--cell")
+    must_be_one_of(SECTIONS, only or [], "--only")
+    if read is not None:
+        typer.echo(markdown(*from_dict(as_json.loads(read.read_text()))))
+        return
     if json is not None:
         files.prepare_file(json)
+    asked, each = only or SECTIONS, seconds if seconds is not None else PER_LINE_QUICK if quick else PER_LINE
     throughput.use_threads(threads)
+    cells = (cell,) if cell else throughput.NAMES
     try:
-        results = run(throughput.tasks(quick, (cell,) if cell else throughput.NAMES), seconds, compile)
+        results = run(throughput.tasks(quick, cells) if GRADIENTS in asked else [], each, compile)
+        found = measure(asked, quick, each)
     except throughput.ContendersDisagree as error:
         console(stderr=True).print(Text(str(error), style="bold red"))
         raise typer.Exit(1) from error
     versions = throughput.versions(threads)
-    console().print(rendered(results, versions))
+    console().print(rendered(results, found, versions))
     if json is not None:
-        files.write_text(json, as_json.dumps(as_dict(results, versions), indent=2) + "\n")
+        files.write_text(json, as_json.dumps(as_dict(results, found, versions), indent=2) + "\n")
+
+
+def must_be_one_of(known: Sequence[str], given: Sequence[str], option: str) -> None:
+    """Raises BadParameter for what is not known."""
+    for name in given:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint=option)
+
+
+def measure(asked: Sequence[str], quick: bool, seconds: float) -> dict[str, list[Cost]]:
+    """The other costs, section by section."""
+    return {name: section() for name, section in costs.sections(quick, seconds).items() if name in asked}
 
 
 def run(tasks: Sequence[tuple[str, throughput.Sizes, str]], seconds: float, with_compile: bool) -> list[Result]:
@@ -71,12 +100,55 @@ def run(tasks: Sequence[tuple[str, throughput.Sizes, str]], seconds: float, with
     return results
 
 
-def rendered(results: Sequence[Result], versions: Mapping[str, Any]) -> RenderableType:
-    """A table for each cell and dtype, and what the numbers depend on."""
-    grouped = groupby(sorted(results, key=lambda r: (r.cell, r.dtype)), key=lambda r: (r.cell, r.dtype))
-    tables = [table(f"{cell}, {dtype}", list(own)) for (cell, dtype), own in grouped]
-    depends = ", ".join(f"{name} {value}" for name, value in versions.items())
-    return Group(*tables, Text(LEGEND, style="dim"), Text(depends))
+def rendered(results: Sequence[Result], found: Costs, versions: Mapping[str, Any]) -> RenderableType:
+    """A table for each cell and dtype, one for each section of other costs, and what the numbers depend on."""
+    tables = [table(title, own) for title, own in grouped(results)]
+    tables += [cost_table(name, own) for name, own in found.items()]
+    return Group(*tables, Text(LEGEND, style="dim"), Text(told(versions)))
+
+
+def grouped(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """By cell and dtype."""
+    ordered = sorted(results, key=lambda r: (r.cell, r.dtype))
+    return [(f"{cell}, {dtype}", list(own)) for (cell, dtype), own in groupby(ordered, key=lambda r: (r.cell, r.dtype))]
+
+
+def told(versions: Mapping[str, Any]) -> str:
+    """Threads and versions in a line."""
+    return ", ".join(f"{name} {value}" for name, value in versions.items())
+
+
+def cost_table(title: str, found: Sequence[Cost]) -> Table:
+    """A line per cost."""
+    made = blank_table(title)
+    for name in ("what", "sizes", *found[0].values, "goal"):
+        made.add_column(name)
+    for each in found:
+        made.add_row(each.what, each.sizes, *(as_text(value) for value in each.values.values()), each.goal)
+    return made
+
+
+def markdown(results: Sequence[Result], found: Costs, versions: Mapping[str, Any]) -> str:
+    """The ratios alone, as Markdown: a line per cell, dtype and sizes, then a line per cost; medians."""
+    lines: list[str] = []
+    if results:
+        names = list(results[0].ratios)
+        lines += markdown_rows(["cell", "T·B·I·H·V", *names, throughput.PRODUCTS])
+        for title, own in grouped(results):
+            for each in own:
+                ratios = [f"{each.ratios[name].median:.2f}" for name in names]
+                lines += [" | ".join(["", title, str(each.sizes), *ratios, f"{each.share.median:.0%}", ""]).strip()]
+    if found:
+        lines += ["", *markdown_rows(["what", "sizes", "ratio", ""])]
+    for each in (cost for section in found.values() for cost in section):
+        ratios = [(name, value.median) for name, value in each.values.items() if name != "seconds"]
+        lines += [f"| {each.what} | {each.sizes} | {value:.2f} | {name} |" for name, value in ratios]
+    return "\n".join([*lines, "", told(versions)])
+
+
+def markdown_rows(names: Sequence[str]) -> list[str]:
+    """A header."""
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
 def table(title: str, results: Sequence[Result]) -> Table:
@@ -96,9 +168,29 @@ def as_text(found: Spread, unit: str = "") -> str:
     return f"{median} ({low}–{high})"
 
 
-def as_dict(results: Sequence[Result], versions: Mapping[str, Any]) -> dict[str, Any]:
+def as_dict(results: Sequence[Result], found: Costs, versions: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that was measured."""
-    return {**versions, "results": [asdict(result) for result in results]}
+    other = {name: [asdict(cost) for cost in section] for name, section in found.items()}
+    return {"versions": dict(versions), "results": [asdict(result) for result in results], "costs": other}
+
+
+def from_dict(given: Mapping[str, Any]) -> tuple[list[Result], dict[str, list[Cost]], dict[str, Any]]:
+    """What `as_dict` was made of."""
+    results = [_result(each) for each in given["results"]]
+    found = {
+        name: [Cost(each["what"], each["sizes"], _spreads(each["values"]), each["goal"]) for each in section]
+        for name, section in given["costs"].items()
+    }
+    return results, found, given["versions"]
+
+
+def _result(each: Mapping[str, Any]) -> Result:
+    measured = _spreads(each["ratios"]), Spread(**each["share"])
+    return Result(each["cell"], each["dtype"], Sizes(**each["sizes"]), each["rounds"], *measured)
+
+
+def _spreads(given: Mapping[str, Any]) -> dict[str, Spread]:
+    return {name: Spread(**value) for name, value in given.items()}
 
 
 def main() -> None:

@@ -187,12 +187,12 @@ def must_agree(runs: Mapping[str, Run], expected: tuple[float, Mapping[str, Arra
                 raise ContendersDisagree(f"{who}: the gradient for {name} ({theirs[name].dtype}) is off by {error:.1e}")
 
 
-def interleaved(runs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Array]:
-    """Times by name (rounds,): every round runs each once, beginning with another one; for so long, and LEAST_ROUNDS at least."""
+def interleaved(runs: Mapping[str, Callable[[], Any]], seconds: float, least: int = LEAST_ROUNDS) -> dict[str, Array]:
+    """Times by name (rounds,): each once a round, every round begins with another; for so long, and `least` rounds at least."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     names, start = list(runs), time.perf_counter()
     rounds = 0
-    while rounds < LEAST_ROUNDS or time.perf_counter() - start < seconds:
+    while rounds < least or time.perf_counter() - start < seconds:
         first = rounds % len(names)
         for name in (*names[first:], *names[:first]):
             begun = time.perf_counter()

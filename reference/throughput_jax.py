@@ -70,3 +70,24 @@ def compiled(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
         return float(value), {name: np.asarray(gradient) for name, gradient in found.items()}
 
     return run
+
+
+def step_jacobians(
+    cell: str, variables: Arrays, before: npt.NDArray[Any], split: Callable[..., State]
+) -> Callable[[], npt.NDArray[Any]]:
+    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by jit(vmap(vmap(jacrev(step)))) at the states `before` (T, B, S)."""
+    mode: Callable[[], Any] = (lambda: jax.enable_x64(True)) if before.dtype == np.float64 else nullcontext
+
+    def one_step(s: Any, x: Any, own: Any) -> Any:
+        u = own["W_xh"] @ x + own["b_x" if cell == "gru" else "b_h"]
+        return xp.concatenate(STEPS[cell](own, split(s), u))
+
+    function = jax.jit(jax.vmap(jax.vmap(jax.jacrev(one_step), (0, 0, None)), (0, 0, None)))
+    with mode():
+        own, s, x = {name: xp.asarray(value) for name, value in variables.items()}, xp.asarray(before), xp.asarray(variables["x"])
+
+    def run() -> npt.NDArray[Any]:
+        with mode():
+            return np.asarray(jax.block_until_ready(function(s, x, own)))
+
+    return run

@@ -126,3 +126,18 @@ def module(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
         return under_head(leaves, h, target)
 
     return differentiated(loss, leaves | {name: getattr(built, theirs) for name, theirs in own.items()}, target)
+
+
+def step_jacobians(
+    cell: str, variables: Arrays, before: npt.NDArray[Any], split: Callable[..., State]
+) -> Callable[[], npt.NDArray[Any]]:
+    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by vmap(jacrev(step)) at the states `before` (T, B, S)."""
+    own = {name: torch.tensor(value) for name, value in variables.items()}
+    s, x = torch.tensor(before).flatten(0, 1), own["x"].flatten(0, 1)
+
+    def one_step(s: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        u = functional.linear(x[None], own["W_xh"], own[in_bias(cell)])
+        return torch.cat(STEPS[cell](own, split(s[None]), u), dim=-1)[0]
+
+    function = torch.vmap(torch.func.jacrev(one_step))
+    return lambda: function(s, x).unflatten(0, before.shape[:2]).numpy()

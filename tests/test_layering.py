@@ -22,9 +22,11 @@ SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*
 THIRD_PARTY = {"manual": {"numpy"}, "reference": {"numpy"}, "comparisons": {"numpy", "ml_dtypes", "typer", "rich"}}
 ACROSS = {
     "comparisons/candidates.py": {"manual"},
+    "comparisons/costs.py": {"manual", "reference"},
     "comparisons/engines.py": {"reference"},
     "comparisons/expression_mutants.py": {"manual"},
     "comparisons/loop_mutants.py": {"manual"},
+    "comparisons/memory.py": {"manual", "reference"},
     "comparisons/side_by_side.py": {"reference"},
     "comparisons/throughput.py": {"manual", "reference"},
     "comparisons/updates.py": {"manual", "reference"},

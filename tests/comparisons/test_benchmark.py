@@ -29,7 +29,8 @@ def _as_before(monkeypatch):
 
 
 def asked(*arguments):
-    return CliRunner().invoke(app, ["--quick", "--seconds", "0", *arguments], env={"COLUMNS": "160"})
+    only = [] if "--only" in arguments else ["--only", "gradients"]
+    return CliRunner().invoke(app, ["--quick", "--seconds", "0", *only, *arguments], env={"COLUMNS": "160"})
 
 
 def test_a_table_per_cell_and_dtype_and_the_same_as_json(tmp_path):
@@ -41,13 +42,34 @@ def test_a_table_per_cell_and_dtype_and_the_same_as_json(tmp_path):
             assert f"{cell}, {dtype}" in said.output
     assert "threads 1" in said.output
     told = json.loads(target.read_text())
-    assert {"threads", "numpy", "torch", "jax", "BLAS", "results"} == set(told)
+    assert {"versions", "results", "costs"} == set(told)
+    assert {"threads", "numpy", "torch", "jax", "BLAS"} == set(told["versions"])
+    assert told["costs"] == {}
     assert [(each["cell"], each["dtype"]) for each in told["results"]] == [(c, d) for c in NAMES for d in throughput.DTYPES]
     for each in told["results"]:
         assert each["sizes"] == vars(TINY)
         assert each["rounds"] >= throughput.LEAST_ROUNDS
         assert set(each["ratios"]) == {MODULE, EAGER, JAX}
         assert all(0 < found["low"] <= found["median"] <= found["high"] for found in (*each["ratios"].values(), each["share"]))
+
+
+def test_the_json_read_again_is_markdown_of_ratios(tmp_path):
+    target = tmp_path / "times.json"
+    assert asked("--json", str(target), "--cell", "gru", "--only", "gradients", "--only", "products").exit_code == 0
+    said = asked("--read", str(target))
+    assert said.exit_code == 0, said.output
+    header, rule, first, *others = said.output.splitlines()
+    assert header.count("|") == rule.count("|") == first.count("|")
+    assert first.startswith(f"| gru, float32 | {TINY} |")
+    assert any(line.startswith("| all ∂s_t/∂s_k |") for line in others)
+    assert others[-1].startswith("threads 1, numpy ")
+    assert " s |" not in said.output, "no seconds, which are those of one machine"
+
+
+def test_a_section_that_there_is_not_is_refused():
+    said = asked("--only", "weather")
+    assert said.exit_code == 2
+    assert "is none of gradients, Jacobians" in said.output
 
 
 def test_a_cell_that_there_is_not_is_refused():
