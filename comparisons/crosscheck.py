@@ -220,7 +220,7 @@ def _own_errors(problem: AnyProblem, plain: Mapping[Engine, Answer]) -> _Lowered
 
 def finite(answer: Answer) -> bool:
     """Whether all that it tells is finite."""
-    told = (*answer.gradients.values(), *answer.steps.values(), *answer.states.values())
+    told = (np.asarray(answer.loss), *answer.gradients.values(), *answer.steps.values(), *answer.states.values())
     return all(bool(np.isfinite(value).all()) for value in told)
 
 

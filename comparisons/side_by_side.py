@@ -39,6 +39,12 @@ class Side:
     objected: int = 0
     seconds: float = 0.0
 
+    def add(self, other: "Side") -> None:
+        """What another counted of the same, too."""
+        self.asked += other.asked
+        self.objected += other.objected
+        self.seconds += other.seconds
+
 
 def checkers(engine: Engine) -> dict[str, Checker]:
     """Ours and, where their frameworks can be imported, the others': each says whether it accepts an answer."""

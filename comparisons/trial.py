@@ -259,8 +259,12 @@ def merge(found: Found, part: Found) -> None:
     """What was found in one part, added to the whole."""
     found.tally += part.tally
     found.manners += part.manners
-    for name in ("missed", "sensitivity", "rejected", "not_reached", "sides"):
+    for name in ("missed", "sensitivity", "rejected", "not_reached"):
         getattr(found, name).extend(getattr(part, name))
+    known = {(side.checker, side.planted, side.dtype): side for side in found.sides}
+    for side in part.sides:
+        known.setdefault((side.checker, side.planted, side.dtype), Side(side.checker, side.planted, side.dtype)).add(side)
+    found.sides = list(known.values())
     found.times.update(part.times)
     for dtype, each in part.alarms.items():
         found.alarms.setdefault(dtype, Alarms()).add(each)

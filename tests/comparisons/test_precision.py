@@ -1,5 +1,7 @@
 """Candidates that work in less than float64: held against the truth in float64, and the frameworks' own error in that dtype."""
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -143,4 +145,8 @@ def test_what_overflows_in_the_frameworks_themselves_is_said(trial):
     problem = trial("tanh").problem.with_variables({"W_hy": np.full((6, 5), 6e4)}).in_precision("float16")
     witnesses = crosscheck.testify(problem, crosscheck.available(["torch"])[0], Convention(), set())
     assert witnesses.overflown == ["torch"]
+    loss_alone = trial("tanh", loss="squared-error", reduction="sum").problem
+    far = replace(loss_alone, constants={**loss_alone.constants, "target": loss_alone.constants["target"] + 300})
+    overflown = crosscheck.testify(far.in_precision("float16"), crosscheck.available(["torch"])[0], Convention(), set()).overflown
+    assert overflown == ["torch"], "where the loss alone does"
     assert "in float16 the gradient of torch itself is not finite" in witnesses.remarks

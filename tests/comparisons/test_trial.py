@@ -11,7 +11,7 @@ from comparisons.planted import KILLED, ROUNDING, SURVIVED, Outcome
 from comparisons.report import main
 from comparisons.sensitivity import Sensitivity
 from comparisons.side_by_side import MISTAKE, OURS, RIGHT, Side
-from comparisons.trial import QUICK, Found, Plan, hold, results_of
+from comparisons.trial import QUICK, Found, Plan, hold, merge, results_of
 
 
 def test_no_result_is_no_success():
@@ -97,3 +97,10 @@ def test_better_than_the_other_checkers():
     assert not beside({ours: 9, other: 8}, {ours: 1, other: 0}, {})["right"]
     assert not beside({ours: 9, other: 8}, {ours: 0, other: 0}, {ours: 1.0, other: 99.0})["at"]
     assert Found().beside_others() == []
+
+
+def test_what_several_cases_show_of_a_checker_is_added_up():
+    found = Found()
+    for asked, objected in ((3, 2), (4, 4)):
+        merge(found, Found(sides=[Side(OURS, MISTAKE, "float64", asked, objected, 1.0)]))
+    assert found.sides == [Side(OURS, MISTAKE, "float64", 7, 6, 2.0)]
