@@ -295,12 +295,13 @@ def _second_look(
     if all(row.passed for row in rows) or witnesses.noise.allowed is not None:
         return rows
     wide = own_rounding.in_longdouble(problem, candidate)
-    if wide is None:
+    single = own_rounding.in_single(problem, candidate)
+    if wide is None or single is None:
         return rows
     own = tolerance.difference(answer, wide)
     eased = replace(witnesses, noise=own_rounding.allowed(witnesses.noise, own))
     again = judge_answer(problem, wide.astype(np.float64), eased, partial)[1]
-    return own_rounding.reconsidered(rows, own, again, witnesses.noise)
+    return own_rounding.reconsidered(rows, own, tolerance.difference(single, wide), again, witnesses.noise)
 
 
 def true_errors(answer: Answer, witnesses: Witnesses) -> dict[str, dict[str, float]]:

@@ -112,8 +112,8 @@ class Question:
         """The user's gradients by path, each checked for its key, type and shape."""
         if self.setup is not None:
             user_code.call("setup", self.setup)
-        wide = any(value.dtype == np.longdouble for value in named.values())  # asked for its own rounding
-        originals = {name: value if wide else value.astype(self.leaves()[name].dtype) for name, value in named.items()}
+        leaves = self.leaves()  # other than float64 are values only where the code is asked for its own rounding
+        originals = {n: v.astype(leaves[n].dtype) if v.dtype == np.float64 else v for n, v in named.items()}
         copies = {name: np.array(value) for name, value in originals.items()}
         extra = [(flatten(item, "cotangent"), item) for item in more]
         handed = [({path: np.array(value) for path, value in flat.items()}, item) for flat, item in extra]
