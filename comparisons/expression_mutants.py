@@ -42,12 +42,14 @@ def _linear_variations() -> tuple[source.Variation, ...]:
     return tuple(source.function_variations(linear.linear_backward, ()))
 
 
-BACKWARDS = ("_slopes", "_deltas", "_deltas_after", "_deltas_before", "_o_last")  # what sequence forms call for their way back
+# what sequence forms call for their way back
+DELTAS = ("_deltas", "_deltas_after", "_deltas_before")
+BACKWARDS = ("_slopes", "_complements", *DELTAS, "_o_last", "joined_backward", "weight_gradient")
 
 
 @lru_cache(maxsize=16)
 def _sequence_variations(kind_of_cell: Any) -> tuple[tuple[str, source.Variation], ...]:
-    """Those of the sequence form's way back: of the method, and of the functions of its module that it or the forward calls."""
+    """Those of the sequence form's way back: of the method, and of the functions that it or the forward calls."""
     method = kind_of_cell.sequence_backward
     functions = {name: method.__globals__[name] for name in BACKWARDS if name in method.__globals__}
     return tuple(
@@ -66,8 +68,9 @@ def _sequence(soil: Soil, kind: str) -> Plants:
 
 def _with_sequence(soil: Soil, name: str, variation: source.Variation) -> Answer:
     method = cast(Any, type(soil.cell)).sequence_backward
-    changed = variation.compiled(name, {**method.__globals__, "np": UNFILLED})
-    if name == method.__name__:
+    function = method if name == method.__name__ else method.__globals__[name]
+    changed = variation.compiled(name, {**function.__globals__, "np": UNFILLED})
+    if function is method:
         return soil.with_cell(altered(soil.cell, sequence_backward=changed))()
     twice = with_globals(soil.cell, "sequence_backward", **{name: changed})
     return soil.with_cell(with_globals(twice, "sequence", **{name: changed}))()

@@ -29,6 +29,7 @@ DTYPES = ("float64", "float32")
 MODULE, EAGER, COMPILED, JAX, PRODUCTS = "torch.nn", "torch eager", "torch.compile", "jax.jit", "matrix products"
 ROUNDINGS = 10_000  # how many units in the last place of its largest entry a gradient may differ
 LEAST_ROUNDS = 3
+TURN = 0.01  # seconds, at least
 
 
 class ContendersDisagree(AssertionError):
@@ -188,18 +189,28 @@ def must_agree(runs: Mapping[str, Run], expected: tuple[float, Mapping[str, Arra
 
 
 def interleaved(runs: Mapping[str, Callable[[], Any]], seconds: float, least: int = LEAST_ROUNDS) -> dict[str, Array]:
-    """Times by name (rounds,): each once a round, every round begins with another; for so long, and `least` rounds at least."""
+    """Seconds by name (rounds,): each has a turn a round, every round begins with another; for so long, `least` rounds at least.
+
+    What is short runs several times in its turn, so that it does not pay for the caches that the one before has emptied.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     names, start = list(runs), time.perf_counter()
+    in_turn = {name: 1 + int(TURN / timed(run)) for name, run in runs.items()} if least > 1 else dict.fromkeys(runs, 1)
     rounds = 0
     while rounds < least or time.perf_counter() - start < seconds:
         first = rounds % len(names)
         for name in (*names[first:], *names[:first]):
-            begun = time.perf_counter()
-            runs[name]()
-            times[name].append(time.perf_counter() - begun)
+            times[name].append(timed(runs[name], in_turn[name]))
         rounds += 1
     return {name: np.array(values) for name, values in times.items()}
+
+
+def timed(run: Callable[[], Any], often: int = 1) -> float:
+    """Seconds for one run, of so many in a row."""
+    begun = time.perf_counter()
+    for _ in range(often):
+        run()
+    return (time.perf_counter() - begun) / often
 
 
 def spread(values: Array) -> Spread:

@@ -210,7 +210,7 @@ def gradients(
     cut = chunk is not None and chunk < tape.steps
     if not isinstance(caches, SequenceCaches) or caches.cell is not cell or tape.mask is not None or cut or len(dtypes) > 1:
         return backward(cell, params, tape, _followed(cotangents, carry), chunk)
-    d_params, d_x, d_initial = caches.cell.sequence_backward(params, tape.x, tape.states, caches.tape, cotangents, carry)
+    d_params, d_x, d_initial = caches.cell.sequence_backward(params, tape.x, caches.tape, cotangents, carry)
     return SequenceGradients(d_params, d_x, {name: value[None] for name, value in d_initial.items()}, None)
 
 

@@ -76,9 +76,7 @@ class SequenceCell(Cell, HoistedCell, Protocol):
         """(s_0..s_T by name, (T+1, B, ·); tape) over x (T, B, I), or tokens (T, B), from the state s_0, (B, ·) by name."""
         ...
 
-    def sequence_backward(
-        self, params: Any, x: Array, states: Arrays, tape: Arrays, cotangents: Any, carry: Arrays | None
-    ) -> StepGradients:
+    def sequence_backward(self, params: Any, x: Array, tape: Arrays, cotangents: Any, carry: Arrays | None) -> StepGradients:
         """(d_params, d_x, ∂L/∂s_0 by name) from cotangents e_1..e_T: name → (T, B, ·).
 
         carry is the part of ∂L/∂s_T that comes through steps after T, (B, ·) by name; None if there are none.
@@ -96,15 +94,6 @@ def has_sequence_form(cell: Any) -> TypeGuard[SequenceCell]:
         return False
     owner = next(each for each in kind.__mro__ if "sequence_backward" in vars(each))
     return all(getattr(kind, name) is getattr(owner, name) for name in STEP_FORM)
-
-
-CACHE = 2**19  # bytes that stay near the processor; a core has about twice as many for itself
-
-
-def pieces(steps: int, step_bytes: int) -> list[slice]:
-    """The steps in pieces, so short that their intermediate values, step_bytes a step, are in the cache when the loop is done."""
-    length = max(1, CACHE // max(1, step_bytes))
-    return [slice(first, min(first + length, steps)) for first in range(0, steps, length)]
 
 
 def zeros(like: Array) -> Array:

@@ -42,24 +42,28 @@ p_z = (h_{t−1} − n) z z̄ and p_n = z̄ (1 − n²) scaling rows:
 after:   J = diag(z) + p_z W_hz + p_n (r W_hn + v_n r r̄ W_hr)                                    (14a)
 before:  J = diag(z) + p_z W_hz + p_n W_hn (diag(r) + diag(h_{t−1} r r̄) W_hr)                    (14b)
 
-In the sequence form σ(a) = 1 / (1 + e⁻ᵃ), and r̄ = e⁻ᵃ r, with all its digits as well. All of (6)–(10) is dh_t, or q, times what
-is computed on the way forward:
+In the sequence form σ(a) = 1 / (1 + e⁻ᵃ), and σ(−a) = e⁻ᵃ σ(a), with all its digits as well; (5) is h_t = n + z ⊙ (h_{t−1} − n),
+which needs no z̄. All of (6)–(10) is dh_t, or q, times what is computed on the way forward:
 
     δ_n = k_n ⊙ dh_t,   k_n = z̄ (1 − n²);   δ_z = k_z ⊙ dh_t,   k_z = (h_{t−1} − n) z z̄             (15)
 after:   ε_n = k_n r ⊙ dh_t,   δ_r = k_n r v_n r̄ ⊙ dh_t                                          (16a)
 before:  δ_r = r h_{t−1} r̄ ⊙ q                                                                   (16b)
 
+The products of (1) and (2) are one for r and z, by (1) of manual.sequences.
+
 Source: Cho et al. 2014 (before); the form "after" is cuDNN's.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from manual.activations import sigmoid_and_complement
-from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, arriving, pieces
+from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, arriving
 from manual.linear import linear, linear_backward, rows_of
+from manual.sequences import Joined, Multiplier, NetInputs, tiles, weight_gradient, width_of
 
 GATES = ("r", "z", "n")
 
@@ -150,159 +154,167 @@ class GRU(Halves):
         d_b_hh = np.concatenate([gates.sum(axis=0), epsilon_n.sum(axis=0)])  # (13)
         return {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_x": np.sum(rows[:, : 3 * size], axis=0), "b_hh": d_b_hh}, d_x
 
-    # The sequence form. Each gate is a block (B, H) of its own in memory.
+    # The sequence form.
 
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
-        """(h_0..h_T (T+1, B, H), {"slopes" by (15) and (16) (T, 5, B, H), what W_hn has "seen" if not h})."""
+        """(h_0..h_T (T+1, B, H); s_t, "slopes" by (15) and (16) (5, T, B, H), what W_hn has "seen" if not h)."""
         (steps, batch), size, after = x.shape[:2], params["W_hh"].shape[1], self.reset == "after"
-        W_xh, W_hh, b_x, b_hh = (_turned(params[name]) for name in ("W_xh", "W_hh", "b_x", "b_hh"))
-        b_x[: 2 * size if after else None] += b_hh[: 2 * size if after else None]  # r ⊙ b_hn waits for r
-        u = np.ascontiguousarray(linear(np, W_xh, rows_of(x, 2)))
-        u += b_x
-        u, h = u.reshape(steps, batch, 3, size).swapaxes(1, 2), np.empty((steps + 1, batch, size), u.dtype)
-        W, W_gates, W_n = (np.ascontiguousarray(weight.T) for weight in (W_hh, W_hh[: 2 * size], W_hh[2 * size :]))
-        h[0] = initial["h"]
-        slopes, seen = np.empty((steps, 5, batch, size), u.dtype), h[:-1] if after else np.empty_like(h[1:])
-        all_pieces = pieces(steps, 13 * h[0].nbytes)
-        room = np.empty((all_pieces[0].stop, 8, batch, size), u.dtype)
-        for piece in all_pieces:
-            own, until = room[: piece.stop - piece.start], h[piece.start : piece.stop + 1]
-            if after:
-                _gates_after(u[piece], W, b_hh[2 * size :], until, own)
+        (W_xr_z, W_xn), (b_r_z, b_n), (c_r_z, c_n), (W_hr_z, W_hn) = (
+            np.split(params[name], [2 * size]) for name in ("W_xh", "b_x", "b_hh", "W_hh")
+        )  # c is the bias beside W_hh
+        joined = Joined(x, initial["h"])
+        rows, h, all_tiles = joined.rows, joined.h, tiles(steps, batch, 10 * initial["h"][0].nbytes)
+        W_r_z, together = -joined.weights(W_xr_z, b_r_z + c_r_z, W_hr_z), all_tiles[0].count  # e⁻ᵃ is wanted
+        net = NetInputs(rows, W_r_z, joined.columns(-W_xr_z), together, 2)
+        u_n = linear(np, W_xn, rows_of(x, 2)).reshape(steps, batch, size)
+        u_n += b_n if after else b_n + c_n
+        slopes, seen = np.empty((5, steps, batch, size), u_n.dtype), h[:-1] if after else np.empty_like(u_n)
+        W_n = np.concatenate([c_n[:, None], W_hn], axis=1).T if after else W_hn.T
+        net_n = NetInputs(rows[..., joined.width :], W_n, [None] * steps, together) if after else Multiplier(W_n, batch)
+        room = np.empty((together, 4, all_tiles[0].rows.stop, size), u_n.dtype)
+        for tile in all_tiles:
+            own, until = (tile.steps, tile.rows), h[tile.through]
+            mine = net.of(tile), net.turns(tile), u_n[own], until, room[: tile.count, :, : until.shape[1]]
+            if isinstance(net_n, NetInputs):
+                done = _gates_after(*mine, net_n.of(tile)[:, 0], net_n.turns(tile))
             else:
-                _gates_before(u[piece], W_gates, W_n, until, seen[piece], own)
-            _slopes(own, h[piece], None if after else seen[piece], slopes[piece])
-        return {"h": h}, {"slopes": slopes, **({} if after else {"seen": seen})}
+                done = _gates_before(*mine, net_n, seen[own])
+            _slopes(*done, after, slopes[:, *own])
+        return {"h": h}, {"joined": rows, "slopes": slopes, **({} if after else {"seen": seen})}
 
     def sequence_backward(
-        self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays, carry: Arrays | None
+        self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
         """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H), and what later steps hand back for h_T."""
-        size = params["W_hh"].shape[1]
+        size, rows, width = params["W_hh"].shape[1], tape["joined"], width_of(x)
         walk = _deltas_after if self.reset == "after" else _deltas_before
         delta, epsilon_n, dh_0 = walk(tape["slopes"], params["W_hh"], cotangents["h"], carry)
-        d_W_xh, d_x = linear_backward(params["W_xh"], rows_of(x, 2), delta)  # (12)
-        d_b_x, gates, h_prev = np.sum(delta, axis=0), delta[:, : 2 * size], states["h"][:-1]
-        seen = tape.get("seen", h_prev)
-        d_W_hh = np.concatenate([gates.T @ rows_of(h_prev, 2), epsilon_n.T @ rows_of(seen, 2)])  # (13)
-        d_b_hh = np.concatenate([d_b_x[: 2 * size], np.sum(epsilon_n, axis=0)])  # (13)
-        d_params = {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_x": d_b_x, "b_hh": d_b_hh}
-        return d_params, None if d_x is None else d_x.reshape(x.shape), {"h": dh_0}
+        by_r_z = weight_gradient(rows, delta[..., : 2 * size])  # (12), (13), rows of r and z
+        by_x = np.concatenate([by_r_z[:, : width + 1], weight_gradient(rows[..., : width + 1], delta[..., 2 * size :])])  # (12)
+        seen = tape.get("seen")
+        if seen is None:
+            d_b_n, d_W_hn = np.split(weight_gradient(rows[..., width:], epsilon_n), [1], axis=1)  # (13)
+        else:
+            d_b_n, d_W_hn = by_x[2 * size :, width:], weight_gradient(seen, epsilon_n)  # (13)
+        d_params = {
+            "W_xh": by_x[:, :width] if width else linear_backward(params["W_xh"], x, delta)[0],
+            "W_hh": np.concatenate([by_r_z[:, width + 1 :], d_W_hn]),
+            "b_x": by_x[:, width],
+            "b_hh": np.concatenate([by_x[: 2 * size, width], d_b_n[:, 0]]),
+        }
+        d_x = (rows_of(delta, 2) @ params["W_xh"]).reshape(x.shape) if width else None  # (12)
+        return {name: np.ascontiguousarray(value) for name, value in d_params.items()}, d_x, {"h": dh_0}
 
 
-def _turned(stacked: Array) -> Array:
-    """A copy of what is stacked r, z, n, for −a_r, −a_z, a_n."""
-    turned = stacked.copy()
-    turned[: 2 * len(turned) // len(GATES)] *= -1
-    return turned
-
-
-def _gates_after(u: Array, W: Array, b_hn: Array, h: Array, room: Array) -> None:
-    """Fills h (n+1, B, H), and in the room (n, 8, B, H) e⁻ᵃ of r, z, z̄, these themselves, n and v_n."""
-    size = h.shape[-1]
-    from_h, kept = np.empty((h.shape[1], 3 * size), h.dtype), np.empty_like(h[0])
-    from_h_gates, from_h_n = from_h.reshape(-1, 3, size).swapaxes(0, 1)[:2], from_h[:, 2 * size :]
-    decays, gates = (room[:, :2], room[:, 1], room[:, 2], room[:, :3]), (room[:, 3:6], room[:, 3], room[:, 4], room[:, 5])
-    every = zip(h[:-1], h[1:], u[:, :2], u[:, 2], *decays, *gates, room[:, 6], room[:, 7], strict=True)
-    with np.errstate(over="ignore"):  # where e⁻ᵃ is infinite, σ is zero
-        for h_prev, h_t, u_gates, u_n, net, net_z, net_not_z, decay, gates_t, r, z, not_z, n, v_n in every:
-            np.dot(h_prev, W, out=from_h)  # (2)
-            np.add(u_gates, from_h_gates, out=net)
-            np.negative(net_z, out=net_not_z)
-            np.exp(decay, out=decay)
-            np.add(decay, 1, out=gates_t)
+def _gates_after(
+    a: Array, turns: Iterable[None], u: Array, h: Array, room: Array, v: Array, turns_n: Iterable[None]
+) -> tuple[Array, Array, Array]:
+    """Fills h (n+1, r, H); r̄, z̄, in place of a (n, 2, r, H); r, z, n, h_{t−1} − n (n, 4, r, H); v."""
+    gates, (r, z, n, apart) = room[:, :2], room.swapaxes(0, 1)
+    one, kept, infinite = np.ones((), a.dtype), np.empty_like(h[0]), list[str]()
+    with np.errstate(over="call", call=lambda kind, _: infinite.append(kind)):
+        every = zip(turns, turns_n, h, h[1:], a, u, v, gates, r, z, n, apart, strict=False)
+        for _, _, h_prev, h_t, a_t, u_t, v_t, gates_t, r_t, z_t, n_t, apart_t in every:  # their turns: (1), (2)
+            np.exp(a_t, out=a_t)
+            np.add(a_t, one, out=gates_t)
             np.reciprocal(gates_t, out=gates_t)  # (3)
-            np.add(from_h_n, b_hn, out=v_n)  # (2)
-            np.multiply(r, v_n, out=n)
-            np.add(n, u_n, out=n)
-            np.tanh(n, out=n)  # (4a)
-            np.multiply(not_z, n, out=h_t)
-            np.multiply(z, h_prev, out=kept)
-            np.add(h_t, kept, out=h_t)  # (5)
+            np.multiply(r_t, v_t, out=n_t)
+            np.add(n_t, u_t, out=n_t)
+            np.tanh(n_t, out=n_t)  # (4a)
+            np.subtract(h_prev, n_t, out=apart_t)
+            np.multiply(z_t, apart_t, out=kept)
+            np.add(n_t, kept, out=h_t)  # (5)
+    return _complements(a, gates, infinite), room, v
 
 
-def _gates_before(u: Array, W_gates: Array, W_n: Array, h: Array, seen: Array, room: Array) -> None:
-    """Fills h (n+1, B, H), r h_{t−1}, and in the room (n, 8, B, H) e⁻ᵃ of r, z, z̄, these themselves, and n."""
-    size = h.shape[-1]
-    from_h, kept = np.empty((h.shape[1], 2 * size), h.dtype), np.empty_like(h[0])
-    from_h_gates = from_h.reshape(-1, 2, size).swapaxes(0, 1)
-    decays, gates = (room[:, :2], room[:, 1], room[:, 2], room[:, :3]), (room[:, 3:6], room[:, 3], room[:, 4], room[:, 5])
-    every = zip(h[:-1], h[1:], u[:, :2], u[:, 2], *decays, *gates, room[:, 6], seen, strict=True)
-    with np.errstate(over="ignore"):  # where e⁻ᵃ is infinite, σ is zero
-        for h_prev, h_t, u_gates, u_n, net, net_z, net_not_z, decay, gates_t, r, z, not_z, n, seen_t in every:
-            np.dot(h_prev, W_gates, out=from_h)  # (2)
-            np.add(u_gates, from_h_gates, out=net)
-            np.negative(net_z, out=net_not_z)
-            np.exp(decay, out=decay)
-            np.add(decay, 1, out=gates_t)
+def _gates_before(
+    a: Array, turns: Iterable[None], u: Array, h: Array, room: Array, product: Multiplier, seen: Array
+) -> tuple[Array, Array, Array]:
+    """The same, and r ⊙ h_{t−1}, in place of v."""
+    gates, (r, z, n, apart) = room[:, :2], room.swapaxes(0, 1)
+    (filled,), ((kept,),) = product.room(1, h.shape[1])
+    one, infinite = np.ones((), a.dtype), list[str]()
+    with np.errstate(over="call", call=lambda kind, _: infinite.append(kind)):
+        every = zip(turns, h, h[1:], a, u, seen, gates, r, z, n, apart, strict=False)
+        for _, h_prev, h_t, a_t, u_t, seen_t, gates_t, r_t, z_t, n_t, apart_t in every:  # its turn: (1), (2)
+            np.exp(a_t, out=a_t)
+            np.add(a_t, one, out=gates_t)
             np.reciprocal(gates_t, out=gates_t)  # (3)
-            np.multiply(r, h_prev, out=seen_t)
-            np.dot(seen_t, W_n, out=kept)
-            np.add(kept, u_n, out=n)
-            np.tanh(n, out=n)  # (4b)
-            np.multiply(not_z, n, out=h_t)
-            np.multiply(z, h_prev, out=kept)
-            np.add(h_t, kept, out=h_t)  # (5)
+            np.multiply(r_t, h_prev, out=seen_t)
+            product.times(seen_t, filled)
+            np.add(kept, u_t, out=n_t)
+            np.tanh(n_t, out=n_t)  # (4b)
+            np.subtract(h_prev, n_t, out=apart_t)
+            np.multiply(z_t, apart_t, out=kept)
+            np.add(n_t, kept, out=h_t)  # (5)
+    return _complements(a, gates, infinite), room, seen
 
 
-def _slopes(room: Array, h_prev: Array, seen: Array | None, slopes: Array) -> None:
-    """Fills the factors in δ_r, δ_z, δ_n by (15) and (16), z, and r (before) or the factor in ε_n (after): (n, 5, B, H)."""
-    decay_r, _, _, r, z, not_z, n, v_n = room.swapaxes(0, 1)
-    k_n, k_z, k_r, last, kept = (slopes[:, place] for place in (3, 2, 1, 0, 4))
+def _complements(decay: Array, gates: Array, infinite: Sequence[str]) -> Array:
+    """1 − σ(a) from e⁻ᵃ, in its place, and σ(a)."""
+    if infinite:
+        np.minimum(decay, np.finfo(decay.dtype).max, out=decay)  # ∞ · 0 would be NaN
+    np.multiply(decay, gates, out=decay)
+    if infinite:
+        np.copyto(decay, 1, where=gates == 0)
+    return decay
+
+
+def _slopes(complements: Array, room: Array, with_r: Array, after: bool, slopes: Array) -> None:
+    """Fills the factor in ε_n (after) or r (before), those in δ_r, δ_z, δ_n by (15) and (16), and z."""
+    (not_r, not_z), (r, z, n, apart), (last, k_r, k_z, k_n, kept) = complements.swapaxes(0, 1), room.swapaxes(0, 1), slopes
     np.multiply(n, n, out=k_n)
     np.subtract(1, k_n, out=k_n)
     k_n *= not_z  # (15)
-    np.subtract(h_prev, n, out=k_z)
-    k_z *= z
+    np.multiply(apart, z, out=k_z)
     k_z *= not_z  # (15)
-    np.minimum(decay_r, np.finfo(room.dtype).max, out=decay_r)  # ∞ · 0 would be NaN
-    decay_r *= r  # r̄
-    if seen is None:
+    if after:
         np.multiply(k_n, r, out=last)  # (16a)
-        np.multiply(last, v_n, out=k_r)
-        k_r *= decay_r  # (16a)
+        np.multiply(last, with_r, out=k_r)  # v_n
+        k_r *= not_r  # (16a)
     else:
         last[...] = r
-        np.multiply(seen, decay_r, out=k_r)  # (16b)
+        np.multiply(with_r, not_r, out=k_r)  # (16b), with r h_{t−1}
     kept[...] = z
 
 
 def _deltas_after(slopes: Array, W_hh: Array, e: Array, carry: Arrays | None) -> tuple[Array, Array, Array]:
-    """(δ (T·B, 3H), ε_n (T·B, H), dh_0)."""
-    steps, _, batch, size = slopes.shape
+    """(δ (T, B, 3H), ε_n (T, B, H), dh_0)."""
+    steps, batch, size = slopes.shape[1:]
     all_four = np.empty((steps, batch, 4 * size), slopes.dtype)  # ε_n, δ_r, δ_z, δ_n
-    W = np.concatenate([W_hh[2 * size :], W_hh[: 2 * size]])
-    dh, kept = (np.zeros((batch, size), slopes.dtype) for _ in range(2))
-    dh_prev = arriving(carry, "h", dh)
-    every = (e, slopes[:, :4], slopes[:, 4], all_four.reshape(steps, batch, 4, size).swapaxes(1, 2), all_four[..., : 3 * size])
-    for e_t, slopes_t, z, deltas, epsilon in zip(*(each[::-1] for each in every), strict=True):
+    product = Multiplier(np.concatenate([W_hh[2 * size :], W_hh[: 2 * size]]), batch)
+    (filled,), ((dh_prev,),) = product.room(1, batch)
+    dh, kept = (np.empty((batch, size), slopes.dtype) for _ in range(2))
+    dh_prev[...] = arriving(carry, "h", dh)
+    blocks, epsilon = all_four.reshape(steps, batch, 4, size).swapaxes(1, 2), all_four[..., : 3 * size]
+    every = (e, slopes[:4].swapaxes(0, 1), slopes[4], blocks, epsilon)
+    for e_t, slopes_t, z, deltas, epsilon_t in zip(*(each[::-1] for each in every), strict=True):
         np.add(e_t, dh_prev, out=dh)
         np.multiply(slopes_t, dh, out=deltas)  # (15), (16a)
         np.multiply(z, dh, out=kept)
-        np.dot(epsilon, W, out=dh_prev)
+        product.times(epsilon_t, filled)
         np.add(dh_prev, kept, out=dh_prev)  # (11a)
-    rows = rows_of(all_four, 2)
-    return rows[:, size:], rows[:, :size], dh_prev
+    return all_four[..., size:], all_four[..., :size], dh_prev
 
 
 def _deltas_before(slopes: Array, W_hh: Array, e: Array, carry: Arrays | None) -> tuple[Array, Array, Array]:
-    """(δ (T·B, 3H), ε_n (T·B, H), dh_0)."""
-    steps, _, batch, size = slopes.shape
+    """(δ (T, B, 3H), ε_n (T, B, H), dh_0)."""
+    steps, batch, size = slopes.shape[1:]
     delta = np.empty((steps, batch, 3 * size), slopes.dtype)
-    W_gates, W_n = np.ascontiguousarray(W_hh[: 2 * size]), np.ascontiguousarray(W_hh[2 * size :])
-    dh, q, kept = (np.zeros((batch, size), slopes.dtype) for _ in range(3))
-    dh_prev = arriving(carry, "h", dh)
-    r_z_n, gates_of, n_of = delta.reshape(steps, batch, 3, size).swapaxes(1, 2), delta[..., : 2 * size], delta[..., 2 * size :]
-    every = (e, slopes[:, 1], slopes[:, 2:4], slopes[:, 0], slopes[:, 4], r_z_n[:, 0], r_z_n[:, 1:], gates_of, n_of)
+    by_gates, by_n = Multiplier(W_hh[: 2 * size], batch), Multiplier(W_hh[2 * size :], batch)
+    ((filled,), ((dh_prev,),)), ((filled_n,), ((q,),)) = (product.room(1, batch) for product in (by_gates, by_n))
+    dh, kept = (np.empty((batch, size), slopes.dtype) for _ in range(2))
+    dh_prev[...] = arriving(carry, "h", dh)
+    blocks, gates, n = delta.reshape(steps, batch, 3, size).swapaxes(1, 2), delta[..., : 2 * size], delta[..., 2 * size :]
+    every = (e, slopes[1], slopes[2:4].swapaxes(0, 1), slopes[0], slopes[4], blocks[:, 0], blocks[:, 1:], gates, n)
     for e_t, k_r, k_z_n, r, z, delta_r, delta_z_n, delta_gates, delta_n in zip(*(each[::-1] for each in every), strict=True):
         np.add(e_t, dh_prev, out=dh)
         np.multiply(k_z_n, dh, out=delta_z_n)  # (15)
-        np.dot(delta_n, W_n, out=q)  # (9b)
+        by_n.times(delta_n, filled_n)  # q by (9b)
         np.multiply(k_r, q, out=delta_r)  # (16b)
-        np.dot(delta_gates, W_gates, out=dh_prev)
+        by_gates.times(delta_gates, filled)
         np.multiply(z, dh, out=kept)
         np.add(dh_prev, kept, out=dh_prev)
         np.multiply(r, q, out=kept)
         np.add(dh_prev, kept, out=dh_prev)  # (11b)
-    rows = rows_of(delta, 2)
-    return rows, rows[:, 2 * size :], dh_prev
+    return delta, delta[..., 2 * size :], dh_prev

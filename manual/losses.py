@@ -43,20 +43,15 @@ def position_weights(mask: Array, reduction: str) -> Array:
     return mask / count  # (7)
 
 
-def log_softmax(y: Array) -> Array:
-    """log p along the last axis; shifted by the largest y, so that only differences of y beyond the float range overflow."""
-    shifted = y - y.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
 def softmax_cross_entropy(y: Array, target: Array, weights: Array) -> tuple[float, Array]:
     """(L, ∂L/∂y) for y (T, B, V), integer targets (T, B) and weights (T, B)."""
-    log_p = log_softmax(y)
-    at_target = target[..., None]
-    loss = -(weights * np.take_along_axis(log_p, at_target, axis=-1)[..., 0]).sum()  # (1), (2)
-    d_y = np.exp(log_p)
-    np.put_along_axis(d_y, at_target, np.take_along_axis(d_y, at_target, axis=-1) - 1, axis=-1)  # (3)
-    return float(loss), d_y * weights[..., None]
+    shifted = (y - y.max(axis=-1, keepdims=True)).reshape(-1, y.shape[-1])  # only differences of y matter, and are formed
+    p, w, at_target = np.exp(shifted), weights.reshape(-1), (np.arange(target.size), target.reshape(-1))
+    total = p.sum(axis=-1)
+    loss = -(w * (shifted[at_target] - np.log(total))).sum()  # (1), (2)
+    p *= (w / total)[:, None]
+    p[at_target] -= w  # (3)
+    return float(loss), p.reshape(y.shape)
 
 
 def squared_error(y: Array, target: Array, weights: Array) -> tuple[float, Array]:

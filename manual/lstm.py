@@ -38,19 +38,22 @@ In the sequence form σ(a) = 1 / (1 + e⁻ᵃ), and σ(−a) = e⁻ᵃ σ(a), wi
     d̃c = dc_t + dh_t ⊙ (o − h_t tanh(c_t)),   δ_o = dh_t ⊙ h_t ō                             (16)
     δ_i = d̃c ⊙ (i g) ī,   δ_f = d̃c ⊙ (f c_{t−1}) f̄,   δ_g = d̃c ⊙ (i − (i g) g)               (17)
 
-They are computed on the way forward, and are all that the way back needs of the gates, with f for (10).
+They are computed on the way forward, and are all that the way back needs of the gates, with f for (10). (1) and (13) are one
+product each, by (1) and (2) of manual.sequences.
 
 Source: Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from manual.activations import sigmoid_and_complement
-from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, are_zeros, arriving, pieces
-from manual.linear import linear, linear_backward, rows_of
+from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, are_zeros, arriving
+from manual.linear import linear, linear_backward
+from manual.sequences import Joined, Multiplier, NetInputs, joined_backward, tiles
 
 GATES = ("i", "f", "g", "o")
 
@@ -122,36 +125,31 @@ class LSTM(Halves):
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (13), (12)
         return {"W_xh": d_W_xh, "W_hh": rows.T @ h_prev, "b_h": np.sum(rows, axis=0)}, d_x  # (13)
 
-    # The sequence form. Each gate is a block (B, H) of its own in memory, and o stands first: o, i, f, g.
+    # The sequence form. o stands first: o, i, f, g.
 
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
-        """(h_0..h_T and c_0..c_T (T+1, B, H), what multiplies dh_t (T, 2, B, H), what multiplies d̃c (T, 4, B, H))."""
+        """(h_0..h_T and c_0..c_T (T+1, B, H); s_t, what multiplies dh_t (2, T, B, H), what multiplies d̃c (4, T, B, H))."""
         (steps, batch), size = x.shape[:2], params["W_hh"].shape[1]
-        W_xh, W_hh, b_h = (_turned(params[name]) for name in ("W_xh", "W_hh", "b_h"))
-        W = np.ascontiguousarray(W_hh.T)
-        h, c = (np.empty((steps + 1, *initial[name].shape), W.dtype) for name in ("h", "c"))
-        h[0], c[0] = initial["h"], initial["c"]
-        u = np.ascontiguousarray(linear(np, W_xh, rows_of(x, 2)))
-        u += b_h
-        blocks, by_c = u.reshape(steps, batch, 4, size), u.reshape(steps, 4, batch, size)  # the slopes take u's place in memory
-        by_h, all_pieces = np.empty((steps, 2, batch, size), u.dtype), pieces(steps, 10 * h[0].nbytes)
-        room = _Room(all_pieces[0].stop, h[0])
-        for piece in all_pieces:
-            h_piece, c_piece = (s[piece.start : piece.stop + 1] for s in (h, c))
-            _slopes(*_gates(blocks[piece], W, h_piece, c_piece, room), h_piece[1:], by_h[piece], by_c[piece])
-        return {"h": h, "c": c}, {"by_h": by_h, "by_c": by_c}
+        joined, (W_xh, b_h, W_hh) = Joined(x, initial["h"]), (_turned(params[name]) for name in ("W_xh", "b_h", "W_hh"))
+        h, c = joined.h, np.empty(joined.h.shape, W_hh.dtype)
+        c[0] = initial["c"]
+        by_h, by_c = (np.empty((blocks, steps, batch, size), W_hh.dtype) for blocks in (2, 4))
+        all_tiles = tiles(steps, batch, 10 * c[0, 0].nbytes)
+        net = NetInputs(joined.rows, joined.weights(W_xh, b_h, W_hh), joined.columns(W_xh), all_tiles[0].count, 4)
+        room = np.empty((all_tiles[0].count, 6, all_tiles[0].rows.stop, size), W_hh.dtype)
+        for tile in all_tiles:
+            h_own, c_own, own = h[tile.through], c[tile.through], (slice(None), tile.steps, tile.rows)
+            gates = _gates(net.of(tile), net.turns(tile), h_own, c_own, room[: tile.count, :, : h_own.shape[1]])
+            _slopes(*gates, h_own[1:], by_h[own], by_c[own])
+        return {"h": h, "c": c}, {"joined": joined.rows, "by_h": by_h, "by_c": by_c}
 
     def sequence_backward(
-        self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays, carry: Arrays | None
+        self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
-        """(d_params, dx, {"h": dh_0, "c": dc_0}) from e_1..e_T: name → (T, B, H), and what later steps hand back for s_T."""
-        size = params["W_hh"].shape[1]
+        """(d_params, dx, {"h": dh_0, "c": dc_0}) from e_1..e_T: name → (T, B, ·), and what later steps hand back for s_T."""
         delta, d_initial = _deltas(tape["by_h"], tape["by_c"], _o_first(params["W_hh"]), cotangents, carry)
-        rows = delta.reshape(-1, 4 * size)
-        d_W_xh, d_x = linear_backward(_o_first(params["W_xh"]), rows_of(x, 2), rows)  # (13), (12)
-        d_W_hh, d_b_h = rows.T @ rows_of(states["h"][:-1], 2), np.sum(rows, axis=0)  # (13)
-        d_params = {"W_xh": _o_last(d_W_xh), "W_hh": _o_last(d_W_hh), "b_h": _o_last(d_b_h)}
-        return d_params, None if d_x is None else d_x.reshape(x.shape), d_initial
+        d_W_xh, d_b_h, d_W_hh, d_x = joined_backward(_o_first(params["W_xh"]), x, tape["joined"], delta)  # (13), (12)
+        return {"W_xh": _o_last(d_W_xh), "W_hh": _o_last(d_W_hh), "b_h": _o_last(d_b_h)}, d_x, d_initial
 
 
 def _o_first(stacked: Array) -> Array:
@@ -173,29 +171,15 @@ def _turned(stacked: Array) -> Array:
     return turned
 
 
-class _Room:
-    """Memory for the intermediate values of n steps."""
-
-    def __init__(self, steps: int, like: Array) -> None:
-        self.a, self.gates, self.terms = (np.empty((steps, blocks, *like.shape), like.dtype) for blocks in (4, 3, 2))
-        self.tanh_c = np.empty((steps, *like.shape), like.dtype)
-
-
-def _gates(u: Array, W: Array, h: Array, c: Array, room: _Room) -> tuple[Array, Array, Array, Array]:
-    """Fills h and c (n+1, B, H) from u (n, B, 4, H); e⁻ᵃ of o, i, f and g (n, 4, B, H), o, i, f, then ig, f c_{t−1}; tanh c."""
-    steps, batch, _, size = u.shape
-    a, gates, terms, tanh_c = room.a[:steps], room.gates[:steps], room.terms[:steps], room.tanh_c[:steps]
-    from_h = np.empty((batch, 4 * size), u.dtype)
-    from_h_blocks = from_h.reshape(batch, 4, size).swapaxes(0, 1)
-    decay, g, (o, i, f), (i_g, f_c) = a[:, :3], a[:, 3], gates.swapaxes(0, 1), terms.swapaxes(0, 1)
-    infinite: list[str] = []
+def _gates(a: Array, turns: Iterable[None], h: Array, c: Array, room: Array) -> tuple[Array, Array, Array]:
+    """Fills h and c (n+1, r, H): e⁻ᵃ of o, i, f and g, in place of a (n, 4, r, H); o, i, f; i g, f c_{t−1}, tanh c."""
+    gates, terms, decay, g, (o, i, f, i_g, f_c, tanh_c) = room[:, :3], room[:, 3:], a[:, :3], a[:, 3], room.swapaxes(0, 1)
+    one, infinite = np.ones((), a.dtype), list[str]()
     with np.errstate(over="call", call=lambda kind, _: infinite.append(kind)):
-        every = zip(h, c, h[1:], c[1:], u.swapaxes(1, 2), a, decay, g, gates, o, i, f, i_g, f_c, tanh_c, strict=False)
-        for h_prev, c_prev, h_t, c_t, u_t, a_t, decay_t, g_t, gates_t, o_t, i_t, f_t, i_g_t, f_c_t, tanh_c_t in every:
-            np.dot(h_prev, W, out=from_h)
-            np.add(u_t, from_h_blocks, out=a_t)  # (1)
+        every = zip(turns, c, h[1:], c[1:], decay, g, gates, o, i, f, i_g, f_c, tanh_c, strict=False)
+        for _, c_prev, h_t, c_t, decay_t, g_t, gates_t, o_t, i_t, f_t, i_g_t, f_c_t, tanh_c_t in every:  # its turn: (1)
             np.exp(decay_t, out=decay_t)
-            np.add(decay_t, 1, out=gates_t)
+            np.add(decay_t, one, out=gates_t)
             np.reciprocal(gates_t, out=gates_t)  # (2)
             np.tanh(g_t, out=g_t)  # (2)
             np.multiply(i_t, g_t, out=i_g_t)
@@ -205,31 +189,35 @@ def _gates(u: Array, W: Array, h: Array, c: Array, room: _Room) -> tuple[Array, 
             np.multiply(o_t, tanh_c_t, out=h_t)  # (4)
     if infinite:
         np.minimum(decay, np.finfo(a.dtype).max, out=decay)  # ∞ · 0 would be NaN
-    return a, gates, terms, tanh_c
+    return a, gates, terms
 
 
-def _slopes(a: Array, gates: Array, terms: Array, tanh_c: Array, h: Array, by_h: Array, by_c: Array) -> None:
+def _slopes(a: Array, gates: Array, terms: Array, h: Array, by_h: Array, by_c: Array) -> None:
     """Fills what multiplies dh_t, for d̃c and δ_o, and what multiplies d̃c, for δ_i, δ_f, δ_g and dc_{t−1}."""
-    (o, i, f), g = gates.swapaxes(0, 1), a[:, 3]
-    np.multiply(h, tanh_c, out=by_h[:, 0])
-    np.subtract(o, by_h[:, 0], out=by_h[:, 0])  # (16)
-    np.multiply(a[:, 0], o, out=by_h[:, 1])
-    by_h[:, 1] *= h  # (16)
-    np.multiply(a[:, 1:3], gates[:, 1:], out=by_c[:, :2])
-    by_c[:, :2] *= terms  # (17)
-    np.multiply(terms[:, 0], g, out=by_c[:, 2])
-    np.subtract(i, by_c[:, 2], out=by_c[:, 2])  # (17)
-    by_c[:, 3] = f  # (10)
+    (e_o, e_i, e_f, g), (o, i, f), (i_g, f_c, tanh_c) = (each.swapaxes(0, 1) for each in (a, gates, terms))
+    np.multiply(h, tanh_c, out=by_h[0])
+    np.subtract(o, by_h[0], out=by_h[0])  # (16)
+    np.multiply(e_o, o, out=by_h[1])
+    by_h[1] *= h  # (16)
+    np.multiply(e_i, i, out=by_c[0])
+    by_c[0] *= i_g  # (17)
+    np.multiply(e_f, f, out=by_c[1])
+    by_c[1] *= f_c  # (17)
+    np.multiply(i_g, g, out=by_c[2])
+    np.subtract(i, by_c[2], out=by_c[2])  # (17)
+    by_c[3] = f  # (10)
 
 
 def _deltas(by_h: Array, by_c: Array, W: Array, e: Arrays, carry: Arrays | None) -> tuple[Array, Arrays]:
     """(δ (T, B, 4H), {"h": dh_0, "c": dc_0})."""
-    steps, _, batch, size = by_h.shape
+    steps, batch, size = by_h.shape[1:]
     delta = np.empty((steps, batch, 4 * size), by_h.dtype)
-    dh, dc = (np.zeros((batch, size), delta.dtype) for _ in range(2))
-    dh_prev, dc_prev = (arriving(carry, name, dh) for name in ("h", "c"))
+    dh, dc = (np.empty((batch, size), delta.dtype) for _ in range(2))
+    product = Multiplier(W, batch)
+    (filled,), ((dh_prev,),) = product.room(1, batch)
+    dh_prev[...], dc_prev = arriving(carry, "h", dh), arriving(carry, "c", dc)
     blocks, reads_c = delta.reshape(steps, batch, 4, size).swapaxes(1, 2), not are_zeros(e["c"])
-    inner, o, gates, f = by_h[:, 0], by_h[:, 1], by_c[:, :3], by_c[:, 3]
+    inner, o, gates, f = *by_h, by_c[:3].swapaxes(0, 1), by_c[3]
     every = (e["h"], e["c"], inner, o, gates, f, blocks[:, 0], blocks[:, 1:], delta)
     for e_h, e_c, inner_t, o_t, gates_t, f_t, delta_o, delta_gates, delta_t in zip(*(each[::-1] for each in every), strict=True):
         np.add(e_h, dh_prev, out=dh)
@@ -240,5 +228,5 @@ def _deltas(by_h: Array, by_c: Array, W: Array, e: Arrays, carry: Arrays | None)
         np.multiply(o_t, dh, out=delta_o)  # (16)
         np.multiply(gates_t, dc, out=delta_gates)  # (17)
         np.multiply(f_t, dc, out=dc_prev)  # (10)
-        np.dot(delta_t, W, out=dh_prev)  # (11)
+        product.times(delta_t, filled)  # (11)
     return delta, {"h": dh_prev, "c": dc_prev}

@@ -41,6 +41,7 @@ from manual import bptt, checkpointing, truncation
 from manual.cell import Array, Arrays, Cell, Shapes, output_names, output_size, zeros
 from manual.linear import rows_of
 from manual.losses import LOSSES, position_weights
+from manual.sequences import weight_gradient
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class Head:
 
     def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> Reading:
         """Loss and cotangents of what is read; the other parts of the state are not, and their cotangent is zero."""
-        h = np.concatenate([rows_of(states[name], 2) for name in self.reads], axis=-1)
+        parts = [rows_of(states[name], 2) for name in self.reads]
+        h = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         y = (h @ params["W_hy"].T + params["b_y"]).reshape(*inputs["mask"].shape, -1)  # (5)
         weights = position_weights(inputs["mask"], self.reduction)
         loss, d_y = LOSSES[self.loss](y, inputs["target"], weights)  # (6)
@@ -125,7 +127,7 @@ class Head:
         ends, rows = np.cumsum([states[name].shape[-1] for name in self.reads]), rows_of(d_y, 2)
         d_h = (rows @ params["W_hy"]).reshape(*d_y.shape[:2], -1)
         cotangents |= dict(zip(self.reads, np.split(d_h, ends[:-1], axis=-1), strict=True))  # (7)
-        d_params = {"W_hy": rows.T @ h, "b_y": np.sum(rows, axis=0)}  # (8), (9)
+        d_params = {"W_hy": weight_gradient(h, rows), "b_y": np.sum(rows, axis=0)}  # (8), (9)
         return Reading(loss, y, cotangents, d_params)
 
 

@@ -32,8 +32,9 @@ from typing import Any
 import numpy as np
 
 from manual.activations import ACTIVATIONS
-from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, arriving, pieces
-from manual.linear import linear, linear_backward, rows_of
+from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, arriving
+from manual.linear import linear, linear_backward
+from manual.sequences import Joined, Multiplier, NetInputs, joined_backward, tiles
 
 
 @dataclass(frozen=True)
@@ -88,37 +89,34 @@ class RNN(Halves):
     # The sequence form.
 
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
-        """(h_0..h_T (T+1, B, H), φ′(z_1)..φ′(z_T) (T, B, H))."""
-        z = np.ascontiguousarray(linear(np, params["W_xh"], rows_of(x, 2)))
-        z += params["b_h"]
-        z, W, activation = z.reshape(*x.shape[:2], -1), np.ascontiguousarray(params["W_hh"].T), ACTIVATIONS[self.activation]
-        h, from_h = np.empty((len(z) + 1, *z.shape[1:]), z.dtype), np.empty(z.shape[1:], z.dtype)
-        h[0] = initial["h"]
-        for piece in pieces(len(z), 3 * from_h.nbytes):
-            for h_prev, h_t, z_t in zip(h[piece], h[piece.start + 1 :], z[piece], strict=False):
-                np.dot(h_prev, W, out=from_h)
-                np.add(z_t, from_h, out=z_t)  # (1)
+        """(h_0..h_T (T+1, B, H); s_t, φ′(z_1)..φ′(z_T) (T, B, H))."""
+        (W_xh, b_h, W_hh), activation = (params[name] for name in ("W_xh", "b_h", "W_hh")), ACTIVATIONS[self.activation]
+        joined, all_tiles = Joined(x, initial["h"]), tiles(len(x), len(x[0]), 3 * initial["h"][0].nbytes)
+        h, slope = joined.h, np.empty(joined.h[1:].shape, W_hh.dtype)
+        net = NetInputs(joined.rows, joined.weights(W_xh, b_h, W_hh), joined.columns(W_xh), all_tiles[0].count)
+        for tile in all_tiles:
+            z, h_own = net.of(tile)[:, 0], h[tile.through][1:]
+            for _, z_t, h_t in zip(net.turns(tile), z, h_own, strict=True):  # its turn: (1)
                 if self.activation == "tanh":
                     np.tanh(z_t, out=h_t)  # (2)
                 else:
                     h_t[...] = activation.value(np, z_t)  # (2)
-            z[piece] = activation.derivative(z[piece], h[piece.start + 1 : piece.stop + 1])  # z is needed for this alone
-        return {"h": h}, {"slope": z}
+            slope[tile.steps, tile.rows] = activation.derivative(z, h_own)
+        return {"h": h}, {"joined": joined.rows, "slope": slope}
 
     def sequence_backward(
-        self, params: Arrays, x: Array, states: Arrays, tape: Arrays, cotangents: Arrays, carry: Arrays | None
+        self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
         """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H), and what later steps hand back for h_T."""
-        delta, W = np.empty_like(tape["slope"]), np.ascontiguousarray(params["W_hh"])
-        dh_prev = arriving(carry, "h", delta[0])
+        delta, product = np.empty_like(tape["slope"]), Multiplier(params["W_hh"], len(tape["slope"][0]))
+        (filled,), ((dh_prev,),) = product.room(1, len(delta[0]))
+        dh_prev[...] = arriving(carry, "h", delta[0])
         for e_t, slope_t, delta_t in zip(cotangents["h"][::-1], tape["slope"][::-1], delta[::-1], strict=True):
             np.add(e_t, dh_prev, out=delta_t)
             np.multiply(slope_t, delta_t, out=delta_t)  # (3)
-            np.dot(delta_t, W, out=dh_prev)  # (4)
-        rows = rows_of(delta, 2)
-        d_W_xh, d_x = linear_backward(params["W_xh"], rows_of(x, 2), rows)  # (6), (5)
-        d_params = {"W_xh": d_W_xh, "W_hh": rows.T @ rows_of(states["h"][:-1], 2), "b_h": np.sum(rows, axis=0)}  # (7), (8)
-        return d_params, None if d_x is None else d_x.reshape(x.shape), {"h": dh_prev}
+            product.times(delta_t, filled)  # (4)
+        d_W_xh, d_b_h, d_W_hh, d_x = joined_backward(params["W_xh"], x, tape["joined"], delta)  # (6), (8), (7), (5)
+        return {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_h": d_b_h}, d_x, {"h": dh_prev}
 
 
 @dataclass(frozen=True)

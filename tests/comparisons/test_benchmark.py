@@ -114,11 +114,21 @@ def test_a_disagreement_is_the_exit_status(monkeypatch):
     assert "a cheat" in said.stderr
 
 
-def test_every_round_runs_everybody_once_beginning_with_another():
+def test_every_round_runs_everybody_once_beginning_with_another(monkeypatch):
     order = []
+    monkeypatch.setattr(throughput, "timed", lambda run, often=1: run() or float(often))
+    monkeypatch.setattr(throughput, "TURN", 0.5)
     times = throughput.interleaved({name: lambda name=name: order.append(name) for name in "abc"}, 0)
-    assert order == list("abcbcacab")
+    assert order == list("abc") + list("abcbcacab")  # once to see how long each takes
     assert {name: len(values) for name, values in times.items()} == dict.fromkeys("abc", throughput.LEAST_ROUNDS)
+
+
+def test_what_is_short_runs_often_in_its_turn():
+    times = throughput.interleaved(dict.fromkeys("ab", lambda: None), 0)
+    assert all(0 < value < throughput.TURN / 100 for values in times.values() for value in values)
+    ran = []
+    assert throughput.timed(lambda: ran.append(1), 7) > 0
+    assert len(ran) == 7
 
 
 def test_ratios_are_taken_within_rounds():

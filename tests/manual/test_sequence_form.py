@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manual import bptt, cell
+from manual import bptt, sequences
 from manual.activations import ACTIVATIONS
-from manual.cell import are_zeros, has_sequence_form, pieces, zeros
+from manual.cell import are_zeros, has_sequence_form, zeros
 from manual.gru import GRU
 from manual.lstm import LSTM
 from manual.network import Head, Network, Projection
@@ -155,13 +155,26 @@ def test_the_memory_layout_does_not_matter(name, layout, tokens):
     assert unlike(found, by_steps(CELLS[name], params, initial, x, cotangents)) == set()
 
 
-@pytest.mark.parametrize("cache", [1, 3000])
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize(("cache", "many"), [(1, 23 * 5), (1100, 23 * 3), (5000, 12)])
 @every_cell
-def test_the_length_of_the_pieces_does_not_matter(name, cache, monkeypatch):
-    question = draw(CELLS[name], (23, 2, 3, 4))
+def test_the_tiles_do_not_matter(name, cache, many, tokens, monkeypatch):
+    question = draw(CELLS[name], (23, 5, 3, 4), tokens=tokens)
     expected = by_steps(CELLS[name], *question)
-    monkeypatch.setattr(cell, "CACHE", cache)
-    assert len(pieces(23, 500)) in (23, 4)
+    monkeypatch.setattr(sequences, "CACHE", cache)
+    assert len(sequences.tiles(23, 5, 500)) == many
+    assert unlike(by_sequence(CELLS[name], *question), expected) == set()
+
+
+@pytest.mark.parametrize("small", [0, 20_000])
+@pytest.mark.parametrize("cache", [1, 2**20])
+@every_cell
+def test_panels_do_not_matter(name, cache, small, monkeypatch):
+    question = draw(CELLS[name], (5, 7, 3, 64))
+    expected = by_steps(CELLS[name], *question)
+    monkeypatch.setattr(sequences, "CACHE", cache)
+    monkeypatch.setattr(sequences, "SMALL", small)
+    assert sequences.Multiplier(question[0]["W_hh"].T, 7).by_panels == bool(small)
     assert unlike(by_sequence(CELLS[name], *question), expected) == set()
 
 

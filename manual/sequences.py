@@ -1,0 +1,154 @@
+"""What the sequence forms of the cells have in common: one product for x and h, products by panels, tiles.
+
+Where x and a state h are multiplied both, one product does, and one for all gradients:
+
+    s_t = (x_t, 1, h_{t−1}),  W = (W_xh, b, W_hh):   W s_t = W_xh x_t + b + W_hh h_{t−1}    (1)
+    (dW_xh, db, dW_hh) = Σ_t δ_t s_tᵀ                                                       (2)
+
+A token is not part of s_t = (1, h_{t−1}): its column of W_xh is added.
+
+How long a product takes depends on how it is asked for. By OpenBLAS, which NumPy brings along, (2) is computed faster as
+(Σ s δᵀ)ᵀ; and small matrices are multiplied as they lie, where larger ones are copied first, so that a product of few rows is
+faster by panels of columns.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from manual.linear import linear, linear_backward, rows_of
+
+Array: TypeAlias = npt.NDArray[Any]
+
+CACHE = 2**20  # bytes that stay near the processor
+PANEL = 256  # bytes of a panel's row
+SMALL = 10**6  # multiplications: up to so many OpenBLAS multiplies matrices as they lie
+
+
+class Joined:
+    """s_1..s_T by (1) for x (T, B, I), or tokens (T, B).
+
+    rows    (T, B, I+1+H), or (T, B, 1+H) for tokens: complete once h is
+    h       h_0..h_T (T+1, B, H), the same memory; h_0 is there, the others are to be written
+    """
+
+    def __init__(self, x: Array, h_0: Array) -> None:
+        self.x, self.width = x, width_of(x)
+        through = np.empty((len(x) + 1, len(h_0), self.width + 1 + h_0.shape[-1]), h_0.dtype)
+        self.rows, self.h = through[:-1], through[..., self.width + 1 :]
+        if self.width:
+            self.rows[..., : self.width] = x
+        self.rows[..., self.width], self.h[0] = 1, h_0
+
+    def weights(self, W_xh: Array, b: Array, W_hh: Array) -> Array:
+        """Wᵀ by (1), for products of rows: (I+1+H, out), or (1+H, out) for tokens."""
+        return np.concatenate([W_xh[:, : self.width], b[:, None], W_hh], axis=1).T
+
+    def columns(self, W_xh: Array) -> Sequence[Any]:
+        """By step what tokens add, (B, out); None for rows."""
+        return [None] * len(self.x) if self.width else linear(np, W_xh, self.x)
+
+
+def width_of(x: Array) -> int:
+    """How many numbers of s_t are those of x_t: I, and none of a token."""
+    return 0 if np.isdtype(x.dtype, "integral") else x.shape[-1]
+
+
+def joined_backward(W_xh: Array, x: Array, rows: Array, delta: Array) -> tuple[Array, Array, Array, Array | None]:
+    """(dW_xh, db, dW_hh, dx) for x (T, B, I) or tokens (T, B), s (T, B, ·) and delta (T, B, out)."""
+    width = width_of(x)
+    parts = np.split(weight_gradient(rows, delta), [width, width + 1], axis=1)  # (2)
+    d_W_xh, d_b, d_W_hh = (part.copy() for part in parts)
+    if not width:
+        return linear_backward(W_xh, x, delta)[0], d_b[:, 0], d_W_hh, None
+    return d_W_xh, d_b[:, 0], d_W_hh, (rows_of(delta, 2) @ W_xh).reshape(x.shape)
+
+
+def weight_gradient(x: Array, delta: Array) -> Array:
+    """Σ δ xᵀ (out, I) over all leading axes of x (…, I) and delta (…, out)."""
+    turned = x.reshape(-1, x.shape[-1]).T @ delta.reshape(-1, delta.shape[-1])
+    return np.ascontiguousarray(turned.T)  # (2)
+
+
+class Multiplier:
+    """M ↦ M W for M of so many rows, again and again; the columns of W are those of so many blocks."""
+
+    def __init__(self, W: Array, rows: int, blocks: int = 1) -> None:
+        panel, apart, by_column = PANEL // W.itemsize, W.reshape(len(W), blocks, -1), rows * len(W)
+        self.blocks = blocks
+        self.by_panels = apart.shape[2] % panel == 0 and by_column * panel <= SMALL < by_column * W.shape[1]
+        panels = apart.reshape(len(W), blocks, -1, panel).transpose(1, 2, 0, 3) if self.by_panels else W
+        self.W = np.ascontiguousarray(panels)
+
+    def room(self, steps: int, rows: int) -> tuple[Array, Array]:
+        """Memory for a product a step: (as `times` fills it, as (steps, blocks, rows, columns of a block))."""
+        if not self.by_panels:
+            flat = np.empty((steps, rows, self.W.shape[1]), self.W.dtype)
+            return flat, flat.reshape(steps, rows, self.blocks, -1).swapaxes(1, 2)
+        _, count, _, panel = self.W.shape
+        by_block = np.empty((steps, self.blocks, rows, count * panel), self.W.dtype)
+        return by_block.reshape(*by_block.shape[:3], count, panel).swapaxes(2, 3), by_block
+
+    def times(self, M: Array, out: Array) -> None:
+        """M W."""
+        if self.by_panels:
+            np.matmul(M, self.W, out=out)
+        else:
+            np.dot(M, self.W, out=out)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some steps of all rows, or some rows of one step."""
+
+    steps: slice
+    rows: slice
+
+    @property
+    def count(self) -> int:
+        """How many steps."""
+        return self.steps.stop - self.steps.start
+
+    @property
+    def through(self) -> tuple[slice, slice]:
+        """Where the states before and after its steps stand in (T+1, B, ·)."""
+        return slice(self.steps.start, self.steps.stop + 1), self.rows
+
+
+def tiles(steps: int, batch: int, row_bytes: int) -> list[Tile]:
+    """The run in its order, in tiles whose intermediate values, row_bytes a step and row, stay in the cache.
+
+    None is larger than the first.
+    """
+    together = CACHE // (row_bytes * batch)
+    if together:
+        return [Tile(slice(first, min(first + together, steps)), slice(0, batch)) for first in range(0, steps, together)]
+    rows = -(-batch // -(-row_bytes * batch // CACHE))
+    parts = [slice(first, min(first + rows, batch)) for first in range(0, batch, rows)]
+    return [Tile(slice(t, t + 1), part) for t in range(steps) for part in parts]
+
+
+class NetInputs:
+    """a_t = W s_t (blocks, B, ·), each computed when its turn comes, because s_t waits for the state before it."""
+
+    def __init__(self, rows: Array, W: Array, columns: Sequence[Any], steps: int, blocks: int = 1) -> None:
+        self.rows, self.columns, batch = rows, columns, rows.shape[1]
+        self.product = Multiplier(W, batch, blocks)
+        self.filled, self.a = self.product.room(steps, batch)
+
+    def of(self, tile: Tile) -> Array:
+        """Where those of the tile stand: (steps, blocks, rows, ·)."""
+        return self.a[: tile.count, :, tile.rows]
+
+    def turns(self, tile: Tile) -> Iterator[None]:
+        """A step's turn is the next one's; a product is for all rows, and done before the first tile that has some of them."""
+        every = zip(self.rows[tile.steps], self.columns[tile.steps], self.filled, self.a, strict=False)
+        for row, column, filled, a in every:
+            if not tile.rows.start:
+                self.product.times(row, filled)
+                if column is not None:
+                    np.add(a, column.reshape(len(column), len(a), -1).swapaxes(0, 1), out=a)
+            yield
