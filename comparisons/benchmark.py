@@ -4,7 +4,7 @@
                                                      Jacobians, a verdict, the start, and how time grows with the sizes
     python comparisons/benchmark.py --quick          the smallest sizes alone, in less than a minute
     python comparisons/benchmark.py --only verdict   one section: gradients, Jacobians, products, verdict, start, memory, growth
-    python comparisons/benchmark.py --json FILE      the same numbers as JSON
+    python comparisons/benchmark.py --json FILE      the same numbers as JSON, written anew after every line
     python comparisons/benchmark.py --read FILE      tables in Markdown of what --json wrote; nothing is timed
 
 Told are ratios: below 1 the hand-derived is faster. Exit status: 0, 1 if two contenders differ in a gradient, 2 if the
@@ -13,8 +13,8 @@ question could not be asked.
 
 import json as as_json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,17 +65,15 @@ def benchmark(
         files.prepare_file(json)
     asked, each = only or SECTIONS, seconds if seconds is not None else PER_LINE_QUICK if quick else PER_LINE
     throughput.use_threads(threads)
-    cells = (cell,) if cell else throughput.NAMES
+    tasks = throughput.tasks(quick, (cell,) if cell else throughput.NAMES) if GRADIENTS in asked else []
+    sections = {name: section for name, section in costs.sections(quick, each).items() if name in asked}
+    found = Measured(throughput.versions(threads), json)
     try:
-        results = run(throughput.tasks(quick, cells) if GRADIENTS in asked else [], each, compile)
-        found = measure(asked, quick, each)
+        measure(found, tasks, sections, each, compile)
     except throughput.ContendersDisagree as error:
         console(stderr=True).print(Text(str(error), style="bold red"))
         raise typer.Exit(1) from error
-    versions = throughput.versions(threads)
-    console().print(rendered(results, found, versions))
-    if json is not None:
-        files.write_text(json, as_json.dumps(as_dict(results, found, versions), indent=2) + "\n")
+    console().print(rendered(found.results, found.costs, found.versions))
 
 
 def must_be_one_of(known: Sequence[str], given: Sequence[str], option: str) -> None:
@@ -85,19 +83,43 @@ def must_be_one_of(known: Sequence[str], given: Sequence[str], option: str) -> N
             raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint=option)
 
 
-def measure(asked: Sequence[str], quick: bool, seconds: float) -> dict[str, list[Cost]]:
-    """The other costs, section by section."""
-    return {name: section() for name, section in costs.sections(quick, seconds).items() if name in asked}
+@dataclass
+class Measured:
+    """What has been measured so far, and the file it is written to."""
+
+    versions: Mapping[str, Any]
+    target: Path | None
+    results: list[Result] = field(default_factory=list[Result])
+    costs: dict[str, list[Cost]] = field(default_factory=dict[str, list[Cost]])
+
+    def save(self) -> None:
+        """The file as it would be if this were all. Raises BadTarget."""
+        if self.target is not None:
+            told = as_dict(self.results, self.costs, self.versions)
+            files.write_text(self.target, as_json.dumps(told, indent=2) + "\n")
 
 
-def run(tasks: Sequence[tuple[str, throughput.Sizes, str]], seconds: float, with_compile: bool) -> list[Result]:
-    """A result per task; a progress bar on a terminal meanwhile."""
+def measure(
+    found: Measured,
+    tasks: Sequence[tuple[str, throughput.Sizes, str]],
+    sections: Mapping[str, Callable[[], list[Cost]]],
+    seconds: float,
+    with_compile: bool,
+) -> None:
+    """Adds a result per task and the costs of every section, saving after each; a progress bar on a terminal meanwhile."""
     shown = console(stderr=True)
-    results: list[Result] = []
     with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:
-        for name, sizes, dtype in progress.track(tasks, description="timing"):
-            results.append(throughput.measured(throughput.task_of(name, sizes, dtype), seconds, with_compile))
-    return results
+        bar = progress.add_task("timing", total=len(tasks) + len(sections))
+        for name, sizes, dtype in tasks:
+            progress.update(bar, description=f"{name} {sizes} {dtype}")
+            found.results.append(throughput.measured(throughput.task_of(name, sizes, dtype), seconds, with_compile))
+            found.save()
+            progress.advance(bar)
+        for name, section in sections.items():
+            progress.update(bar, description=name)
+            found.costs[name] = section()
+            found.save()
+            progress.advance(bar)
 
 
 def rendered(results: Sequence[Result], found: Costs, versions: Mapping[str, Any]) -> RenderableType:

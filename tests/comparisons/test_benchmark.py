@@ -66,6 +66,21 @@ def test_the_json_read_again_is_markdown_of_ratios(tmp_path):
     assert " s |" not in said.output, "no seconds, which are those of one machine"
 
 
+def test_what_was_measured_before_it_is_interrupted_is_kept(tmp_path, monkeypatch):
+    target, measured = tmp_path / "times.json", throughput.measured
+
+    def interrupted(task, *given):
+        if task.cell == "lstm":
+            raise KeyboardInterrupt
+        return measured(task, *given)
+
+    monkeypatch.setattr(throughput, "measured", interrupted)
+    assert asked("--json", str(target)).exit_code != 0
+    told = json.loads(target.read_text())
+    assert [(each["cell"], each["dtype"]) for each in told["results"]] == [("rnn", d) for d in throughput.DTYPES]
+    assert "| rnn, float32 |" in asked("--read", str(target)).output
+
+
 def test_a_section_that_there_is_not_is_refused():
     said = asked("--only", "weather")
     assert said.exit_code == 2
