@@ -63,7 +63,7 @@ import numpy as np
 from manual.activations import sigmoid_and_complement
 from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, arriving
 from manual.linear import linear, linear_backward, rows_of
-from manual.sequences import Joined, Multiplier, NetInputs, tiles, weight_gradient, width_of
+from manual.sequences import Joined, Multiplier, NetInputs, empty, tiles, weight_gradient, width_of
 
 GATES = ("r", "z", "n")
 
@@ -164,13 +164,13 @@ class GRU(Halves):
         )  # c is the bias beside W_hh
         joined = Joined(x, initial["h"])
         rows, h, all_tiles = joined.rows, joined.h, tiles(steps, batch, 10 * initial["h"][0].nbytes)
-        W_r_z, together = -joined.weights(W_xr_z, b_r_z + c_r_z, W_hr_z), all_tiles[0].count  # e⁻ᵃ is wanted
+        W_r_z, together = -joined.weights(W_hr_z, b_r_z + c_r_z, W_xr_z), all_tiles[0].count  # e⁻ᵃ is wanted
         net = NetInputs(rows, W_r_z, joined.columns(-W_xr_z), together, 2)
         u_n = linear(np, W_xn, rows_of(x, 2)).reshape(steps, batch, size)
         u_n += b_n if after else b_n + c_n
-        slopes, seen = np.empty((5, steps, batch, size), u_n.dtype), h[:-1] if after else np.empty_like(u_n)
-        W_n = np.concatenate([c_n[:, None], W_hn], axis=1).T if after else W_hn.T
-        net_n = NetInputs(rows[..., joined.width :], W_n, [None] * steps, together) if after else Multiplier(W_n, batch)
+        slopes, seen = empty((5, steps, batch, size), u_n.dtype), h[:-1] if after else np.empty_like(u_n)
+        W_n = np.concatenate([W_hn, c_n[:, None]], axis=1).T if after else W_hn.T
+        net_n = NetInputs(rows[..., : size + 1], W_n, [None] * steps, together) if after else Multiplier(W_n, batch)
         room = np.empty((together, 4, all_tiles[0].rows.stop, size), u_n.dtype)
         for tile in all_tiles:
             own, until = (tile.steps, tile.rows), h[tile.through]
@@ -186,24 +186,22 @@ class GRU(Halves):
         self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
         """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H), and what later steps hand back for h_T."""
-        size, rows, width = params["W_hh"].shape[1], tape["joined"], width_of(x)
+        size, rows = params["W_hh"].shape[1], tape["joined"]
         walk = _deltas_after if self.reset == "after" else _deltas_before
         delta, epsilon_n, dh_0 = walk(tape["slopes"], params["W_hh"], cotangents["h"], carry)
         by_r_z = weight_gradient(rows, delta[..., : 2 * size])  # (12), (13), rows of r and z
-        by_x = np.concatenate([by_r_z[:, : width + 1], weight_gradient(rows[..., : width + 1], delta[..., 2 * size :])])  # (12)
-        seen = tape.get("seen")
-        if seen is None:
-            d_b_n, d_W_hn = np.split(weight_gradient(rows[..., width:], epsilon_n), [1], axis=1)  # (13)
+        by_x = np.concatenate([by_r_z[:, size:], weight_gradient(rows[..., size:], delta[..., 2 * size :])])  # (12)
+        if "seen" in tape:
+            d_W_hn, d_b_n = weight_gradient(tape["seen"], epsilon_n), by_x[2 * size :, :1]  # (13)
         else:
-            d_b_n, d_W_hn = by_x[2 * size :, width:], weight_gradient(seen, epsilon_n)  # (13)
+            d_W_hn, d_b_n = np.split(weight_gradient(rows[..., : size + 1], epsilon_n), [size], axis=1)  # (13)
         d_params = {
-            "W_xh": by_x[:, :width] if width else linear_backward(params["W_xh"], x, delta)[0],
-            "W_hh": np.concatenate([by_r_z[:, width + 1 :], d_W_hn]),
-            "b_x": by_x[:, width],
-            "b_hh": np.concatenate([by_x[: 2 * size, width], d_b_n[:, 0]]),
+            "W_xh": by_x[:, 1:].copy() if width_of(x) else linear_backward(params["W_xh"], x, delta)[0],
+            "W_hh": np.concatenate([by_r_z[:, :size], d_W_hn]),
+            "b_x": by_x[:, 0].copy(),
+            "b_hh": np.concatenate([by_x[: 2 * size, 0], d_b_n[:, 0]]),
         }
-        d_x = (rows_of(delta, 2) @ params["W_xh"]).reshape(x.shape) if width else None  # (12)
-        return {name: np.ascontiguousarray(value) for name, value in d_params.items()}, d_x, {"h": dh_0}
+        return d_params, (rows_of(delta, 2) @ params["W_xh"]).reshape(x.shape) if width_of(x) else None, {"h": dh_0}  # (12)
 
 
 def _gates_after(
@@ -281,7 +279,7 @@ def _slopes(complements: Array, room: Array, with_r: Array, after: bool, slopes:
 def _deltas_after(slopes: Array, W_hh: Array, e: Array, carry: Arrays | None) -> tuple[Array, Array, Array]:
     """(δ (T, B, 3H), ε_n (T, B, H), dh_0)."""
     steps, batch, size = slopes.shape[1:]
-    all_four = np.empty((steps, batch, 4 * size), slopes.dtype)  # ε_n, δ_r, δ_z, δ_n
+    all_four = empty((steps, batch, 4 * size), slopes.dtype)  # ε_n, δ_r, δ_z, δ_n
     product = Multiplier(np.concatenate([W_hh[2 * size :], W_hh[: 2 * size]]), batch)
     (filled,), ((dh_prev,),) = product.room(1, batch)
     dh, kept = (np.empty((batch, size), slopes.dtype) for _ in range(2))
@@ -300,7 +298,7 @@ def _deltas_after(slopes: Array, W_hh: Array, e: Array, carry: Arrays | None) ->
 def _deltas_before(slopes: Array, W_hh: Array, e: Array, carry: Arrays | None) -> tuple[Array, Array, Array]:
     """(δ (T, B, 3H), ε_n (T, B, H), dh_0)."""
     steps, batch, size = slopes.shape[1:]
-    delta = np.empty((steps, batch, 3 * size), slopes.dtype)
+    delta = empty((steps, batch, 3 * size), slopes.dtype)
     by_gates, by_n = Multiplier(W_hh[: 2 * size], batch), Multiplier(W_hh[2 * size :], batch)
     ((filled,), ((dh_prev,),)), ((filled_n,), ((q,),)) = (product.room(1, batch) for product in (by_gates, by_n))
     dh, kept = (np.empty((batch, size), slopes.dtype) for _ in range(2))

@@ -53,7 +53,7 @@ import numpy as np
 from manual.activations import sigmoid_and_complement
 from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, are_zeros, arriving
 from manual.linear import linear, linear_backward
-from manual.sequences import Joined, Multiplier, NetInputs, joined_backward, tiles
+from manual.sequences import Joined, Multiplier, NetInputs, empty, joined_backward, tiles
 
 GATES = ("i", "f", "g", "o")
 
@@ -130,12 +130,12 @@ class LSTM(Halves):
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
         """(h_0..h_T and c_0..c_T (T+1, B, H); s_t, what multiplies dh_t (2, T, B, H), what multiplies d̃c (4, T, B, H))."""
         (steps, batch), size = x.shape[:2], params["W_hh"].shape[1]
-        joined, (W_xh, b_h, W_hh) = Joined(x, initial["h"]), (_turned(params[name]) for name in ("W_xh", "b_h", "W_hh"))
-        h, c = joined.h, np.empty(joined.h.shape, W_hh.dtype)
+        joined, (W_hh, b_h, W_xh) = Joined(x, initial["h"]), (_turned(params[name]) for name in ("W_hh", "b_h", "W_xh"))
+        h, c = joined.h, empty(joined.h.shape, W_hh.dtype)
         c[0] = initial["c"]
-        by_h, by_c = (np.empty((blocks, steps, batch, size), W_hh.dtype) for blocks in (2, 4))
+        by_h, by_c = (empty((blocks, steps, batch, size), W_hh.dtype) for blocks in (2, 4))
         all_tiles = tiles(steps, batch, 10 * c[0, 0].nbytes)
-        net = NetInputs(joined.rows, joined.weights(W_xh, b_h, W_hh), joined.columns(W_xh), all_tiles[0].count, 4)
+        net = NetInputs(joined.rows, joined.weights(W_hh, b_h, W_xh), joined.columns(W_xh), all_tiles[0].count, 4)
         room = np.empty((all_tiles[0].count, 6, all_tiles[0].rows.stop, size), W_hh.dtype)
         for tile in all_tiles:
             h_own, c_own, own = h[tile.through], c[tile.through], (slice(None), tile.steps, tile.rows)
@@ -148,7 +148,7 @@ class LSTM(Halves):
     ) -> StepGradients:
         """(d_params, dx, {"h": dh_0, "c": dc_0}) from e_1..e_T: name → (T, B, ·), and what later steps hand back for s_T."""
         delta, d_initial = _deltas(tape["by_h"], tape["by_c"], _o_first(params["W_hh"]), cotangents, carry)
-        d_W_xh, d_b_h, d_W_hh, d_x = joined_backward(_o_first(params["W_xh"]), x, tape["joined"], delta)  # (13), (12)
+        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(_o_first(params["W_xh"]), x, tape["joined"], delta)  # (13), (12)
         return {"W_xh": _o_last(d_W_xh), "W_hh": _o_last(d_W_hh), "b_h": _o_last(d_b_h)}, d_x, d_initial
 
 
@@ -211,7 +211,7 @@ def _slopes(a: Array, gates: Array, terms: Array, h: Array, by_h: Array, by_c: A
 def _deltas(by_h: Array, by_c: Array, W: Array, e: Arrays, carry: Arrays | None) -> tuple[Array, Arrays]:
     """(δ (T, B, 4H), {"h": dh_0, "c": dc_0})."""
     steps, batch, size = by_h.shape[1:]
-    delta = np.empty((steps, batch, 4 * size), by_h.dtype)
+    delta = empty((steps, batch, 4 * size), by_h.dtype)
     dh, dc = (np.empty((batch, size), delta.dtype) for _ in range(2))
     product = Multiplier(W, batch)
     (filled,), ((dh_prev,),) = product.room(1, batch)

@@ -34,7 +34,7 @@ import numpy as np
 from manual.activations import ACTIVATIONS
 from manual.cell import Array, Arrays, Halves, Shapes, StepGradients, arriving
 from manual.linear import linear, linear_backward
-from manual.sequences import Joined, Multiplier, NetInputs, joined_backward, tiles
+from manual.sequences import Joined, Multiplier, NetInputs, empty, joined_backward, tiles
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class RNN(Halves):
 
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
         """(h_0..h_T (T+1, B, H); s_t, φ′(z_1)..φ′(z_T) (T, B, H))."""
-        (W_xh, b_h, W_hh), activation = (params[name] for name in ("W_xh", "b_h", "W_hh")), ACTIVATIONS[self.activation]
+        (W_hh, b_h, W_xh), activation = (params[name] for name in ("W_hh", "b_h", "W_xh")), ACTIVATIONS[self.activation]
         joined, all_tiles = Joined(x, initial["h"]), tiles(len(x), len(x[0]), 3 * initial["h"][0].nbytes)
-        h, slope = joined.h, np.empty(joined.h[1:].shape, W_hh.dtype)
-        net = NetInputs(joined.rows, joined.weights(W_xh, b_h, W_hh), joined.columns(W_xh), all_tiles[0].count)
+        h, slope = joined.h, empty(joined.h[1:].shape, W_hh.dtype)
+        net = NetInputs(joined.rows, joined.weights(W_hh, b_h, W_xh), joined.columns(W_xh), all_tiles[0].count)
         for tile in all_tiles:
             z, h_own = net.of(tile)[:, 0], h[tile.through][1:]
             for _, z_t, h_t in zip(net.turns(tile), z, h_own, strict=True):  # its turn: (1)
@@ -108,14 +108,14 @@ class RNN(Halves):
         self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
         """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H), and what later steps hand back for h_T."""
-        delta, product = np.empty_like(tape["slope"]), Multiplier(params["W_hh"], len(tape["slope"][0]))
+        delta, product = empty(tape["slope"].shape, tape["slope"].dtype), Multiplier(params["W_hh"], len(tape["slope"][0]))
         (filled,), ((dh_prev,),) = product.room(1, len(delta[0]))
         dh_prev[...] = arriving(carry, "h", delta[0])
         for e_t, slope_t, delta_t in zip(cotangents["h"][::-1], tape["slope"][::-1], delta[::-1], strict=True):
             np.add(e_t, dh_prev, out=delta_t)
             np.multiply(slope_t, delta_t, out=delta_t)  # (3)
             product.times(delta_t, filled)  # (4)
-        d_W_xh, d_b_h, d_W_hh, d_x = joined_backward(params["W_xh"], x, tape["joined"], delta)  # (6), (8), (7), (5)
+        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(params["W_xh"], x, tape["joined"], delta)  # (7), (8), (6), (5)
         return {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_h": d_b_h}, d_x, {"h": dh_prev}
 
 

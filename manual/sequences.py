@@ -2,8 +2,8 @@
 
 Where x and a state h are multiplied both, one product does, and one for all gradients:
 
-    s_t = (x_t, 1, h_{t−1}),  W = (W_xh, b, W_hh):   W s_t = W_xh x_t + b + W_hh h_{t−1}    (1)
-    (dW_xh, db, dW_hh) = Σ_t δ_t s_tᵀ                                                       (2)
+    s_t = (h_{t−1}, 1, x_t),  W = (W_hh, b, W_xh):   W s_t = W_hh h_{t−1} + b + W_xh x_t    (1)
+    (dW_hh, db, dW_xh) = Σ_t δ_t s_tᵀ                                                       (2)
 
 A token is not part of s_t = (1, h_{t−1}): its column of W_xh is added.
 
@@ -12,8 +12,10 @@ How long a product takes depends on how it is asked for. By OpenBLAS, which NumP
 faster by panels of columns.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,32 +26,64 @@ from manual.linear import linear, linear_backward, rows_of
 Array: TypeAlias = npt.NDArray[Any]
 
 CACHE = 2**20  # bytes that stay near the processor
+KEPT, WORTH_KEEPING = 2**28, 2**20  # bytes of spare memory at most, and of an array at least
+ALIGNED = 8  # numbers: a row of so many begins where the memory of a vector register does
 PANEL = 256  # bytes of a panel's row
 SMALL = 10**6  # multiplications: up to so many OpenBLAS multiplies matrices as they lie
+
+
+class _Lent:
+    """The owner of an array's memory for as long as anything refers to the array or to a part of it; then it is spare."""
+
+    def __init__(self, memory: Array) -> None:
+        self.memory, self.__array_interface__ = memory, memory.__array_interface__
+
+    def __del__(self) -> None:
+        with _LOCK:
+            if sum(each.nbytes for each in _SPARE) + self.memory.nbytes <= KEPT:
+                _SPARE.append(self.memory)
+
+
+_SPARE: list[Array] = []
+_LOCK = RLock()  # a collection of garbage may come in between, in the same thread
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """np.empty; if it is large, of memory that an array of its size had before: the system gives new memory page by page."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < WORTH_KEEPING:
+        return np.empty(shape, dtype)
+    with _LOCK:
+        place = next((place for place, each in enumerate(_SPARE) if each.nbytes == size), None)
+        memory = np.empty(size, np.uint8) if place is None else _SPARE.pop(place)
+        if place is None and _SPARE:
+            _SPARE.pop(0)  # of a size that may not be asked for again
+    return np.asarray(_Lent(memory)).view(dtype).reshape(shape)
 
 
 class Joined:
     """s_1..s_T by (1) for x (T, B, I), or tokens (T, B).
 
-    rows    (T, B, I+1+H), or (T, B, 1+H) for tokens: complete once h is
+    rows    (T, B, H+1+I), or (T, B, H+1) for tokens: complete once h is
     h       h_0..h_T (T+1, B, H), the same memory; h_0 is there, the others are to be written
     """
 
     def __init__(self, x: Array, h_0: Array) -> None:
-        self.x, self.width = x, width_of(x)
-        through = np.empty((len(x) + 1, len(h_0), self.width + 1 + h_0.shape[-1]), h_0.dtype)
-        self.rows, self.h = through[:-1], through[..., self.width + 1 :]
-        if self.width:
-            self.rows[..., : self.width] = x
-        self.rows[..., self.width], self.h[0] = 1, h_0
+        self.x, size = x, h_0.shape[-1]
+        width = size + 1 + width_of(x)
+        through = empty((len(x) + 1, len(h_0), -(-width // ALIGNED) * ALIGNED), h_0.dtype)
+        self.rows, self.h = through[:-1, :, :width], through[..., :size]
+        self.h[0], self.rows[..., size] = h_0, 1
+        if width_of(x):
+            self.rows[..., size + 1 :] = x
 
-    def weights(self, W_xh: Array, b: Array, W_hh: Array) -> Array:
-        """Wᵀ by (1), for products of rows: (I+1+H, out), or (1+H, out) for tokens."""
-        return np.concatenate([W_xh[:, : self.width], b[:, None], W_hh], axis=1).T
+    def weights(self, W_hh: Array, b: Array, W_xh: Array) -> Array:
+        """Wᵀ by (1), for products of rows: (H+1+I, out), or (H+1, out) for tokens."""
+        return np.concatenate([W_hh, b[:, None], W_xh[:, : width_of(self.x)]], axis=1).T
 
     def columns(self, W_xh: Array) -> Sequence[Any]:
         """By step what tokens add, (B, out); None for rows."""
-        return [None] * len(self.x) if self.width else linear(np, W_xh, self.x)
+        return [None] * len(self.x) if width_of(self.x) else linear(np, W_xh, self.x)
 
 
 def width_of(x: Array) -> int:
@@ -58,13 +92,13 @@ def width_of(x: Array) -> int:
 
 
 def joined_backward(W_xh: Array, x: Array, rows: Array, delta: Array) -> tuple[Array, Array, Array, Array | None]:
-    """(dW_xh, db, dW_hh, dx) for x (T, B, I) or tokens (T, B), s (T, B, ·) and delta (T, B, out)."""
-    width = width_of(x)
-    parts = np.split(weight_gradient(rows, delta), [width, width + 1], axis=1)  # (2)
-    d_W_xh, d_b, d_W_hh = (part.copy() for part in parts)
-    if not width:
-        return linear_backward(W_xh, x, delta)[0], d_b[:, 0], d_W_hh, None
-    return d_W_xh, d_b[:, 0], d_W_hh, (rows_of(delta, 2) @ W_xh).reshape(x.shape)
+    """(dW_hh, db, dW_xh, dx) for x (T, B, I) or tokens (T, B), s (T, B, ·) and delta (T, B, out)."""
+    size = rows.shape[-1] - 1 - width_of(x)
+    parts = np.split(weight_gradient(rows, delta), [size, size + 1], axis=1)  # (2)
+    d_W_hh, d_b, d_W_xh = (part.copy() for part in parts)
+    if not width_of(x):
+        return d_W_hh, d_b[:, 0], linear_backward(W_xh, x, delta)[0], None
+    return d_W_hh, d_b[:, 0], d_W_xh, (rows_of(delta, 2) @ W_xh).reshape(x.shape)
 
 
 def weight_gradient(x: Array, delta: Array) -> Array:

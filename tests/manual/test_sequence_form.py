@@ -259,3 +259,49 @@ def test_a_network_by_either_form_is_the_same(name, layers, bidirectional, reado
         done = net.forward(params, inputs)
         answers.append({"loss": np.array(done.loss), **done.states, **net.backward(params, done)})
     assert unlike(*answers) == set()
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_memory_is_given_again_only_when_nothing_refers_to_it(monkeypatch):
+    monkeypatch.setattr(sequences, "WORTH_KEEPING", 100)
+    monkeypatch.setattr(sequences, "_SPARE", [])
+    first = sequences.empty((7, 8), np.float64)
+    first[...] = 1
+    part, where = first[2:, ::2].T, address(first)
+    del first
+    other = sequences.empty((7, 8), np.float64)
+    other[...] = 2
+    assert address(other) != where
+    assert (part == 1).all()
+    del part
+    again = sequences.empty((8, 7), np.int64)
+    assert address(again) == where
+    assert again.flags.writeable
+    assert again.shape == (8, 7)
+    assert (other == 2).all()
+
+
+def test_spare_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr(sequences, "WORTH_KEEPING", 100)
+    monkeypatch.setattr(sequences, "_SPARE", [])
+    monkeypatch.setattr(sequences, "KEPT", 1000)
+    held = [sequences.empty((50,), np.float64) for _ in range(5)]
+    assert not sequences._SPARE
+    del held
+    assert len(sequences._SPARE) == 2
+    sequences.empty((125,), np.float64)
+    assert [each.nbytes for each in sequences._SPARE] == [400], "what is not asked for any more makes room"
+
+
+def test_two_tapes_of_one_process_do_not_share_memory():
+    question = draw(LSTM(), (64, 64, 3, 33))
+    tapes = [bptt.run(LSTM(), *question[:3]) for _ in range(2)]
+    assert not any(np.shares_memory(tapes[0].caches.tape[name], value) for name, value in tapes[1].caches.tape.items())
+    expected = told(tapes[0], bptt.gradients(LSTM(), question[0], tapes[0], question[3]))
+    del tapes[0]
+    again = bptt.run(LSTM(), *question[:3])
+    found = told(again, bptt.gradients(LSTM(), question[0], again, question[3]))
+    assert all(np.array_equal(found[name], value) for name, value in expected.items())
