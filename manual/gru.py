@@ -96,13 +96,15 @@ class GRU(Halves):
         r, z, n, h_prev, not_z = cache["r"], cache["z"], cache["n"], cache["h_prev"], cache["not_z"]
         W_hr, W_hz, W_hn = np.split(params["W_hh"], len(GATES))
         p_z, p_n = (h_prev - n) * z * not_z, not_z * (1 - n * n)
-        eye = np.eye(z.shape[-1], dtype=z.dtype)
-        J = z[:, :, None] * eye + p_z[:, :, None] * W_hz
+        diagonal = np.arange(z.shape[-1])
         if self.reset == "after":
-            slope_r = cache["v_n"] * r * cache["not_r"]
-            return J + p_n[:, :, None] * (r[:, :, None] * W_hn + slope_r[:, :, None] * W_hr)  # (14a)
-        through_r = r[:, :, None] * eye + (h_prev * r * cache["not_r"])[:, :, None] * W_hr
-        return J + p_n[:, :, None] * (W_hn @ through_r)  # (14b)
+            J = _combined((p_n * r, W_hn), (p_n * cache["v_n"] * r * cache["not_r"], W_hr), (p_z, W_hz))  # (14a)
+        else:
+            through_r = _combined((h_prev * r * cache["not_r"], W_hr))
+            through_r[:, diagonal, diagonal] += r
+            J = p_n[:, :, None] * (W_hn @ through_r) + p_z[:, :, None] * W_hz  # (14b)
+        J[:, diagonal, diagonal] += z  # (14a), (14b)
+        return J
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -202,6 +204,14 @@ class GRU(Halves):
             "b_hh": np.concatenate([by_x[: 2 * size, 0], d_b_n[:, 0]]),
         }
         return d_params, (rows_of(delta, 2) @ params["W_xh"]).reshape(x.shape) if width_of(x) else None, {"h": dh_0}  # (12)
+
+
+def _combined(*terms: tuple[Array, Array]) -> Array:
+    """Σ diag(p) W for factors p (B, H) of the rows of W (H, H): (B, H, H), row by row one product of all p and W."""
+    factors, weights = (np.stack(each, axis=-2) for each in zip(*terms, strict=True))
+    found = np.empty((len(factors), *weights[:, 0].shape), weights.dtype)
+    np.matmul(np.ascontiguousarray(factors.transpose(2, 0, 1)), weights, out=found.swapaxes(0, 1))
+    return found
 
 
 def _gates_after(

@@ -18,11 +18,14 @@ which would under- or overflow, by re-orthonormalising at each step (Engelken, W
 """
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 
 from manual import bptt
-from manual.cell import Array, Arrays, Cell
+from manual.cell import Array, Arrays, Cell, HoistedCell
+from manual.linear import rows_of
+from manual.sequences import CACHE
 
 
 def flatten_state(state: Mapping[str, Array]) -> Array:
@@ -41,16 +44,29 @@ def state_jacobians(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) ->
 
     A row that has no step (the tape's mask) keeps its state: its Jacobian is the identity.
     """
-    return np.stack([state_jacobian(cell, params, tape, t) for t in range(tape.steps)])
+    if not isinstance(cell, HoistedCell) or not hasattr(cell, "step_jacobian"):
+        return np.stack([state_jacobian(cell, params, tape, t) for t in range(tape.steps)])
+    first = flatten_state({name: trajectory[0] for name, trajectory in tape.states.items()})
+    together = max(1, 2 * CACHE // (first.nbytes * first.shape[-1]))
+    parts: list[Array] = []
+    for start in range(0, tape.steps, together):  # rows of several steps are rows of one
+        caches = tape.caches[start : start + together]
+        local = cast(Any, cell).step_jacobian(params, {n: rows_of(v, 2) for n, v in bptt.stack_caches(caches).items()})
+        parts.append(local.reshape(len(caches), *first.shape, first.shape[-1]))
+    found = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return found if tape.mask is None else _kept(tape.mask, found)
 
 
 def state_jacobian(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
     """J_{t+1} alone: (B, S, S)."""
     one_step = getattr(cell, "step_jacobian", None)
     local = _rows_by_backward(cell, params, tape, t) if one_step is None else one_step(params, tape.caches[t])
-    if tape.mask is None:
-        return local
-    return np.where(tape.mask[t].astype(bool)[:, None, None], local, np.eye(local.shape[-1], dtype=local.dtype))
+    return local if tape.mask is None else _kept(tape.mask[t], local)
+
+
+def _kept(mask: Array, local: Array) -> Array:
+    """The identity for rows that have no step."""
+    return np.where(mask.astype(bool)[..., None, None], local, np.eye(local.shape[-1], dtype=local.dtype))
 
 
 def _rows_by_backward(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
