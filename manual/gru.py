@@ -96,15 +96,11 @@ class GRU(Halves):
         r, z, n, h_prev, not_z = cache["r"], cache["z"], cache["n"], cache["h_prev"], cache["not_z"]
         W_hr, W_hz, W_hn = np.split(params["W_hh"], len(GATES))
         p_z, p_n = (h_prev - n) * z * not_z, not_z * (1 - n * n)
-        diagonal = np.arange(z.shape[-1])
         if self.reset == "after":
-            J = _combined((p_n * r, W_hn), (p_n * cache["v_n"] * r * cache["not_r"], W_hr), (p_z, W_hz))  # (14a)
-        else:
-            through_r = _combined((h_prev * r * cache["not_r"], W_hr))
-            through_r[:, diagonal, diagonal] += r
-            J = p_n[:, :, None] * (W_hn @ through_r) + p_z[:, :, None] * W_hz  # (14b)
-        J[:, diagonal, diagonal] += z  # (14a), (14b)
-        return J
+            slope_r = p_n * cache["v_n"] * r * cache["not_r"]
+            return _plus_diagonal(z, _combined((p_n * r, W_hn), (slope_r, W_hr), (p_z, W_hz)))  # (14a)
+        through_r = _plus_diagonal(r, _combined((h_prev * r * cache["not_r"], W_hr)))
+        return _plus_diagonal(z, p_n[:, :, None] * (W_hn @ through_r) + p_z[:, :, None] * W_hz)  # (14b)
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -212,6 +208,12 @@ def _combined(*terms: tuple[Array, Array]) -> Array:
     found = np.empty((len(factors), *weights[:, 0].shape), weights.dtype)
     np.matmul(np.ascontiguousarray(factors.transpose(2, 0, 1)), weights, out=found.swapaxes(0, 1))
     return found
+
+
+def _plus_diagonal(values: Array, matrices: Array) -> Array:
+    """matrices + diag(values), in the place of the matrices: (B, H), (B, H, H)."""
+    matrices.reshape(len(matrices), -1)[:, :: values.shape[-1] + 1] += values
+    return matrices
 
 
 def _gates_after(
