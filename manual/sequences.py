@@ -111,11 +111,12 @@ class Multiplier:
     """M ↦ M W for M of so many rows, again and again; the columns of W are those of so many blocks."""
 
     def __init__(self, W: Array, rows: int, blocks: int = 1) -> None:
-        panel, apart, by_column = PANEL // W.itemsize, W.reshape(len(W), blocks, -1), rows * len(W)
-        self.blocks = blocks
-        self.by_panels = apart.shape[2] % panel == 0 and by_column * panel <= SMALL < by_column * W.shape[1]
-        panels = apart.reshape(len(W), blocks, -1, panel).transpose(1, 2, 0, 3) if self.by_panels else W
-        self.W = np.ascontiguousarray(panels)
+        width, by_column = W.shape[1] // blocks, rows * len(W)
+        small = by_column * W.shape[1] <= SMALL
+        panel = width if small else PANEL // W.itemsize  # a small product need not be cut, but each block is wanted by itself
+        worth = (blocks > 1 and rows > 1) if small else (width % panel == 0 and by_column * panel <= SMALL)
+        panels = W.reshape(len(W), blocks, -1, panel).transpose(1, 2, 0, 3) if worth else W
+        self.blocks, self.by_panels, self.W = blocks, worth, np.ascontiguousarray(panels)
 
     def room(self, steps: int, rows: int) -> tuple[Array, Array]:
         """Memory for a product a step: (as `times` fills it, as (steps, blocks, rows, columns of a block))."""
