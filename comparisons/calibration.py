@@ -35,13 +35,13 @@ class Ratio:
 
 
 def random_problem(case: Case, seed: int) -> Problem:
-    """The case at this seed, its W_hh scaled by a random gain, in one of three its W_xh so that units saturate; no Jacobians."""
+    """The case at this seed, W_hh scaled by a random gain, in one of three W_xh so that units saturate; no Jacobians."""
     problem = replace(problem_of(case, seed), jacobians=False)
     rng = np.random.default_rng([seed, len(case.name)])
     gain = math.exp(rng.uniform(math.log(GAINS[0]), math.log(GAINS[1])))
     input_gain = SATURATING if rng.random() < 1 / 3 else 1.0
-    scaled = {"W_hh": gain * problem.variables["W_hh"], "W_xh": input_gain * problem.variables["W_xh"]}
-    return problem.with_variables(scaled)
+    gains = {"W_hh": gain, "W_xh": input_gain}
+    return problem.with_variables({name: gains.get(name[:4], 1.0) * value for name, value in problem.variables.items()})
 
 
 def ratios(problems: int) -> list[Ratio]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from comparisons.cases import LOSS_LABELS, PROJECTION, SOFTMAX, Case
 from comparisons.errors import BadContract, BadOption, UnknownName
-from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem, frozen
+from comparisons.problem import PRODUCT_TO_END, STATE_JACOBIAN, Answer, Array, FunctionProblem, Problem, frozen, same_arrays
 from manual import bptt, jacobians, layouts, rtrl
 from manual.activations import ACTIVATIONS
 from manual.cell import Cell, HoistedCell, output_names
@@ -72,8 +72,11 @@ class CellCandidate:
         return self._answer(problem) if lowered is problem else self._answer(lowered).astype(problem.dtype)
 
     def _answer(self, problem: Problem) -> Answer:
-        params = dict(problem.variables)
-        network, done = self.network(problem), self.forward(problem)
+        return self.answer_from(problem, self.forward(problem))
+
+    def answer_from(self, problem: Problem, done: Pass) -> Answer:
+        """The answer from a forward of this very problem."""
+        params, network = dict(problem.variables), self.network(problem)
         if self.algorithm == "rtrl":
             d_params, d_initial = rtrl.gradients(self.cell, params, done.tape, done.reading.cotangents)
             d_initial = {f"{name}_0": value for name, value in d_initial.items()}
@@ -105,6 +108,38 @@ class CellCandidate:
     def forward(self, problem: Problem) -> Pass:
         """Loss and tape."""
         return self.network(problem).forward(dict(problem.variables), {**problem.constants, **problem.variables})
+
+
+@dataclass
+class OneForward:
+    """A cell as a candidate for problems that differ in their cotangents alone: it runs forward for the first of them.
+
+    The forward is run again for other variables, or for the same in another memory order.
+    """
+
+    candidate: CellCandidate
+    run: tuple[Problem, Pass] | None = None
+
+    def answer(self, problem: Problem) -> Answer:
+        """As CellCandidate tells it."""
+        lowered = problem.lowered()
+        told = self.candidate.answer_from(lowered, self._forward(lowered))
+        return told if lowered is problem else told.astype(problem.dtype)
+
+    def _forward(self, problem: Problem) -> Pass:
+        if self.run is None or not _differ_in_cotangents(self.run[0], problem):
+            self.run = problem, self.candidate.forward(problem)
+        done, named = self.run[1], {**problem.constants, **problem.variables}
+        reading = self.candidate.network(problem).readout.value(dict(problem.variables), done.states, named)
+        return replace(done, loss=reading.loss, y=reading.y, reading=reading)
+
+
+def _differ_in_cotangents(one: Problem, other: Problem) -> bool:
+    """Whether all other numbers are the same, in the same memory order."""
+    lasting = [
+        {name: value for name, value in each.constants.items() if not name.startswith("cotangent_")} for each in (one, other)
+    ]
+    return one.step is other.step and same_arrays(one.variables, other.variables) and same_arrays(*lasting)
 
 
 def local_gradients(

@@ -4,12 +4,13 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from comparisons import preflight, user_code
-from comparisons.candidates import CellCandidate, FunctionCandidate, cell_problem
+from comparisons.candidates import CellCandidate, FunctionCandidate, OneForward, cell_problem
 from comparisons.convention import Convention, convention_of
 from comparisons.crosscheck import Candidate, Witnesses, available, check_problem, report_of, testify
 from comparisons.engines import NUMERIC, AnyProblem, Engine, computing_on
@@ -18,6 +19,7 @@ from comparisons.local_check import with_local_check
 from comparisons.named_arrays import flatten, is_differentiable, rebuild
 from comparisons.problem import Answer, Array, FunctionProblem, Problem, frozen
 from comparisons.question import Given, Question
+from comparisons.together import put_together
 from comparisons.tolerance import epsilon
 from comparisons.user_cell import UserCell, as_array
 from comparisons.verdict import CaseReport, Report
@@ -63,17 +65,20 @@ def check_cell(
         engines, missing = _engines(references)
         base = cell_problem(mine.name, (mine.parameters, mine.states), sizes, seed, mine)
         base = replace(base, step=mine.differentiable_step).in_precision(dtype)
-        candidate, turned = CellCandidate(mine), CellCandidate(mine.in_fortran_order())
+        trials = list(_cotangent_trials(base))
+        engines, candidate = put_together(engines, trials), CellCandidate(mine)
+        three = OneForward(candidate), OneForward(candidate), OneForward(CellCandidate(mine.in_fortran_order()))
+        ties_here = cache(lambda: _ties_of_cell(mine, base))
 
         def ties(problem: Problem) -> list[str]:
-            return _ties_of_cell(mine, problem)
+            return ties_here() if problem.variables is base.variables else _ties_of_cell(mine, problem)
 
-        for number, problem in enumerate(_cotangent_trials(base)):
+        for number, problem in enumerate(trials):
 
             def local(case: CaseReport, witnesses: Witnesses, problem: Problem = problem) -> CaseReport:
                 return with_local_check(case, mine, problem, witnesses)
 
-            case = _one_case(problem, candidate, engines, declared, ties, local, watch_vacuous=number == 0, turned=turned)
+            case = _one_case(problem, candidate, engines, declared, ties, local, first_of_all=number == 0, three=three)
             yield replace(case, left_out={**missing, **case.left_out})
         _all_that_were_named(references)
 
@@ -204,7 +209,7 @@ def _function_case(
     given: Callable[[Mapping[str, Array]], dict[str, Array]],
     references: References,
     convention: Convention,
-    watch_vacuous: bool,
+    first_of_all: bool,
     extra_noise: Mapping[str, float] | None = None,
 ) -> CaseReport:
     leaves = question.leaves()
@@ -246,7 +251,7 @@ def _function_case(
         return preflight.ties_in(run)
 
     case = _one_case(
-        problem, FunctionCandidate(value, given, problem.time_inputs), engines, convention, ties, None, True, watch_vacuous
+        problem, FunctionCandidate(value, given, problem.time_inputs), engines, convention, ties, None, True, first_of_all
     )
     judged = {row.gradient for row in case.rows}
     learned = [path for path in flatten(question.params) if is_differentiable(leaves[path])]
@@ -274,15 +279,21 @@ def _one_case(
     ties_of: Callable[[Any], list[str]],
     local: Callable[[CaseReport, Witnesses], CaseReport] | None = None,
     partial: bool = False,
-    watch_vacuous: bool = True,
-    turned: Candidate | None = None,
+    first_of_all: bool = True,
+    three: tuple[Candidate, Candidate, Candidate] | None = None,
 ) -> CaseReport:
-    """Preflight, comparison, and what else can be said of a failure; `turned` is the candidate for another memory order."""
-    first = candidate.answer(problem)
+    """Preflight, comparison, and what else can be said of a failure.
+
+    `three` are the candidate as it is asked at first, as it is asked again, and as it is asked in another memory order. Unless
+    it is the `first_of_all` trials of one code, the last is enough where it is as near to the first as the second had to be.
+    """
+    once, again, turned = three or (candidate, candidate, candidate)
+    first = once.answer(problem)
     preflight.finite_forward(first, problem.rounding_dtype.name)
-    preflight.repeatable(first, candidate.answer(problem))
-    again = (turned or candidate).answer(problem.in_fortran_order())
-    preflight.same_in_any_layout(first, again, epsilon(problem.rounding_dtype))
+    in_another_order = turned.answer(problem.in_fortran_order())
+    if first_of_all or not preflight.is_repeated(first, in_another_order):
+        preflight.repeatable(first, again.answer(problem))
+    preflight.same_in_any_layout(first, in_another_order, epsilon(problem.rounding_dtype))
     ties = ties_of(problem)
     case = check_problem(problem, _Asked(candidate, problem, first), engines, convention, partial)
     preflight.same_forward(case)
@@ -293,7 +304,7 @@ def _one_case(
         preflight.not_at_kink(case, explained, ties)
     if not case.passed and local is not None:
         case = local(case, testify(problem, engines, convention, set(first.gradients)))
-    if case.passed and watch_vacuous:
+    if case.passed and first_of_all:
         preflight.not_vacuous(case, initial_states(problem))
     if all(engine.numeric for engine in engines):
         case = replace(case, notes=[*case.notes, NUMERIC_ONLY])

@@ -5,7 +5,7 @@ nothing but its own rows.
 """
 
 import importlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -53,13 +53,28 @@ class Engine:
 
     def answer(self, problem: AnyProblem, rounding_seed: int | None = None, shares: bool = True) -> Answer:
         """Loss, states, gradients; the shares of every step where they are wanted; under stochastic arithmetic with a seed."""
-        module = self.load()
-        keywords = self.keywords(problem, rounding_seed)
+        module, keywords = self.load(), self.keywords(problem, rounding_seed)
         if shares and isinstance(problem, Problem) and self.tells_steps:
             problem = problem.with_variables(with_offsets(problem))
-        answer = self.ask(module, problem, **keywords)
+        return self._complete(problem, self.ask(module, problem, **keywords), keywords)
+
+    def answers(self, problems: Sequence[Problem], rounding_seed: int | None = None) -> list[Answer]:
+        """The same of problems of one sequence that differ in their cotangents alone, with the shares of every step."""
+        first = problems[0].with_variables(with_offsets(problems[0]))
+        keywords, constants = self.keywords(first, rounding_seed), [dict(problem.constants) for problem in problems]
+        asked = self.load().gradients_of_several(_network_function(first), dict(first.variables), constants, **keywords)
+        return [self._complete(first, _answer(told), keywords) for told in asked]
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether `answers` can be asked."""
+        return hasattr(self.load(), "gradients_of_several")
+
+    def _complete(self, problem: AnyProblem, answer: Answer, keywords: Mapping[str, Any]) -> Answer:
+        """The answer with its Jacobians and the shares of the steps in their place."""
         gradients = {name: value for name, value in answer.gradients.items() if not name.endswith(OFFSET)}
         if isinstance(problem, Problem):
+            module = self.load()
             if problem.jacobians and hasattr(module, "jacobians"):
                 params = {name: problem.variables[name] for name in problem.parameter_names}
                 s_0, sizes = problem.initial_state, problem.state_sizes
@@ -105,8 +120,8 @@ def _sequence_loss(
     parameters: tuple[str, ...],
     states: tuple[str, ...],
     arrangement: equations.Arrangement,
-) -> equations.ScalarFunction:
-    return equations.sequence_loss(step, readout, parameters, states, OFFSET, arrangement)
+) -> equations.SequenceLoss:
+    return equations.SequenceLoss(step, readout, parameters, states, OFFSET, arrangement)
 
 
 def arrangement_of(problem: Problem) -> equations.Arrangement:
@@ -135,7 +150,7 @@ def _ask_autodiff(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
     return _answer(module.gradients(function, dict(problem.variables), dict(problem.constants), **keywords))
 
 
-def _network_function(problem: Problem) -> equations.ScalarFunction:
+def _network_function(problem: Problem) -> equations.SequenceLoss:
     names = problem.of_one_run(problem.parameter_names), problem.of_one_run(problem.state_sizes)
     return _sequence_loss(step_of(problem), readout_of(problem), *names, arrangement_of(problem))
 

@@ -39,6 +39,21 @@ def finite_forward(answer: Answer, dtype: str = "float64") -> None:
 
 def repeatable(first: Answer, second: Answer) -> None:
     """Raises NotRepeatable where the same question was answered differently the second time."""
+    what = _not_repeated(first, second)
+    if what is not None:
+        raise NotRepeatable(
+            f"asked twice, the code under test gives two answers for {what}".rstrip()
+            + ": it keeps something between calls, or draws random numbers; reset it in setup="
+        )
+
+
+def is_repeated(first: Answer, second: Answer) -> bool:
+    """Whether the same question was answered the same."""
+    return _not_repeated(first, second) is None
+
+
+def _not_repeated(first: Answer, second: Answer) -> str | None:
+    """What was answered differently the second time."""
     for what, one, other in (
         ("the loss", {"": np.asarray(first.loss)}, {"": np.asarray(second.loss)}),
         ("the state", first.states, second.states),
@@ -48,10 +63,8 @@ def repeatable(first: Answer, second: Answer) -> None:
         for name, value in one.items():
             again = other.get(name)
             if again is None or value.shape != again.shape or not np.allclose(value, again, rtol=1e-6, atol=0, equal_nan=True):
-                raise NotRepeatable(
-                    f"asked twice, the code under test gives two answers for {what} {name}".rstrip()
-                    + ": it keeps something between calls, or draws random numbers; reset it in setup="
-                )
+                return f"{what} {name}"
+    return None
 
 
 def same_in_any_layout(first: Answer, turned: Answer, roundoff: float) -> None:

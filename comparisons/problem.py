@@ -40,6 +40,17 @@ def frozen(arrays: Mapping[str, Array]) -> Arrays:
     return MappingProxyType(copies)
 
 
+def same_arrays(one: Arrays, other: Arrays) -> bool:
+    """Whether both have the same names, and under each the same numbers, bit by bit, of one dtype and in one memory order."""
+    return one is other or (one.keys() == other.keys() and all(_same_array(one[name], other[name]) for name in one))
+
+
+def _same_array(one: Array, other: Array) -> bool:
+    if (one.dtype, one.shape, one.strides) != (other.dtype, other.shape, other.strides):
+        return False
+    return one is other or one.tobytes() == other.tobytes()
+
+
 class Differentiable:
     """What tolerance and engines need to know of any problem: a scalar function of named arrays.
 

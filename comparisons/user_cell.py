@@ -57,7 +57,7 @@ class UserCell:
 
     def step(self, xp: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
         """(new state, what step_backward needs to run the step again)."""
-        recipe = (_copies(params), _copies(state), np.array(x))  # what the step is run again from
+        recipe = (params, state, x)  # what the step is run again from: the cell has copies alone
         return self._forward(xp, recipe)[0], recipe
 
     def step_backward(self, params: Any, cache: Any, d_state: Any) -> tuple[dict[str, Array], Array, dict[str, Array]]:
@@ -90,10 +90,10 @@ class UserCell:
         return self.cell.step(xp, dict(params), dict(state), x)[0]
 
     def _forward(self, xp: Any, recipe: Any) -> tuple[dict[str, Array], Any]:
-        given = (_copies(recipe[0], self.order), _copies(recipe[1], self.order), np.array(recipe[2], order=self.order))
+        params, state, x = recipe
+        given = (_copies(params, self.order), _copies(state, self.order), np.array(x, order=self.order))
         returned = user_code.call(f"{self.name}.step", self.cell.step, xp, *given)
-        before = {**recipe[0], **recipe[1], "x": recipe[2]}
-        user_code.unchanged(f"{self.name}.step", {**given[0], **given[1], "x": given[2]}, before)
+        user_code.unchanged(f"{self.name}.step", {**given[0], **given[1], "x": given[2]}, {**params, **state, "x": x})
         state, cache = tuple_of(f"{self.name}.step", returned, 2, "(new_state, cache)")
         return self._arrays("step: new_state", state, {name: value.shape for name, value in recipe[1].items()}), cache
 
@@ -125,6 +125,8 @@ class UserCell:
 
 def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
     """The value as a real floating-point array. Raises BadContract, naming `part`, for anything else and for another shape."""
+    if type(value) is np.ndarray and value.dtype.kind == "f" and value.shape == shape:
+        return np.array(value)
     if value is None or isinstance(value, str | bytes | Mapping):
         raise BadContract(f"{part} is an array, not {kind_of(value)}")
     try:

@@ -5,7 +5,7 @@ Nothing here knows a derivative. Steps are `step(xp, params, state, x, **options
 NumPy, torch through array-api-compat, jax.numpy. The conventions are torch's: weights are (out, in), rows are samples; in a
 network of several layers or directions the names have the suffixes "_l0", "_l0_reverse", "_l1", ….
 
-`sequence_loss` joins a step and a readout into one scalar function of named arrays,
+`SequenceLoss` joins a step and a readout into one scalar function of named arrays,
 
     function(xp, scan, variables, constants) -> (scalar, outputs by name),
 
@@ -294,43 +294,50 @@ class Arrangement:
 ONE_RUN = Arrangement()
 
 
-def sequence_loss(
-    step: Step,
-    readout: Readout,
-    parameter_names: tuple[str, ...],
-    state_names: tuple[str, ...],
-    offset: str,
-    arrangement: Arrangement = ONE_RUN,
-) -> ScalarFunction:
+@dataclass(frozen=True)
+class SequenceLoss:
     """The scalar function of a network of a step, over "x" from "<state>_0", read by a readout.
 
     `offset` is the suffix of offsets; parameter_names and state_names are those of the step. A constant "lengths" (B,) says how
     many steps each row has, where they differ; "dropout_l0", … are masks on what a layer hands on.
     """
 
-    def function(xp: Any, scan: Any, variables: Mapping[str, Any], constants: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    step: Step
+    readout: Readout
+    parameter_names: tuple[str, ...]
+    state_names: tuple[str, ...]
+    offset: str
+    arrangement: Arrangement = ONE_RUN
+
+    def __call__(
+        self, xp: Any, scan: Any, variables: Mapping[str, Any], constants: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """(scalar, states)."""
+        states = self.run(xp, scan, variables, constants)
+        return self.readout(xp, variables, states, constants), states
+
+    def run(self, xp: Any, scan: Any, variables: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+        """The states by name; no constant is read that is the readout's alone."""
         named = {**constants, **variables}
-        signal, states = named["x"], {}
+        signal, states = named["x"], dict[str, Any]()
         lasting = {"alive": xp.arange(signal.shape[0])[:, None] < named["lengths"]} if "lengths" in named else {}
-        for number, layer in enumerate(arrangement.suffixes()):
+        for number, layer in enumerate(self.arrangement.suffixes()):
             if number:
-                below = arrangement.suffixes()[number - 1]
-                signal = side_by_side(xp, [states[name + suffix] for suffix in below for name in arrangement.outputs])
+                below = self.arrangement.suffixes()[number - 1]
+                signal = side_by_side(xp, [states[name + suffix] for suffix in below for name in self.arrangement.outputs])
                 kept = named.get(f"dropout_l{number - 1}")
                 signal = signal if kept is None else signal * kept
             for suffix in layer:
-                own = {name: named[name + suffix] for name in parameter_names}
-                moved = [name for name in (*parameter_names, *state_names) if name + suffix + offset in named]
-                per_step = {"x": signal, **lasting} | {name: named[name + suffix + offset] for name in moved}
-                body = one_step(xp, step, own, state_names)
-                initial = {name: named[f"{name}{suffix}_0"] for name in state_names}
+                own = {name: named[name + suffix] for name in self.parameter_names}
+                moved = [name for name in (*self.parameter_names, *self.state_names) if name + suffix + self.offset in named]
+                per_step = {"x": signal, **lasting} | {name: named[name + suffix + self.offset] for name in moved}
+                body = one_step(xp, self.step, own, self.state_names)
+                initial = {name: named[f"{name}{suffix}_0"] for name in self.state_names}
                 reverse = suffix.endswith("_reverse")
-                loop = partial(cut_scan, xp, scan, arrangement)
+                loop = partial(cut_scan, xp, scan, self.arrangement)
                 trajectory = in_reverse(xp, loop, body, initial, per_step) if reverse else loop(body, initial, per_step)
-                states |= {name + suffix: trajectory[name] for name in state_names}
-        return readout(xp, variables, states, constants), states
-
-    return function
+                states |= {name + suffix: trajectory[name] for name in self.state_names}
+        return states
 
 
 def one_step(xp: Any, step: Step, own: Mapping[str, Any], state_names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:

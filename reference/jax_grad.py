@@ -16,8 +16,8 @@ import jax.numpy as xp
 import numpy as np
 import numpy.typing as npt
 
-from reference import devices, jax_programs
-from reference.equations import ScalarFunction, Step
+from reference import devices, jax_programs, jax_traces
+from reference.equations import ScalarFunction, SequenceLoss, Step
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -61,12 +61,14 @@ def in_double() -> Generator[None]:
 @lru_cache(maxsize=1)
 def compiler_options() -> dict[str, Any]:
     """Those of COMPILER_OPTIONS that the installed XLA knows: the names belong to it, and come and go with its versions."""
-    return {name: value for name, value in COMPILER_OPTIONS.items() if _is_known(name, value)}
+    if _are_known(COMPILER_OPTIONS):
+        return COMPILER_OPTIONS
+    return {name: value for name, value in COMPILER_OPTIONS.items() if _are_known({name: value})}
 
 
-def _is_known(name: str, value: Any) -> bool:
+def _are_known(options: dict[str, Any]) -> bool:
     try:
-        jax.jit(lambda x: x, compiler_options={name: value})(0.0)
+        jax.jit(lambda x: x, compiler_options=options)(0.0)
     except jax.errors.JaxRuntimeError as error:
         if "No such compile option" not in str(error):
             raise
@@ -105,8 +107,13 @@ def _value_and_gradient(function: ScalarFunction, shaped: _Shaped, hastily: bool
     def forward(variables: Any, constants: Any) -> Any:
         return function(xp, scan, variables, constants)
 
+    variables, constants = shaped.arguments
+    told: Hashable = None
+    if isinstance(function, SequenceLoss) and not hastily:
+        function, traced = jax_traces.traced(function, {**constants, **variables})
+        told = None if traced is None else (traced, shaped.shapes, len(variables))
     differentiated = jax.value_and_grad(forward, has_aux=True)
-    return jax_programs.executable(differentiated, shaped.arguments, compiler_options(), hastily)
+    return jax_programs.executable(differentiated, shaped.arguments, compiler_options(), hastily, told)
 
 
 def gradients_uncompiled(

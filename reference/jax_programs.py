@@ -1,8 +1,8 @@
 """Compiled jax functions that are kept by what they compute, not by which Python object asked for it.
 
 A cell's step is another object at every check, and what it computes hangs on more than its code: on attributes, on globals, on
-what it calls. So a function is traced anew for every object, which costs a tenth of a second, and the lowered program is the
-key: its whole text, constants included. Only the compilation, by far the longest part, is shared.
+what it calls. So it is traced anew for every object. Where the trace of one step tells all of it (reference.jax_traces), that
+is the key; else the lowered program is: its whole text, constants included. The compilation, by far the longest part, is shared.
 """
 
 import re
@@ -25,17 +25,12 @@ COMPARED = re.compile(r"stablehlo\.compare\s+(\w+), (%[^,\s]+), (%[^,\s]+),\s+FL
 
 @dataclass(frozen=True)
 class Program:
-    """A lowered program; equal to another where the text, the trees of arguments and results, options and device are."""
+    """A program; equal to another where what is told of it, the options asked for and the device are."""
 
-    text: str
-    trees: Hashable
-    options: tuple[tuple[str, Any], ...]
+    told: Hashable
+    options: Hashable
     place: Hashable
-    lowered: Any = field(compare=False, repr=False)
-
-    def compile(self) -> Callable[..., Any]:
-        """The executable."""
-        return self.lowered.compile(compiler_options=dict(self.options) or None)
+    compile: Callable[[], Callable[..., Any]] = field(compare=False, repr=False)
 
 
 @lru_cache(maxsize=256)
@@ -44,14 +39,33 @@ def _kept(program: Program) -> Callable[..., Any]:
 
 
 def executable(
-    function: Callable[..., Any], arguments: tuple[Any, ...], haste: dict[str, Any], hastily: bool
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    haste: dict[str, Any],
+    hastily: bool,
+    told: Hashable = None,
 ) -> Callable[..., Any]:
-    """The function compiled for arguments of these shapes; with the options of `haste` if asked for, or if it bears them."""
-    lowered = jax.jit(function, keep_unused=True).lower(*arguments)  # an argument left out would be missing from the text
-    text = lowered.as_text()
-    options = tuple(haste.items()) if hastily or bears_haste(text) else ()
-    program = Program(text, (lowered.in_tree, lowered.out_tree), options, place(), lowered)
+    """The function compiled for arguments of these shapes; with the options of `haste` if asked for, or if it bears them.
+
+    `told`: all that tells what it computes, shapes included, where something does (reference.jax_traces); else the lowered
+    program tells.
+    """
+    asked = (tuple(haste.items()), hastily)
+    if told is not None:
+        return _kept(Program(told, asked, place(), lambda: _compiled(*_lowered(function, arguments), *asked)))
+    lowered, text = _lowered(function, arguments)
+    program = Program((text, lowered.in_tree, lowered.out_tree), asked, place(), lambda: _compiled(lowered, text, *asked))
     return _kept(program) if is_complete(text) else program.compile()
+
+
+def _lowered(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str]:
+    """(the lowered program, its text)."""
+    lowered = jax.jit(function, keep_unused=True).lower(*arguments)  # an argument left out would be missing from the text
+    return lowered, lowered.as_text()
+
+
+def _compiled(lowered: Any, text: str, haste: tuple[tuple[str, Any], ...], hastily: bool) -> Callable[..., Any]:
+    return lowered.compile(compiler_options=dict(haste) if haste and (hastily or bears_haste(text)) else None)
 
 
 def place() -> Hashable:

@@ -9,7 +9,8 @@ own backward, is moved at random by up to one unit roundoff. How far a gradient 
 """
 
 import random
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reference import devices
-from reference.equations import ScalarFunction, Step
+from reference.equations import ScalarFunction, SequenceLoss, Step
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -45,6 +46,7 @@ class RandomRounding(TorchDispatchMode):
     """Context in which every floating-point result r that is computed, not just moved, becomes r (1 + ε u), |u| ≤ 1 at random."""
 
     pool_size = 1 << 16
+    at_once = 64  # so many stretches of the pool, at most, are taken together for results of one shape
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -55,7 +57,9 @@ class RandomRounding(TorchDispatchMode):
         super().__init__()
         self.generator = torch.Generator().manual_seed(seed)
         self.place = random.Random(seed).random
-        self.pools: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, int]] = {}
+        self.pools: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
+        self.drawn: dict[tuple[torch.Size, torch.dtype, torch.device], list[torch.Tensor]] = {}
+        self.wanted: dict[tuple[torch.Size, torch.dtype, torch.device], int] = {}
         self.computes: dict[Any, tuple[bool, bool]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,21 +68,30 @@ class RandomRounding(TorchDispatchMode):
         known = self.computes.get(func)
         if known is None:
             known = self.computes[func] = (computes(func), func._schema.is_mutable)
-        if not (known[0] and isinstance(result, torch.Tensor) and result.is_floating_point()) or result.is_meta:
+        if not (known[0] and isinstance(result, torch.Tensor) and result.dtype.is_floating_point) or result.is_meta:
             return result
-        moved = self.draw(result)
-        return result.mul_(moved) if known[1] else result.mul(moved)
+        return result.mul_(self.draw(result)) if known[1] else result.mul(self.draw(result))
 
     def draw(self, like: torch.Tensor) -> torch.Tensor:
         """1 + ε u of this shape: a stretch of a pool of random numbers, from a random place on."""
+        kind = like.shape, like.dtype, like.device
+        ready = self.drawn.get(kind)
+        if not ready:
+            count = self.wanted[kind] = min(2 * self.wanted.get(kind, 1), self.at_once)
+            ready = self.drawn[kind] = self.stretches(like, count)
+        return ready.pop()
+
+    def stretches(self, like: torch.Tensor, count: int) -> list[torch.Tensor]:
+        """So many such stretches."""
         size = like.numel()
-        pool, length = self.pools.get((like.dtype, like.device), (None, 0))
-        if pool is None or 2 * size > length:
-            length = max(self.pool_size, 4 * size)
-            u = torch.rand(length, generator=self.generator, dtype=like.dtype, device="cpu").to(like.device)
-            pool = 1 + torch.finfo(like.dtype).eps * (2 * u - 1)
-            self.pools[like.dtype, like.device] = pool, length
-        return pool.narrow(0, int(self.place() * (length - size)), size).view(like.shape)
+        pool = self.pools.get((like.dtype, like.device))
+        if pool is None or len(pool) - size < self.pool_size // 2:
+            eps = torch.finfo(like.dtype).eps
+            u = torch.rand(size + self.pool_size, generator=self.generator, dtype=like.dtype, device="cpu")
+            pool = self.pools[like.dtype, like.device] = u.mul_(2).sub_(1).mul_(eps).add_(1).to(like.device)
+        room = len(pool) - size
+        strides = torch.empty(like.shape, device="meta").stride()
+        return [pool.as_strided(like.shape, strides, int(self.place() * room)) for _ in range(count)]
 
 
 def computes(func: Any) -> bool:
@@ -159,8 +172,7 @@ def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> di
 def scan_apart(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
     """The same from inputs taken apart at once: the gradient of an index is an array of all steps at every one, O(T²) in all.
 
-    Equal bit by bit, since what the index adds is zeros. Under RandomRounding it is `scan` on which the limits were set: there
-    each such sum rounds.
+    Equal bit by bit, since what the index adds is zeros.
     """
     apart = {name: value.unbind(0) for name, value in per_step.items()}
     states = []
@@ -168,6 +180,39 @@ def scan_apart(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any])
         state = body(state, {name: rows[t] for name, rows in apart.items()})
         states.append(state)
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+
+def scan_rounding(seed: int) -> Any:
+    """`scan` under RandomRounding, from inputs taken apart at once.
+
+    On indices, every share of a step rounds in each of the sums over all steps that come after it on the way back; that is
+    what the limits were set on. Here the share is moved by as many random amounts, drawn together.
+    """
+    rng = np.random.default_rng([seed, 1])
+
+    def loop(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+        return scan_apart(body, state, {name: rounding_as_summed(value, rng) for name, value in per_step.items()})
+
+    return loop
+
+
+def rounding_as_summed(value: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """The same numbers (T, …); under RandomRounding the gradient of step t becomes g_t (1 + ε (u_1 + … + u_t)).
+
+    The last step has one amount less, and of them all one is that of the product itself.
+    """
+    if not value.requires_grad or len(value) < 2:
+        return value
+
+    def move(gradient: torch.Tensor) -> torch.Tensor:
+        u = rng.uniform(-1, 1, size=tuple(gradient.shape))
+        u[0] = u[-1] = 0
+        moved = 1 + torch.finfo(gradient.dtype).eps * np.cumsum(u, axis=0, out=u)
+        return gradient * torch.from_numpy(moved).to(gradient)
+
+    same = value.view_as(value)
+    same.register_hook(move)
+    return same
 
 
 SMALL = 1 << 22  # numbers in all variables; below, handing an operation to several threads costs more than it saves
@@ -194,16 +239,23 @@ def gradients(
 
     A variable that the value does not depend on has the gradient zero. With a rounding_seed, under RandomRounding.
     """
-    loop = scan_apart if rounding_seed is None else scan
+    loop = scan_apart if rounding_seed is None else scan_rounding(rounding_seed)
     with one_thread_if_small(variables), rounding(rounding_seed):
         return differentiate(lambda leaves, fixed: function(xp, loop, leaves, fixed), variables, constants, rounding_seed is None)
+
+
+@contextmanager
+def differentiable(variables: Named) -> Iterator[None]:
+    """Gradients are recorded whatever the caller does, on the chosen device and in the dtype of the variables."""
+    with torch.inference_mode(False), torch.enable_grad(), on_device(), default_dtype(variables):
+        yield
 
 
 def differentiate(
     forward: Any, variables: Mapping[str, Any], constants: Mapping[str, Any], watched: bool = False
 ) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors; `watched` by NoEscape."""
-    with torch.inference_mode(False), torch.enable_grad(), on_device(), default_dtype(variables):
+    with differentiable(variables):
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
         fixed = {name: tensor(value) for name, value in constants.items()}
         with NoEscape() if watched else nullcontext():
@@ -214,6 +266,69 @@ def differentiate(
         found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
     arrays = {name: array_of(output) for name, output in outputs.items()}
     return float(value.detach()), arrays, {name: array_of(d) for name, d in zip(leaves, found, strict=True)}
+
+
+def gradients_of_several(
+    function: SequenceLoss, variables: Named, constants: Sequence[Named], rounding_seed: int | None = None
+) -> list[tuple[float, Arrays, Arrays]]:
+    """What `gradients` tells for each of several constants: one forward, and their ways back side by side.
+
+    They may differ in what the readout alone reads, and the readout reads no variable.
+    """
+    loop = scan_apart if rounding_seed is None else scan_rounding(rounding_seed)
+    with one_thread_if_small(variables), rounding(rounding_seed), differentiable(variables):
+        leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
+        fixed = [{name: tensor(value) for name, value in each.items()} for each in constants]
+        with NoEscape() if rounding_seed is None else nullcontext():
+            states = function.run(xp, loop, leaves, fixed[0])
+        values, arriving = read_apart(function, leaves, states, fixed)
+        found = pull_back(states, arriving, list(leaves.values()))
+    outputs = {name: array_of(state) for name, state in states.items()}
+    named = [{name: array_of(d[k]) for name, d in zip(leaves, found, strict=True)} for k in range(len(constants))]
+    return [(value, outputs, each) for value, each in zip(values, named, strict=True)]
+
+
+def read_apart(function: SequenceLoss, leaves: Named, states: Named, fixed: Sequence[Named]) -> tuple[list[float], Named]:
+    """(the values, their derivatives by the states: name → (K, its shape)) of the readout for each of K constants."""
+    heads = {name: state.detach().requires_grad_() for name, state in states.items()}
+    values = [function.readout(xp, leaves, heads, each) for each in fixed]
+    found = [torch.autograd.grad(value, list(heads.values()), allow_unused=True, materialize_grads=True) for value in values]
+    arriving = {name: torch.stack(each) for name, each in zip(heads, zip(*found, strict=True), strict=True)}
+    return [float(value.detach()) for value in values], arriving
+
+
+def pull_back(states: Named, arriving: Named, leaves: list[torch.Tensor]) -> list[Any]:
+    """The derivatives by each leaf, (K, its shape), for K derivatives by the states; in turn, where torch cannot side by side."""
+    outputs = {name: state for name, state in states.items() if state.requires_grad}
+    cotangents = [arriving[name] for name in outputs]
+    if not outputs:
+        count = len(next(iter(arriving.values())))
+        return [torch.zeros((count, *leaf.shape), dtype=leaf.dtype) for leaf in leaves]
+    start = root(list(outputs.values()))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return list(torch.vmap(lambda *given: start(given, leaves))(*cotangents))
+    except Exception:  # code from outside has a backward of its own, which knows nothing of a further axis
+        each = [start(given, leaves) for given in zip(*cotangents, strict=True)]
+        return [torch.stack(found) for found in zip(*each, strict=True)]
+
+
+def root(outputs: list[torch.Tensor]) -> Any:
+    """pull(given, leaves): the derivatives by the leaves, given those by the outputs.
+
+    Hooks put what is given in its place: to check its shape, as an argument of torch.autograd.grad, torch would import sympy.
+    """
+    now: list[torch.Tensor] = []
+    for place, output in enumerate(outputs):
+        output.register_hook(lambda _, place=place: now[place])
+    total = torch.stack([output.sum() for output in outputs]).sum()
+
+    def pull(given: Sequence[torch.Tensor], leaves: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        now[:] = given
+        return torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+    return pull
 
 
 def jacobians(

@@ -56,7 +56,7 @@ class Unrolled:
 def _function(activation: str, readout: str, options: tuple[tuple[str, str], ...]) -> tuple[Any, Any, Any]:
     step = equations.bound_step("rnn", {"activation": activation})
     read = equations.bound_readout(readout, dict(options))
-    return step, read, equations.sequence_loss(step, read, ("W_xh", "W_hh", "b_h"), ("h",), "@t")
+    return step, read, equations.SequenceLoss(step, read, ("W_xh", "W_hh", "b_h"), ("h",), "@t")
 
 
 @pytest.fixture(scope="session", name="numpy_scan")

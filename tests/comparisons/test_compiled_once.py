@@ -115,3 +115,33 @@ def test_whole_gradients_are_the_sums_of_the_shares():
     assert set(expected) <= set(told.gradients)
     for name, value in expected.items():
         np.testing.assert_array_equal(told.gradients[name], value, err_msg=name)
+
+
+SOURCE = """
+class Reloaded(Scaled):
+    def step(self, xp, p, s, x):
+        h = xp.tanh(self.scale * SLOPE * (x @ p["W"].T + s["h"] @ p["U"].T))
+        return {"h": h}, (x, s["h"], h)
+"""
+
+
+def loaded(slope):
+    """The cell as its file makes it, edited: of the same name, in a module of the same name, with the same attributes."""
+    space = {"Scaled": Scaled, "__name__": "of_the_user"}
+    exec(compile(SOURCE.replace("SLOPE", slope), "of_the_user.py", "exec"), space)
+    return space["Reloaded"](0.5)
+
+
+def test_a_cell_that_is_edited_and_loaded_again_is_traced_anew(compiled):
+    assert check_cell(loaded("1.0"), **SIZES).passed
+    assert check_cell(loaded("1.0"), **SIZES).passed
+    assert compiled() == 1
+    wrong = check_cell(loaded("1.25"), **{**SIZES, "references": ["jax"]}, raise_exception=False)
+    assert any(not row.passed for row in by_jax(wrong))
+    assert compiled() == 2
+
+
+def test_a_second_check_lowers_nothing(compiled, monkeypatch):
+    assert check_cell(Scaled(0.5), **SIZES).passed
+    monkeypatch.setattr(jax_programs, "_lowered", None)
+    assert check_cell(Scaled(0.5), **SIZES).passed

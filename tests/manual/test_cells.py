@@ -77,7 +77,7 @@ def draw(cell, steps=5, batch=2, seed=3, tokens=False):
 @cache
 def function_of(name, step):
     cell = CELLS[name][0]
-    return equations.sequence_loss(
+    return equations.SequenceLoss(
         step, equations.projection, tuple(cell.parameter_shapes(I, H)), tuple(cell.state_shapes(H)), "@t"
     )
 
@@ -597,7 +597,7 @@ def test_a_tie_of_the_stabiliser_shows_only_where_m_is_read(part, differing):
     numbers = (params, initial, x, reading(part, cotangents))
     names = tuple(params), tuple(initial)
     variables = {**params, **{f"{key}_0": value for key, value in initial.items()}, "x": x}
-    function = equations.sequence_loss(half_each, equations.projection, *names, "@t")
+    function = equations.SequenceLoss(half_each, equations.projection, *names, "@t")
     shared = torch_autograd.gradients(function, variables, {f"cotangent_{k}": v for k, v in numbers[3].items()})[2]
     found = {key: value for key, value in by_hand(cell, *numbers).items() if key in shared}
     assert wrong(by_hand(cell, *numbers), by_torch("slstm", *numbers)) <= {"m_0"}

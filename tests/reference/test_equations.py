@@ -46,7 +46,7 @@ def test_three_steps_on_paper(numpy_scan):
         equations.bound_step("rnn", {"activation": "identity"}),
         equations.bound_readout("squared-error", {"reduction": "sum"}),
     )
-    function = equations.sequence_loss(step, read, ("W_xh", "W_hh", "b_h"), ("h",), "@t")
+    function = equations.SequenceLoss(step, read, ("W_xh", "W_hh", "b_h"), ("h",), "@t")
     scalars = {"W_xh": 2.0, "W_hh": -1.0, "W_hy": 3.0}
     variables = {name: np.array([[value]]) for name, value in scalars.items()}
     variables |= {

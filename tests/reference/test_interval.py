@@ -82,7 +82,7 @@ def lstm():
     variables = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     constants = {f"cotangent_{name}": rng.normal(size=(4, 2, 2)) for name in ("h", "c")}
     read = equations.bound_readout("projection", {})
-    return equations.sequence_loss(equations.lstm, read, ("W_xh", "W_hh", "b_h"), ("h", "c"), "@t"), variables, constants
+    return equations.SequenceLoss(equations.lstm, read, ("W_xh", "W_hh", "b_h"), ("h", "c"), "@t"), variables, constants
 
 
 def units(name, found):
