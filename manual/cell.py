@@ -92,8 +92,18 @@ def has_sequence_form(cell: Any) -> TypeGuard[SequenceCell]:
     kind = cast(Any, type(cell))
     if not callable(getattr(kind, "sequence", None)) or not callable(getattr(kind, "sequence_backward", None)):
         return False
+    return all(_is_by_its_author(kind, name) for name in STEP_FORM)
+
+
+def jacobian_takes_rows_of_steps(cell: Any) -> bool:
+    """Whether `step_jacobian` may be asked about rows of several steps as if they were of one: where the sequence form may."""
+    return has_sequence_form(cell) and _is_by_its_author(cast(Any, type(cell)), "step_jacobian")
+
+
+def _is_by_its_author(kind: Any, name: str) -> bool:
+    """Whether the method is that of the class which wrote the sequence form."""
     owner = next(each for each in kind.__mro__ if "sequence_backward" in vars(each))
-    return all(getattr(kind, name) is getattr(owner, name) for name in STEP_FORM)
+    return getattr(kind, name, None) is getattr(owner, name, kind)
 
 
 def zeros(like: Array) -> Array:

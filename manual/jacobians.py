@@ -23,7 +23,7 @@ from typing import Any, cast
 import numpy as np
 
 from manual import bptt
-from manual.cell import Array, Arrays, Cell, HoistedCell
+from manual.cell import Array, Arrays, Cell, jacobian_takes_rows_of_steps
 from manual.linear import rows_of
 from manual.sequences import CACHE
 
@@ -44,12 +44,12 @@ def state_jacobians(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) ->
 
     A row that has no step (the tape's mask) keeps its state: its Jacobian is the identity.
     """
-    if not isinstance(cell, HoistedCell) or not hasattr(cell, "step_jacobian"):
+    if not jacobian_takes_rows_of_steps(cell):
         return np.stack([state_jacobian(cell, params, tape, t) for t in range(tape.steps)])
     first = flatten_state({name: trajectory[0] for name, trajectory in tape.states.items()})
     together = max(1, 2 * CACHE // (first.nbytes * first.shape[-1]))
     parts: list[Array] = []
-    for start in range(0, tape.steps, together):  # rows of several steps are rows of one
+    for start in range(0, tape.steps, together):
         caches = tape.caches[start : start + together]
         local = cast(Any, cell).step_jacobian(params, {n: rows_of(v, 2) for n, v in bptt.stack_caches(caches).items()})
         parts.append(local.reshape(len(caches), *first.shape, first.shape[-1]))

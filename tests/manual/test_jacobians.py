@@ -341,3 +341,25 @@ def test_nan_in_one_jacobian_reaches_every_earlier_product_of_its_row_alone():
     steps[1, 0, 2, 2] = np.nan
     found = np.isnan(jacobians.products_to_end(steps)).any(axis=(-2, -1))
     np.testing.assert_array_equal(found, [[True, False], [True, False], [False, False]])
+
+
+def test_whose_jacobian_is_not_the_author_s_is_asked_step_by_step(draw_sequence):
+    sequence = draw_sequence(steps=7, batch=2, hidden_size=4)
+    asked = []
+
+    class Counts(RNN):
+        def step_jacobian(self, params, cache):
+            asked.append(len(cache["h_prev"]))
+            return super().step_jacobian(params, cache)
+
+    jacobians.state_jacobians(Counts(), sequence.params, tape_of(Counts(), sequence))
+    assert asked == [2] * 7
+
+
+@pytest.mark.parametrize("cache", [1, 2000, 2**20])
+def test_in_pieces_or_at_once_the_same(draw_sequence, monkeypatch, cache):
+    sequence = draw_sequence(steps=7, batch=2, hidden_size=4)
+    tape = tape_of(RNN(), sequence)
+    monkeypatch.setattr(jacobians, "CACHE", cache)
+    each = [jacobians.state_jacobian(RNN(), sequence.params, tape, t) for t in range(7)]
+    np.testing.assert_allclose(jacobians.state_jacobians(RNN(), sequence.params, tape), each, rtol=1e-14)
