@@ -151,21 +151,33 @@ def cost_table(title: str, found: Sequence[Cost]) -> Table:
 
 
 def markdown(results: Sequence[Result], found: Costs, versions: Mapping[str, Any]) -> str:
-    """The ratios alone, as Markdown: a line per cell, dtype and sizes, then a line per cost; medians."""
-    lines: list[str] = []
-    if results:
-        names = list(results[0].ratios)
-        lines += markdown_rows(["cell", "T·B·I·H·V", *names, throughput.PRODUCTS])
-        for title, own in grouped(results):
-            for each in own:
-                ratios = [f"{each.ratios[name].median:.2f}" for name in names]
-                lines += [" | ".join(["", title, str(each.sizes), *ratios, f"{each.share.median:.0%}", ""]).strip()]
+    """The ratios alone, as Markdown: a line per cell and sizes, then a line per cost; medians."""
+    lines = markdown_of_gradients(results) if results else []
     if found:
         lines += ["", *markdown_rows(["what", "sizes", "ratio", ""])]
     for each in (cost for section in found.values() for cost in section):
         ratios = [(name, value.median) for name, value in each.values.items() if name != "seconds"]
         lines += [f"| {each.what} | {each.sizes} | {value:.2f} | {name} |" for name, value in ratios]
     return "\n".join([*lines, "", told(versions)])
+
+
+def markdown_of_gradients(results: Sequence[Result]) -> list[str]:
+    """A line per cell and sizes, with columns for every dtype."""
+    names, dtypes = list(results[0].ratios), list(dict.fromkeys(each.dtype for each in results))
+    lines = markdown_rows(
+        ["cell", "T·B·I·H·V", *(f"{dtype}: {name}" for dtype in dtypes for name in (*names, throughput.PRODUCTS))]
+    )
+    rows: dict[tuple[str, str], dict[str, Result]] = {}
+    for each in results:
+        rows.setdefault((each.cell, str(each.sizes)), {})[each.dtype] = each
+    for (cell, sizes), own in rows.items():
+        cells: list[str] = []
+        for dtype in dtypes:
+            told_of = own.get(dtype)
+            ratios = [f"{told_of.ratios[name].median:.2f}" for name in names] if told_of else [""] * len(names)
+            cells += [*ratios, f"{told_of.share.median:.0%}" if told_of else ""]
+        lines.append(f"| {' | '.join([cell, sizes, *cells])} |")
+    return lines
 
 
 def markdown_rows(names: Sequence[str]) -> list[str]:

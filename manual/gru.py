@@ -164,8 +164,7 @@ class GRU(Halves):
         rows, h, all_tiles = joined.rows, joined.h, tiles(steps, batch, 10 * initial["h"][0].nbytes)
         W_r_z, together = -joined.weights(W_hr_z, b_r_z + c_r_z, W_xr_z), all_tiles[0].count  # e⁻ᵃ is wanted
         net = NetInputs(rows, W_r_z, joined.columns(-W_xr_z), together, 2)
-        u_n = linear(np, W_xn, rows_of(x, 2)).reshape(steps, batch, size)
-        u_n += b_n if after else b_n + c_n
+        u_n = joined.of_x(W_xn, b_n if after else b_n + c_n)
         slopes, seen = empty((5, steps, batch, size), u_n.dtype), h[:-1] if after else np.empty_like(u_n)
         W_n = np.concatenate([W_hn, c_n[:, None]], axis=1).T if after else W_hn.T
         net_n = NetInputs(rows[..., : size + 1], W_n, [None] * steps, together) if after else Multiplier(W_n, batch)

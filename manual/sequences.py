@@ -81,6 +81,15 @@ class Joined:
         """Wᵀ by (1), for products of rows: (H+1+I, out), or (H+1, out) for tokens."""
         return np.concatenate([W_hh, b[:, None], W_xh[:, : width_of(self.x)]], axis=1).T
 
+    def of_x(self, W_xh: Array, b: Array) -> Array:
+        """W_xh x_t + b for every step at once: (T, B, out)."""
+        if not width_of(self.x):
+            return linear(np, W_xh, self.x) + b
+        found = empty((*self.rows.shape[:2], len(b)), b.dtype)
+        ones_and_x = rows_of(self.rows, 2)[:, self.h.shape[-1] :]
+        np.dot(ones_and_x, np.concatenate([b[:, None], W_xh], axis=1).T, out=rows_of(found, 2))
+        return found
+
     def columns(self, W_xh: Array) -> Sequence[Any]:
         """By step what tokens add, (B, out); None for rows."""
         return [None] * len(self.x) if width_of(self.x) else linear(np, W_xh, self.x)
