@@ -295,6 +295,10 @@ def _one_case(
         preflight.repeatable(first, again.answer(problem))
     preflight.same_in_any_layout(first, in_another_order, epsilon(problem.rounding_dtype))
     ties = ties_of(problem)
+    for engine in engines:
+        if engine.reason_not(problem) is None:
+            with contextlib.suppress(Exception):  # who cannot will say so when it is asked
+                engine.begin(problem)
     case = check_problem(problem, _Asked(candidate, problem, first), engines, convention, partial)
     preflight.same_forward(case)
     preflight.finite_references(case)

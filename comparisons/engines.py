@@ -58,6 +58,14 @@ class Engine:
             problem = problem.with_variables(with_offsets(problem))
         return self._complete(problem, self.ask(module, problem, **keywords), keywords)
 
+    def begin(self, problem: AnyProblem) -> None:
+        """What the answer waits for, begun on another thread, where the engine can do so."""
+        module = self.load()
+        if isinstance(problem, Problem) and hasattr(module, "begin"):
+            first = problem.with_variables(with_offsets(problem))
+            told = dict(first.variables), dict(first.constants)
+            module.begin(_network_function(first), *told, **self.keywords(first, None))
+
     def answers(self, problems: Sequence[Problem], rounding_seed: int | None = None) -> list[Answer]:
         """The same of problems of one sequence that differ in their cotangents alone, with the shares of every step."""
         first = problems[0].with_variables(with_offsets(problems[0]))

@@ -103,7 +103,7 @@ def _shaped(*arguments: Mapping[str, Any]) -> _Shaped:
 
 
 @lru_cache(maxsize=256)
-def _value_and_gradient(function: ScalarFunction, shaped: _Shaped, hastily: bool) -> Callable[..., Any]:
+def _value_and_gradient(function: ScalarFunction, shaped: _Shaped, hastily: bool) -> jax_programs.Compiled:
     def forward(variables: Any, constants: Any) -> Any:
         return function(xp, scan, variables, constants)
 
@@ -139,8 +139,14 @@ def gradients(
     """
     with in_double():
         arguments = dict(variables), dict(constants)
-        (value, outputs), found = _value_and_gradient(function, _shaped(*arguments), hastily)(*arguments)
+        (value, outputs), found = _value_and_gradient(function, _shaped(*arguments), hastily).result()(*arguments)
         return float(value), _arrays(outputs), _arrays(found)
+
+
+def begin(function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any], hastily: bool = False) -> None:
+    """What takes `gradients` longest, of such arguments, begun on another thread: the compilation."""
+    with in_double():
+        _value_and_gradient(function, _shaped(dict(variables), dict(constants)), hastily)
 
 
 def _arrays(named: Mapping[str, Any]) -> Arrays:

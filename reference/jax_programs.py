@@ -7,9 +7,10 @@ is the key; else the lowered program is: its whole text, constants included. The
 
 import re
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
@@ -23,18 +24,29 @@ CONSTANT = re.compile(r"(%\S+) = stablehlo\.(?:constant|broadcast_in_dim (%[^,\s
 COMPARED = re.compile(r"stablehlo\.compare\s+(\w+), (%[^,\s]+), (%[^,\s]+),\s+FLOAT")
 
 
+Compiled: TypeAlias = Future[Callable[..., Any]]
+Lowered: TypeAlias = tuple[Any, str]  # the program, its text
+
+
 @dataclass(frozen=True)
 class Program:
     """A program; equal to another where what is told of it, the options asked for and the device are."""
 
     told: Hashable
-    options: Hashable
+    options: tuple[tuple[tuple[str, Any], ...], bool]
     place: Hashable
-    compile: Callable[[], Callable[..., Any]] = field(compare=False, repr=False)
+    lower: Callable[[], Lowered] = field(compare=False, repr=False)
+
+    def compile(self) -> Compiled:
+        """Begun on another thread, where XLA needs no Python; lowered here, in the modes of the caller."""
+        return _COMPILER.submit(_compiled, *self.lower(), *self.options)
+
+
+_COMPILER = ThreadPoolExecutor(1, "compiler")
 
 
 @lru_cache(maxsize=256)
-def _kept(program: Program) -> Callable[..., Any]:
+def _kept(program: Program) -> Compiled:
     return program.compile()
 
 
@@ -44,22 +56,21 @@ def executable(
     haste: dict[str, Any],
     hastily: bool,
     told: Hashable = None,
-) -> Callable[..., Any]:
+) -> Compiled:
     """The function compiled for arguments of these shapes; with the options of `haste` if asked for, or if it bears them.
 
     `told`: all that tells what it computes, shapes included, where something does (reference.jax_traces); else the lowered
-    program tells.
+    program tells. `result()` waits for it.
     """
     asked = (tuple(haste.items()), hastily)
     if told is not None:
-        return _kept(Program(told, asked, place(), lambda: _compiled(*_lowered(function, arguments), *asked)))
+        return _kept(Program(told, asked, place(), lambda: _lowered(function, arguments)))
     lowered, text = _lowered(function, arguments)
-    program = Program((text, lowered.in_tree, lowered.out_tree), asked, place(), lambda: _compiled(lowered, text, *asked))
+    program = Program((text, lowered.in_tree, lowered.out_tree), asked, place(), lambda: (lowered, text))
     return _kept(program) if is_complete(text) else program.compile()
 
 
-def _lowered(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str]:
-    """(the lowered program, its text)."""
+def _lowered(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Lowered:
     lowered = jax.jit(function, keep_unused=True).lower(*arguments)  # an argument left out would be missing from the text
     return lowered, lowered.as_text()
 

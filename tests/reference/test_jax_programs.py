@@ -1,5 +1,7 @@
 """Compiled programs are shared by what they compute, and by nothing less: what looks the same and is not must not share."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -146,3 +148,28 @@ def test_what_could_see_a_value_computed_twice_is_not_compiled_hastily(function)
 )
 def test_what_is_smooth_or_compares_with_constants_is(function):
     assert jax_programs.bears_haste(lowered(function, a))
+
+
+def test_what_is_begun_is_compiled_once_on_another_thread_and_is_what_is_asked(compiled, monkeypatch):
+    threads, compile_it = [], jax_programs._compiled
+    monkeypatch.setattr(
+        jax_programs, "_compiled", lambda *given: threads.append(threading.current_thread().name) or compile_it(*given)
+    )
+    step = Step(0.25)
+    jax_grad.begin(step, {"a": a, "b": b}, {})
+    np.testing.assert_allclose(slope(step), by_differences(step), rtol=1e-6)
+    assert compiled() == 1
+    assert len(threads) == 1
+    assert threads[0].startswith("compiler")
+
+
+def test_what_cannot_be_compiled_says_so_whenever_it_is_asked(compiled, monkeypatch):
+    def refuses(*given):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(jax_programs, "_compiled", refuses)
+    step = Step(0.125)
+    jax_grad.begin(step, {"a": a, "b": b}, {})
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no such instruction"):
+            slope(step)
