@@ -154,10 +154,10 @@ def markdown(results: Sequence[Result], found: Costs, versions: Mapping[str, Any
     """The ratios alone, as Markdown: a line per cell and sizes, then a line per cost; medians."""
     lines = markdown_of_gradients(results) if results else []
     if found:
-        lines += ["", *markdown_rows(["what", "sizes", "ratio", ""])]
+        lines += ["", *markdown_rows(["what", "sizes", "ratios"])]
     for each in (cost for section in found.values() for cost in section):
-        ratios = [(name, value.median) for name, value in each.values.items() if name != "seconds"]
-        lines += [f"| {each.what} | {each.sizes} | {value:.2f} | {name} |" for name, value in ratios]
+        ratios = [f"{value.median:.2f} {name}" for name, value in each.values.items() if name != "seconds"]
+        lines.append(f"| {each.what} | {each.sizes} | {', '.join(ratios)} |")
     return "\n".join([*lines, "", told(versions)])
 
 
