@@ -188,7 +188,10 @@ class NetInputs:
         return self.a[: tile.count, :, tile.rows]
 
     def turns(self, tile: Tile) -> Iterator[None]:
-        """A step's turn is the next one's; a product is for all rows, and done before the first tile that has some of them."""
+        """Computes the net input of the tile's next step whenever it is advanced.
+
+        It does so for all rows, in the first of the tiles that have some rows of that step; for the others it is there already.
+        """
         every = zip(self.rows[tile.steps], self.columns[tile.steps], self.filled, self.a, strict=False)
         for row, column, filled, a in every:
             if not tile.rows.start:
