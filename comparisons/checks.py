@@ -260,7 +260,7 @@ def _function_case(
 
 @dataclass(frozen=True)
 class _Asked:
-    """A candidate that was asked this very problem before, twice, and answered the same."""
+    """A candidate that was asked this very problem before, and has shown that it answers the same again."""
 
     candidate: Candidate
     problem: AnyProblem
