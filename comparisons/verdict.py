@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from comparisons.errors import GradientMismatch, QuestionError
+from comparisons.tolerance import LOW_LIMIT
 
 SCHEMA = 1
 
@@ -45,6 +46,11 @@ class Verdict:
         ratios = [self.error_over_noise, self.step_error_over_noise or 0.0]
         return math.inf if any(math.isnan(ratio) for ratio in ratios) else max(ratios)
 
+    @property
+    def only_in_steps(self) -> bool:
+        """Whether the whole gradient is within every limit, and what is wrong is the shares of single steps."""
+        return self.wrong_steps is not None and self.error_over_noise <= LOW_LIMIT
+
     def sentence(self) -> str:
         """One line for a person."""
         if self.passed:
@@ -58,7 +64,7 @@ class Verdict:
             parts[0] += f" (against {self.reference})"
         if self.where:
             parts.append(self.where)
-        if self.candidate_value is not None and self.reference_value is not None:
+        if self.candidate_value is not None and self.reference_value is not None and not self.only_in_steps:
             at = f" at {self.worst_index}" if self.worst_index else ""
             at = f" along random direction {self.worst_index[0]}" if self.along_directions and self.worst_index else at
             digits = 6 if self.max_rel_error > 1e-4 else 17
@@ -66,7 +72,8 @@ class Verdict:
                 f"worst{at}: {self.candidate_value:.{digits}g}, where {self.reference} has {self.reference_value:.{digits}g}"
             )
         if self.reason == "differs":
-            parts.append(f"relative error {self.max_rel_error:.1e}, {self.worst_over_noise:.1e} times what rounding explains")
+            only = "only in the shares of single steps" if self.only_in_steps else f"relative error {self.max_rel_error:.1e}"
+            parts.append(f"{only}, {self.worst_over_noise:.1e} times what rounding explains")
         if self.first_wrong_step is not None:
             parts.append(f"walking back, first wrong at step {self.first_wrong_step} (wrong: {self.wrong_steps})")
         return "; ".join(parts)

@@ -144,3 +144,14 @@ def test_text_of_a_report():
     assert lines[1] == "relu: 1 of 2 comparisons disagree"
     assert WRONG.sentence() in [line.strip() for line in lines]
     assert "identity: the forward passes differ; no gradient was compared" in lines
+
+
+def test_shares_that_are_wrong_under_a_right_whole_are_said_to_be():
+    whole, right, wrong = (np.array(value) for value in ([3.0], [1.0, 2.0], [2.0, 1.0]))
+    found = compare(("b_h", "torch"), (whole, whole), (wrong[:, None], right[:, None]), Yardstick(1e-15, np.full(2, 1e-15), 64.0))
+    assert not found.passed
+    assert found.only_in_steps
+    assert "only in the shares of single steps, 1.0e+15 times what rounding explains; walking back" in found.sentence()
+    assert "worst" not in found.sentence()
+    assert not WRONG.only_in_steps
+    assert "relative error" in WRONG.sentence()
