@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from comparisons import checks
-from comparisons.errors import QuestionError
-from comparisons.files import write_text
-from comparisons.verdict import Report
+from .checking import entry_points
+from .checking.report_data import Report
+from .errors import QuestionError
+from .reporting.files import write_text
 
 CHECKS = pytest.StashKey[list[dict[str, Any]]]()
 
@@ -44,17 +44,17 @@ class GradientOracle:
     def check_cell(self, cell: Any, **options: Any) -> Report:
         """As comparisons.check_cell."""
         __tracebackhide__ = True
-        return self._check(checks.check_cell, cell, **options)
+        return self._check(entry_points.check_cell, cell, **options)
 
     def check_gradients(self, gradients: Any, loss: Any, params: Any, inputs: Any, **options: Any) -> Report:
         """As comparisons.check_gradients."""
         __tracebackhide__ = True
-        return self._check(checks.check_gradients, gradients, loss, params, inputs, **options)
+        return self._check(entry_points.check_gradients, gradients, loss, params, inputs, **options)
 
     def check_vjp(self, vjp: Any, function: Any, params: Any, inputs: Any, **options: Any) -> Report:
         """As comparisons.check_vjp."""
         __tracebackhide__ = True
-        return self._check(checks.check_vjp, vjp, function, params, inputs, **options)
+        return self._check(entry_points.check_vjp, vjp, function, params, inputs, **options)
 
     def _check(self, check: Any, *arguments: Any, raise_exception: bool = True, **options: Any) -> Report:
         __tracebackhide__ = True

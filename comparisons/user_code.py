@@ -16,7 +16,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from comparisons.errors import CandidateFailed, InputsChanged, QuestionError
+from .errors import CandidateFailed, InputsChanged, QuestionError
+from .places import ROOT
 
 STDLIB = sysconfig.get_paths()["stdlib"]
 OUTPUT_LIMIT = 200_000  # characters that one call may print
@@ -79,12 +80,11 @@ def describe(error: BaseException) -> str:
 
 def at_line(trace: TracebackType | None) -> str:
     """' at file.py:12: the line', of the innermost frame that belongs to neither an installed package nor this one."""
-    own = Path(__file__).resolve().parent.parent
     for frame in reversed(traceback.extract_tb(trace)):
         path = Path(frame.filename)
         if "site-packages" in path.parts or path.is_relative_to(STDLIB) or frame.filename.startswith(("<frozen", "<__array")):
             continue
-        if is_within(path, own):
+        if is_own(path):
             continue
         return f" at {path.name}:{frame.lineno}: {frame.line}"
     return ""
@@ -95,9 +95,9 @@ def comes_from_outside(error: BaseException) -> bool:
     return bool(at_line(error.__traceback__))
 
 
-def is_within(path: Path, root: Path) -> bool:
-    """Whether the file is one of this project's own three folders."""
-    return any(path.resolve().is_relative_to(root / folder) for folder in ("manual", "reference", "comparisons"))
+def is_own(path: Path) -> bool:
+    """Whether the file is in one of this project's own three folders."""
+    return any(path.resolve().is_relative_to(ROOT / folder) for folder in ("manual", "reference", "comparisons"))
 
 
 def parameter_names(function: Callable[..., Any]) -> list[str]:

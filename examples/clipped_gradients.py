@@ -6,8 +6,7 @@
 """
 
 import numpy as np
-
-from comparisons import check_gradients
+from bptt_crosscheck import check_gradients
 
 CLIP = 0.5
 

@@ -6,8 +6,7 @@ Without it the same question is answered differently each time, and the check sa
 """
 
 import numpy as np
-
-from comparisons import check_gradients
+from bptt_crosscheck import check_gradients
 
 rng = np.random.default_rng()
 

@@ -7,7 +7,7 @@ The mistake in it: the gradient of U is handed out transposed.
 
 import json
 
-from comparisons import check_cell
+from bptt_crosscheck import check_cell
 
 
 class Elman:

@@ -8,8 +8,7 @@ The loss may be compiled, scanned, or both; the gradients of x and of the initia
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from comparisons import check_gradients, from_jax
+from bptt_crosscheck import check_gradients, from_jax
 
 
 @jax.custom_vjp

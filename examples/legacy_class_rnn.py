@@ -6,8 +6,7 @@ Nothing of it is changed. The loss is differentiated numerically, so that torch 
 """
 
 import numpy as np
-
-from comparisons import check_gradients, from_attributes, set_attributes
+from bptt_crosscheck import check_gradients, from_attributes, set_attributes
 
 
 class CharRNN:

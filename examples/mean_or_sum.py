@@ -6,8 +6,7 @@ Declared as a convention, {"scale": "1/T"}, it passes; T is the length of the in
 """
 
 import numpy as np
-
-from comparisons import check_gradients
+from bptt_crosscheck import check_gradients
 
 
 def loss(xp, params, inputs):

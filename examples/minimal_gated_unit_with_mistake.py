@@ -37,6 +37,6 @@ class MinimalGatedUnit:
 
 
 if __name__ == "__main__":
-    from comparisons import check_cell
+    from bptt_crosscheck import check_cell
 
     print(check_cell(MinimalGatedUnit(), raise_exception=False))

@@ -7,8 +7,7 @@ Torch differentiates everything around it; only the cell's backward can be wrong
 
 import numpy as np
 import torch
-
-from comparisons import check_gradients, from_torch
+from bptt_crosscheck import check_gradients, from_torch
 
 
 class LSTMCell(torch.autograd.Function):

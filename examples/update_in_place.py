@@ -6,8 +6,7 @@ A learning rate of 1 loses the fewest digits in that subtraction.
 """
 
 import numpy as np
-
-from comparisons import check_gradients, from_update
+from bptt_crosscheck import check_gradients, from_update
 
 LEARNING_RATE = 1.0
 

@@ -6,8 +6,7 @@ That the last state is also handed out alone is where many layers go wrong: its 
 """
 
 import numpy as np
-
-from comparisons import check_vjp
+from bptt_crosscheck import check_vjp
 
 
 def function(xp, params, inputs):

@@ -7,8 +7,7 @@ Change the declared K by one, and dU and dW are reported as wrong.
 """
 
 import numpy as np
-
-from comparisons import Unrolled, check_gradients
+from bptt_crosscheck import Unrolled, check_gradients
 
 BPTT_TRUNCATE = 2
 convention = {"truncation": BPTT_TRUNCATE}

@@ -22,10 +22,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from manual import bptt
-from manual.cell import Array, Arrays, Cell, jacobian_takes_rows_of_steps
-from manual.linear import rows_of
-from manual.sequences import CACHE
+from .cell import Array, Arrays, Cell, jacobian_takes_rows_of_steps
+from .linear import rows_of
+from .through_time import bptt
+from .through_time.sequences import CACHE
 
 
 def flatten_state(state: Mapping[str, Array]) -> Array:

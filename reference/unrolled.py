@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reference.equations import stop_gradient
+from .equations.parts import stop_gradient
 
 State = dict[str, Any]
 

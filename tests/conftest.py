@@ -10,8 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any BLAS is loaded: each
 
 import numpy as np
 import pytest
-
-from reference import equations
+from bptt_crosscheck.reference import equations
 
 T, B, I, V = 3, 2, 3, 5  # noqa: E741
 

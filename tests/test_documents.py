@@ -5,14 +5,18 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
-from comparisons import checks, convention, dump, errors
-from comparisons.candidates import built_in, problem_of
-from comparisons.cases import CASES
-from comparisons.engines import ENGINES, select
-from comparisons.report import main
-from comparisons.tolerance import LIMIT
-from comparisons.verdict import CaseReport, Report, Verdict
+from bptt_crosscheck.comparisons import errors
+from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
+from bptt_crosscheck.comparisons.candidates.draw import problem_of
+from bptt_crosscheck.comparisons.checking.case_report import CaseReport
+from bptt_crosscheck.comparisons.checking.report_data import Report
+from bptt_crosscheck.comparisons.command_line import main
+from bptt_crosscheck.comparisons.judging.verdict import Verdict
+from bptt_crosscheck.comparisons.problems import convention
+from bptt_crosscheck.comparisons.problems.cases import CASES
+from bptt_crosscheck.comparisons.reporting import dump
+from bptt_crosscheck.comparisons.witnesses.engines import ENGINES, select
+from bptt_crosscheck.comparisons.witnesses.tolerance import LIMIT
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

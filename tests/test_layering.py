@@ -39,7 +39,11 @@ ALONE = {
 FRAMEWORKS = ({"torch", "array_api_compat"}, {"jax", "optax"}, {"scipy"}, {"flint"})  # a file has one, or none
 WHEN_USED = {"xarray", "matplotlib", "safetensors"}  # in comparisons/, inside the function that needs them
 PURE = ("crosscheck", "tolerance", "comparator", "problem", "verdict", "errors")
-OUTPUT = {"comparisons.report", "comparisons.terminal", "comparisons.dump"}
+OUTPUT = {
+    "bptt_crosscheck.comparisons.command_line",
+    "bptt_crosscheck.comparisons.reporting.tables",
+    "bptt_crosscheck.comparisons.reporting.dump",
+}
 
 
 @dataclass(frozen=True)
@@ -218,10 +222,10 @@ def test_a_forbidden_import_is_found(source):
 @pytest.mark.parametrize(
     ("source", "package", "violation"),
     [
-        ("from reference import equations", "manual", "reference.equations"),
-        ("from manual.rnn import RNN", "reference", "manual.rnn.RNN"),
-        ("import comparisons.verdict", "reference", "comparisons.verdict"),
-        ("from reference import torch_nn", "comparisons", "reference.torch_nn"),
+        ("from reference import equations", "manual", "bptt_crosscheck.reference.equations.unrolling"),
+        ("from manual.rnn import RNN", "reference", "bptt_crosscheck.manual.cells.rnn.RNN"),
+        ("import comparisons.verdict", "reference", "bptt_crosscheck.comparisons.checking.report_data"),
+        ("from reference import torch_nn", "comparisons", "bptt_crosscheck.reference.by_torch.torch_nn"),
     ],
 )
 def test_an_import_across_folders_is_found(source, package, violation):

@@ -31,17 +31,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from comparisons import GradientMismatch, check_cell, check_gradients, check_vjp, from_torch
-from comparisons.candidates import CellCandidate, problem_of
-from comparisons.cases import Case
-from comparisons.crosscheck import check_problem, report_of
-from comparisons.engines import select
-from comparisons.errors import CandidateFailed, LayoutMatters, NotRepeatable
-from manual import bptt
-from manual.lstm import LSTM
-from manual.network import Network
-from manual.peephole_lstm import PeepholeLSTM
+from bptt_crosscheck import GradientMismatch, check_cell, check_gradients, check_vjp, from_torch
+from bptt_crosscheck.comparisons.candidates.built_in_cells import CellCandidate
+from bptt_crosscheck.comparisons.candidates.draw import problem_of
+from bptt_crosscheck.comparisons.checking.crosscheck import check_problem
+from bptt_crosscheck.comparisons.checking.environment import report_of
+from bptt_crosscheck.comparisons.errors import CandidateFailed, LayoutMatters, NotRepeatable
+from bptt_crosscheck.comparisons.problems.cases import Case
+from bptt_crosscheck.comparisons.witnesses.engines import select
+from bptt_crosscheck.manual.cells.lstm import LSTM
+from bptt_crosscheck.manual.cells.peephole_lstm import PeepholeLSTM
+from bptt_crosscheck.manual.through_time import bptt
+from bptt_crosscheck.manual.through_time.network import Network
 
 B, I, H = 3, 2, 3  # noqa: E741
 TORCH = {"references": ["torch"]}

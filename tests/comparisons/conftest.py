@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from comparisons.candidates import built_in, problem_of
-from comparisons.cases import CASES, Case
-from comparisons.crosscheck import check_problem
-from comparisons.engines import ENGINES, Engine
-from comparisons.planted import CELLS, REGIMES, trial_of
-from comparisons.problem import Answer, Problem
-from comparisons.trial import witnesses_used
-from comparisons.verdict import CaseReport
+from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
+from bptt_crosscheck.comparisons.candidates.draw import problem_of
+from bptt_crosscheck.comparisons.checking.case_report import CaseReport
+from bptt_crosscheck.comparisons.checking.crosscheck import check_problem
+from bptt_crosscheck.comparisons.problems.answer import Answer
+from bptt_crosscheck.comparisons.problems.cases import CASES, Case
+from bptt_crosscheck.comparisons.problems.problem import Problem
+from bptt_crosscheck.comparisons.trial.mutation_score import CELLS, REGIMES, trial_of
+from bptt_crosscheck.comparisons.trial.trial import witnesses_used
+from bptt_crosscheck.comparisons.witnesses.engines import ENGINES, Engine
 
 CASE = {case.name: case for case in CASES}
 SMALLER = {"larger": {"steps": 8, "batch": 2}}

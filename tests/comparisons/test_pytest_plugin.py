@@ -11,9 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from bptt_crosscheck.comparisons.errors import UnknownName
+from bptt_crosscheck.comparisons.pytest_plugin import GradientOracle, OracleSummary
 
-from comparisons.errors import UnknownName
-from comparisons.pytest_plugin import GradientOracle, OracleSummary
 from tests.comparisons.small import INPUTS, PARAMS, gradients, numpy_loss
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def pytest_run(folder, *options, tests=TESTS):
     """(exit status, output, oracle.json or None) of pytest in a fresh folder."""
     (folder / "test_mine.py").write_text(tests)
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-    plugin = [] if registered() else ["-p", "comparisons.pytest_plugin"]
+    plugin = [] if registered() else ["-p", "bptt_crosscheck.comparisons.pytest_plugin"]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--oracle-report", "out", *plugin, *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment())
     path = folder / "out" / "oracle.json"
@@ -98,7 +98,7 @@ def environment():
 
 def registered():
     """Whether pytest loads the plugin by itself: as it does wherever the package is installed."""
-    return any(entry.value == "comparisons.pytest_plugin" for entry in entry_points(group="pytest11"))
+    return any(entry.value == "bptt_crosscheck.comparisons.pytest_plugin" for entry in entry_points(group="pytest11"))
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bptt_crosscheck
 import pytest
-
-import comparisons
-from comparisons import report
+from bptt_crosscheck.comparisons import command_line
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -114,7 +113,7 @@ def status_of(run):
 def check(path, monkeypatch, capfd, *options):
     """(exit status, output without line breaks) of `python comparisons/report.py check path`."""
     monkeypatch.setattr(sys, "argv", ["report.py", "check", str(path), *options])
-    status = status_of(report.main)
+    status = status_of(command_line.main)
     return status, words_of(capfd)
 
 
@@ -157,7 +156,7 @@ SCRIPTS = [name for name in OUTCOMES if "if __name__" in (EXAMPLES / f"{name}.py
 def test_as_a_script_it_asks_the_same_question(name, monkeypatch, capsys):
     asked = []
     for entry in ("check_cell", "check_gradients", "check_vjp"):
-        monkeypatch.setattr(comparisons, entry, lambda *given, **options: asked.append((given, options)) or "asked")
+        monkeypatch.setattr(bptt_crosscheck, entry, lambda *given, **options: asked.append((given, options)) or "asked")
     module = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out == "asked\n"
     [(given, options)] = asked

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bptt_crosscheck.manual.cells.rnn import RNN
 from torch.nn import functional
-
-from manual.rnn import RNN
 
 Array = np.ndarray[Any, Any]
 

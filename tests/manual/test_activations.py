@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from bptt_crosscheck.manual.activations import ACTIVATIONS, sigmoid_and_complement, sigmoid_derivative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from manual.activations import ACTIVATIONS, sigmoid_and_complement, sigmoid_derivative
 from tests.closeness import ROUNDING, relative_error
 
 TORCH = {

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from bptt_crosscheck.manual import jacobians
+from bptt_crosscheck.manual.activations import ACTIVATIONS
+from bptt_crosscheck.manual.cells.rnn import RNN
+from bptt_crosscheck.manual.through_time import bptt
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from manual import bptt, jacobians
-from manual.activations import ACTIVATIONS
-from manual.rnn import RNN
 from tests.closeness import ROUNDING, relative_error
 
 FRAMEWORKS = {

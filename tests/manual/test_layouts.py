@@ -8,16 +8,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from bptt_crosscheck.manual import layouts
+from bptt_crosscheck.manual.cells.gru import GRU
+from bptt_crosscheck.manual.cells.lstm import LSTM
+from bptt_crosscheck.manual.cells.peephole_lstm import PeepholeLSTM
+from bptt_crosscheck.manual.cells.projected_lstm import ProjectedLSTM
+from bptt_crosscheck.manual.cells.rnn import RNN
+from bptt_crosscheck.manual.through_time import bptt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
-from manual import bptt, layouts
-from manual.gru import GRU
-from manual.lstm import LSTM
-from manual.peephole_lstm import PeepholeLSTM
-from manual.projected_lstm import ProjectedLSTM
-from manual.rnn import RNN
 from tests.closeness import ROUNDING, relative_error
 
 T, B, I, H, P = 5, 2, 3, 4, 2  # noqa: E741

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from bptt_crosscheck.manual.linear import linear, linear_backward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from manual.linear import linear, linear_backward
 from tests.closeness import ROUNDING, relative_error
 
 few = settings(max_examples=25, deadline=None, derandomize=True)

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from bptt_crosscheck.manual.losses import LOSSES, position_weights, softmax_cross_entropy, squared_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from manual.losses import LOSSES, position_weights, softmax_cross_entropy, squared_error
 from tests.closeness import ROUNDING, relative_error
 
 sizes = st.integers(1, 5)

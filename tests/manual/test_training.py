@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import pytest
 import torch
+from bptt_crosscheck.manual.training import SGD, Adam, Moments, clip_by_global_norm, clip_by_value, global_norm, sgd
 
-from manual.training import SGD, Adam, Moments, clip_by_global_norm, clip_by_value, global_norm, sgd
 from tests.closeness import ROUNDING, relative_error
 
 SHAPES = {"W_hh": (3, 3), "b_h": (3,)}

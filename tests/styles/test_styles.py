@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from comparisons import GradientMismatch, check_gradients, check_vjp, from_attributes, from_list, from_update, set_attributes
+from bptt_crosscheck import GradientMismatch, check_gradients, check_vjp, from_attributes, from_list, from_update, set_attributes
 
 HERE = Path(__file__).parent
 

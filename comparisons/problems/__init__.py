@@ -1,0 +1,1 @@
+"""One case as data: arrays under names, the table of cases, conventions."""

@@ -1,0 +1,44 @@
+"""Arrays under names: their types, read-only copies, and what makes two of them the same."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = Mapping[str, Array]
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+PRECISIONS = ("bfloat16", "float16", "float32", "float64")
+
+
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Whether it is one of real floating-point numbers; NumPy does not know bfloat16 for one."""
+    return dtype.kind == "f" or dtype == BFLOAT16
+
+
+def frozen(arrays: Mapping[str, Array]) -> Arrays:
+    """The same arrays as read-only copies, under a read-only mapping."""
+    copies: dict[str, Array] = {}
+    for name, value in arrays.items():
+        copies[name] = np.array(value)
+        copies[name].setflags(write=False)
+    return MappingProxyType(copies)
+
+
+def same_arrays(one: Arrays, other: Arrays) -> bool:
+    """Whether both have the same names, and under each the same numbers, bit by bit, of one dtype and in one memory order."""
+    return one is other or (one.keys() == other.keys() and all(_same_array(one[name], other[name]) for name in one))
+
+
+def _same_array(one: Array, other: Array) -> bool:
+    if (one.dtype, one.shape, one.strides) != (other.dtype, other.shape, other.strides):
+        return False
+    return one is other or one.tobytes() == other.tobytes()
+
+
+def is_tokens(x: Array) -> bool:
+    """Whether x holds integers."""
+    return x.dtype.kind in "iu"

@@ -1,0 +1,273 @@
+"""One case as plain, frozen data: named read-only arrays and the names of the equations that join them.
+
+A `Problem` is what the candidate and every engine receive. Its `variables` are the arrays for which gradients are compared
+(the parameters, x unless it is tokens, the initial states h_0, …); its `constants` are the rest (tokens, targets, masks,
+cotangents). An `Answer` is what each of them gives back, under the same names.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import Array, Arrays, frozen, is_tokens
+
+STATE_JACOBIAN = "state_jacobian"
+PRODUCT_TO_END = "jacobian_product_to_end"
+OFFSET = "@t"  # suffix of the variables that move one step's weights or states alone
+
+
+class Differentiable:
+    """What tolerance and engines need to know of any problem: a scalar function of named arrays.
+
+    Subclasses are frozen dataclasses with at least name, variables, constants, seed, precision.
+    """
+
+    name: str
+    variables: Arrays
+    constants: Arrays
+    seed: int
+    precision: str | None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the floating-point variables."""
+        return np.result_type(*(value.dtype for value in self.variables.values()))
+
+    @property
+    def rounding_dtype(self) -> np.dtype[Any]:
+        """The precision that the candidate works in: the declared one, or that of the variables."""
+        return np.dtype(self.precision or self.dtype)
+
+    @property
+    def accumulated_terms(self) -> int:
+        """n of the noise floor: how many terms are summed on the way to a gradient."""
+        return sum(value.size for value in (*self.variables.values(), *self.constants.values()))
+
+    @property
+    def per_step_names(self) -> tuple[str, ...]:
+        """The variables that have an offset of their own at every step."""
+        return ()
+
+    @property
+    def steps(self) -> int | None:
+        """T, where the problem has steps."""
+        return None
+
+    @property
+    def batch(self) -> int | None:
+        """B, where the problem has rows."""
+        return None
+
+    def first_step(self, name: str) -> int:
+        """The number of the step that index 0 of a per-step array stands for."""
+        del name
+        return 1
+
+    def runs_backwards(self, name: str) -> bool:
+        """Whether a gradient is that of a run backwards in time, so that the walk back goes from step 1 to T."""
+        del name
+        return False
+
+    def with_variables(self, variables: Mapping[str, Array]) -> Self:
+        """The same problem at other values; names left out keep theirs."""
+        return replace(self, variables=frozen({**self.variables, **variables}))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+
+    def astype(self, dtype: npt.DTypeLike) -> Self:
+        """The same problem with every floating-point array in `dtype`."""
+
+        def cast(arrays: Arrays) -> Arrays:
+            return frozen({name: a if a.dtype.kind in "iub" else a.astype(dtype) for name, a in arrays.items()})
+
+        return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+
+    def in_precision(self, dtype: npt.DTypeLike) -> Self:
+        """The same problem for a candidate that works in `dtype`: every number rounded to it, and kept in float64."""
+        name = np.dtype(dtype).name
+        rounded = self.astype(dtype).astype(np.float64)
+        return replace(rounded, precision=None if name == "float64" else name)  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+
+    def lowered(self) -> Self:
+        """The same problem in the arrays that the candidate works in; itself where that is their own precision."""
+        return self if self.rounding_dtype == self.dtype else self.astype(self.rounding_dtype)
+
+    def in_fortran_order(self) -> Self:
+        """The same numbers, the first index running fastest in memory, as in what transposes and kernels hand out."""
+
+        def turned(arrays: Arrays) -> Arrays:
+            return frozen({name: np.array(value, order="F") for name, value in arrays.items()})
+
+        return replace(self, variables=turned(self.variables), constants=turned(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+
+    def sizes(self) -> Iterator[tuple[str, int | None]]:
+        """(name, value) of T, B, I, H, V as they stand in reports; None for what the problem does not have."""
+        yield from ((name, None) for name in ("steps", "batch", "input_size", "hidden_size", "output_size"))
+
+
+@dataclass(frozen=True)
+class Problem(Differentiable):
+    """A cell unrolled over a sequence and read by a readout.
+
+    cell, options              the equation's name and its options; `step` in their place for a cell from outside
+    readout, readout_options   what turns s_1..s_T into a scalar: "softmax-cross-entropy", "squared-error", "projection"
+    parameter_names            the cell's own parameters (the readout's are among the variables too)
+    state_sizes                name → size of each part of the state, in the order of s_t
+    variables, constants       named read-only arrays; x is (T, B, I), or integer tokens (T, B) among the constants
+    jacobians                  whether ∂s_t/∂s_{t−1} and their products are compared as well
+    precision                  in which the candidate works, where that is less than the arrays' own
+    layers, bidirectional      how many layers of the cell there are, and whether each runs backwards in time as well; with
+                               more than one run, parameters and states have suffixes, "_l0", "_l0_reverse", "_l1", …
+    output_names               the parts of the cell's state that a layer hands on
+    window, chunk              where the gradient meant is a truncated one: each loss goes back at most `window` steps, or the
+                               gradient stops at the border of every `chunk` of steps
+    """
+
+    name: str
+    cell: str
+    options: Mapping[str, Any]
+    readout: str
+    readout_options: Mapping[str, Any]
+    parameter_names: tuple[str, ...]
+    state_sizes: Mapping[str, int]
+    input_size: int
+    hidden_size: int
+    variables: Arrays
+    constants: Arrays
+    seed: int
+    jacobians: bool = True
+    step: Callable[..., Any] | None = None
+    loss_label: str = ""
+    precision: str | None = None
+    layers: int = 1
+    bidirectional: bool = False
+    output_names: tuple[str, ...] = ("h",)
+    window: int | None = None
+    chunk: int | None = None
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Of every run of the cell, from the lowest layer up."""
+        if self.layers == 1 and not self.bidirectional:
+            return [""]
+        ways = ("", "_reverse") if self.bidirectional else ("",)
+        return [f"_l{layer}{way}" for layer in range(self.layers) for way in ways]
+
+    def of_one_run(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The names without suffix."""
+        first = self.suffixes[0]
+        return tuple(name.removesuffix(first) for name in names if name.endswith(first))
+
+    @property
+    def x(self) -> Array:
+        """(T, B, I), or integer tokens (T, B)."""
+        return self.variables["x"] if "x" in self.variables else self.constants["x"]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.x.shape[0]
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.x.shape[1]
+
+    @property
+    def output_size(self) -> int | None:
+        """V, or None without a head."""
+        return len(self.variables["b_y"]) if "b_y" in self.variables else None
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """The variables that training moves: the cell's parameters and the readout's."""
+        fixed = {"x", *(f"{name}_0" for name in self.state_sizes)}
+        return tuple(name for name in self.variables if name not in fixed and not name.endswith(OFFSET))
+
+    @property
+    def accumulated_terms(self) -> int:
+        """T (B + H + I)."""
+        return self.steps * (self.batch + self.hidden_size + self.input_size)
+
+    @property
+    def per_step_names(self) -> tuple[str, ...]:
+        """The cell's parameters."""
+        return self.parameter_names
+
+    def first_step(self, name: str) -> int:
+        """0 for ∂L/∂s_t and ∂s_T/∂s_k, 1 for all others; the initial state of a reverse direction is that of step T + 1."""
+        initial = {f"{state}_0" for state in self.state_sizes if not state.endswith("_reverse")}
+        return 0 if name == PRODUCT_TO_END or name in initial else 1
+
+    def runs_backwards(self, name: str) -> bool:
+        """Of the parameters and states of a reverse direction."""
+        return "_reverse" in name and self.bidirectional
+
+    @property
+    def initial_state(self) -> Array:
+        """s_0 (B, S)."""
+        return np.concatenate([self.variables[f"{name}_0"] for name in self.state_sizes], axis=-1)
+
+    def sizes(self) -> Iterator[tuple[str, int | None]]:
+        """(name, value) of T, B, I, H, V as they stand in reports."""
+        yield from (("steps", self.steps), ("batch", self.batch), ("input_size", self.input_size))
+        yield from (("hidden_size", self.hidden_size), ("output_size", self.output_size))
+
+
+@dataclass(frozen=True)
+class FunctionProblem(Differentiable):
+    """A scalar function of named arrays that is not taken apart into steps.
+
+    function(xp, named) -> scalar        of variables and constants together
+    numpy_only                           whether it is NumPy code, which only numeric references can ask
+    extra_noise                          absolute error by variable that the way of reading out the gradient adds
+    timed                                the inputs among the variables: those with T as first axis are judged step by step
+    """
+
+    name: str
+    function: Callable[[Any, Mapping[str, Any]], Any]
+    variables: Arrays
+    constants: Arrays
+    seed: int
+    numpy_only: bool = False
+    precision: str | None = None
+    extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
+    timed: tuple[str, ...] = ()
+    cell: str = "function"
+    loss_label: str = ""
+
+    @property
+    def jacobians(self) -> bool:
+        """A function without steps has none."""
+        return False
+
+    @property
+    def steps(self) -> int | None:
+        """T by the input called x, if there is one: (T, B, I), (T, I), or tokens (T, B) or (T,)."""
+        return len(self.x) if self.x is not None and self.x.ndim else None
+
+    @property
+    def batch(self) -> int | None:
+        """B by the input called x."""
+        rows_at = 2 if self.x is not None and is_tokens(self.x) else 3
+        return self.x.shape[1] if self.x is not None and self.x.ndim == rows_at else None
+
+    @property
+    def time_inputs(self) -> tuple[str, ...]:
+        """The inputs whose first axis is time."""
+        steps = self.steps or 0
+        return tuple(name for name in self.timed if steps > 1 and self.variables[name].shape[:1] == (steps,))
+
+    @property
+    def x(self) -> Array | None:
+        """The input called x."""
+        return self.variables.get("x", self.constants.get("x"))
+
+    def sizes(self) -> Iterator[tuple[str, int | None]]:
+        """T and B, where x tells them."""
+        yield from (("steps", self.steps), ("batch", self.batch))
+        yield from ((name, None) for name in ("input_size", "hidden_size", "output_size"))
+
+
+AnyProblem: TypeAlias = Problem | FunctionProblem

@@ -1,0 +1,1 @@
+"""A report as tables, dumps of Jacobian products, files that are whole or not there."""

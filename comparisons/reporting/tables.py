@@ -1,0 +1,221 @@
+"""A Report as tables for a terminal, by rich."""
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..checking.case_report import CaseReport
+from ..checking.report_data import Report
+from ..checking.words import report_lines
+from ..judging.verdict import Verdict
+
+NARROW = 120  # columns where the output is not a terminal
+
+
+def legend() -> str:
+    """What the table's columns mean."""
+    from ..witnesses.tolerance import LIMIT, LOW_LIMIT
+
+    return (
+        "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; summed or averaged. "
+        f"error/noise: the worst error in units of what rounding explains on that very problem, up to {LIMIT:g} agrees "
+        f"({LOW_LIMIT:g} below float64). –: not asked, or not told by that reference."
+    )
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that wraps at the terminal's width, or at NARROW columns in a pipe."""
+    made = Console(stderr=stderr, highlight=False)
+    if made.is_terminal or "COLUMNS" in os.environ:
+        return made
+    return Console(stderr=stderr, highlight=False, width=NARROW)
+
+
+def number(value: float | None) -> str:
+    """Two digits, or a dash for what was not asked."""
+    return "–" if value is None else f"{value:.1e}"
+
+
+def ratio(value: float) -> str:
+    """A multiple of the noise as a person reads it."""
+    return f"{value:.2f}×" if value < 1000 else f"{value:.1e}×"
+
+
+def verdict_text(passed: bool) -> Text:
+    """The verdict in a word, in colour."""
+    return Text("agree", style="green") if passed else Text("DIFFER", style="bold red")
+
+
+def summaryblank_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Table:
+    """A line per case: sizes, loss, each reference's worst relative error, the share of rounding, the verdict."""
+    names = list(references)
+    table = blank_table("Hand-derived gradients against the references: worst relative error")
+    table.add_column("case", overflow="fold", min_width=14)
+    table.add_column("T·B·I·H·V", justify="right", overflow="fold")
+    table.add_column("loss")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("error / noise", justify="right", min_width=7)
+    table.add_column("verdict", min_width=7)
+    for case in cases:
+        errors = [number(case.worst_rel_error(name)) for name in names]
+        sizes = "·".join(str(size) for size in _sizes(case) if size is not None)
+        table.add_row(
+            Text(full_name(case)), sizes, Text(case.loss), *errors, ratio(case.worst_over_noise()), verdict_text(case.passed)
+        )
+    return table
+
+
+def full_name(case: CaseReport) -> str:
+    """The case's name, with its cell in front."""
+    return case.name if case.name.startswith(case.cell) else f"{case.cell} {case.name}"
+
+
+def blank_table(title: str) -> Table:
+    """A table without rows and columns, in the manner of all."""
+    return Table(
+        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False
+    )
+
+
+def _sizes(case: CaseReport) -> tuple[int | None, ...]:
+    return (case.steps, case.batch, case.input_size, case.hidden_size, case.output_size)
+
+
+def detailblank_table(case: CaseReport) -> Table:
+    """A line per gradient and reference."""
+    table = blank_table(f"{full_name(case)}: every gradient against every reference")
+    table.add_column("gradient", overflow="fold")
+    table.add_column("reference", overflow="fold")
+    for heading in ("max abs error", "max rel error", "noise", "error / noise", "worst step", "worst index", "first wrong step"):
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("verdict", overflow="fold")
+    for row in [*case.forward, *case.rows]:
+        table.add_row(*_cells(row), verdict_text(row.passed))
+    return table
+
+
+def _cells(row: Verdict) -> list[str | Text]:
+    return [
+        Text(row.gradient),
+        Text(row.reference),
+        number(row.max_abs_error),
+        number(row.max_rel_error),
+        number(row.noise),
+        ratio(row.error_over_noise),
+        "–" if row.step_error_over_noise is None else ratio(row.step_error_over_noise),
+        "–" if row.worst_index is None else ",".join(map(str, row.worst_index)),
+        "–" if row.first_wrong_step is None else str(row.first_wrong_step),
+    ]
+
+
+OPTIMISERS = {"sgd": "plain SGD", "momentum": "SGD with momentum", "adam": "Adam"}
+CLIPS = {"norm": ", gradients clipped by global norm", "value": ", gradients clipped by value"}
+
+
+def way_of_training(run: Mapping[str, Any]) -> str:
+    """Optimiser, clipping and cell in words; plain SGD where a report says nothing of it."""
+    optimiser = str(run.get("optimiser", "sgd"))
+    words = OPTIMISERS.get(optimiser, optimiser) + CLIPS.get(str(run.get("clip")), "")
+    return f"{run['cell']}, {words}" if "cell" in run else words
+
+
+def training_lines(report: Report) -> list[str]:
+    """What the text cases say of their training."""
+    lines: list[str] = []
+    for run in report.training:
+        lines.append(
+            f"{run['text']}: {run['characters']:,} characters, {run['vocabulary']} distinct; {run['updates']} updates "
+            f"({way_of_training(run)}) took the loss per character from {run['loss_before']:.3f} to {run['loss_after']:.3f}"
+        )
+        for row in run["rows"]:
+            state = "stayed together" if row["passed"] else "DRIFTED APART"
+            by = f" ({row['updated_by']})" if "updated_by" in row else ""
+            lines.append(
+                f"  manual and {row['reference']}{by}, trained apart from the same weights, {state}: parameters differ by "
+                f"{row['max_rel_error']:.1e} relative ({row['parameter']}; {ratio(row['error_over_noise'])} the noise)"
+            )
+    return lines
+
+
+def closing_line(report: Report, seconds: float) -> str:
+    """Totals and seconds."""
+    agree = sum(row.passed for row in report.rows)
+    cases = sum(case.passed for case in report.cases)
+    if not report.cases:
+        return f"nothing was compared; {seconds:.1f} s"
+    return f"{cases} of {len(report.cases)} cases, {agree} of {len(report.rows)} comparisons agree; {seconds:.1f} s"
+
+
+def indented(line: str) -> RenderableType:
+    """The line, wrapped at its own indent."""
+    lead = len(line) - len(line.lstrip())
+    return Padding(Text(line.lstrip()), (0, 0, 0, lead))
+
+
+def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
+    """The whole report: details first if verbose, then the table, the training, the failures, the totals."""
+    references = list(dict.fromkeys(row.reference for case in report.cases for row in [*case.rows, *case.forward]))
+    parts: list[RenderableType] = [detailblank_table(case) for case in report.cases] if verbose else []
+    parts.append(summaryblank_table(report.cases, references))
+    parts += [proofblank_table(report.cases)] if any(case.true_error for case in report.cases) else []
+    parts += [
+        indented(line)
+        for line in [
+            *training_lines(report),
+            *report_lines([case for case in report.cases if not case.passed]),
+            *(f"{type(error).__name__}: {error}" for error in report.errors),
+            *report.notes,
+        ]
+    ]
+    parts += [Text(legend(), style="dim"), Text(closing_line(report, seconds), style="bold" if math.isfinite(seconds) else "")]
+    return Group(*parts)
+
+
+def rendered_check(report: Report, seconds: float, verbose: bool) -> RenderableType:
+    """A check of somebody's derivation: what is wrong, or one line that nothing is; then the table of every gradient."""
+    parts: list[RenderableType] = [indented(line) for line in str(report).splitlines()]
+    parts += [detailblank_table(case) for case in report.cases] if verbose else []
+    parts += [gradientblank_table(report.cases)] if report.passed and not verbose else []
+    parts += [proofblank_table(report.cases)] if any(case.true_error for case in report.cases) else []
+    parts.append(Text(closing_line(report, seconds), style="bold"))
+    return Group(*parts)
+
+
+def proofblank_table(cases: Iterable[CaseReport]) -> Table:
+    """A line per case and gradient: how far each is from the exact gradient, provably."""
+    cases = list(cases)
+    names = list(dict.fromkeys(who for case in cases for errors in case.true_error.values() for who in errors))
+    table = blank_table("True error, proven: units in the last place of the gradient's largest entry")
+    for heading in ("case", "gradient"):
+        table.add_column(heading, overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for case in cases:
+        for gradient, errors in case.true_error.items():
+            told = [f"{errors[name]:.3g}" if name in errors else "–" for name in names]
+            table.add_row(Text(full_name(case)), Text(gradient), *told)
+    return table
+
+
+def gradientblank_table(cases: Iterable[CaseReport]) -> Table:
+    """A line per case and gradient: the worst relative error against each reference, in short."""
+    rows = [(case, row) for case in cases for row in case.rows]
+    names = list(dict.fromkeys(row.reference for _, row in rows))
+    table = blank_table("Relative error of each gradient, by reference")
+    for heading in ("check", "gradient"):
+        table.add_column(heading, overflow="fold")
+    for name in (*names, "error / noise"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for case_name, gradient in dict.fromkeys((case.name, row.gradient) for case, row in rows):
+        told = {row.reference: row for case, row in rows if (case.name, row.gradient) == (case_name, gradient)}
+        errors = [number(told[name].max_rel_error if name in told else None) for name in names]
+        table.add_row(Text(case_name), Text(gradient), *errors, ratio(max(row.worst_over_noise for row in told.values())))
+    return table

@@ -1,0 +1,218 @@
+"""What else it costs besides one gradient: Jacobians, a verdict, the start, and how the time grows with the sizes.
+
+Each section is a list of `Cost`: ratios measured in turns, as in comparisons.throughput, and beside them the goal that was set.
+What starts afresh is timed in processes of its own, again in turns.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from ...manual import jacobians
+from ...manual.through_time import bptt
+from ..candidates.built_in_cells import CELLS
+from ..places import ROOT
+from . import memory
+from .throughput import NAMES, ROUNDINGS, Array, ContendersDisagree, Sizes, Spread, Task, by_hand, interleaved, spread, task_of
+
+HAND = "by hand"
+VERDICT = """
+import time
+start = time.perf_counter()
+import torch, jax, array_api_compat.torch, comparisons, reference.torch_autograd, reference.jax_grad
+from manual.lstm import LSTM
+imported = time.perf_counter()
+times = []
+for _ in range({checks}):
+    begun = time.perf_counter()
+    comparisons.check_cell(LSTM(), steps={steps}, hidden_size={hidden})
+    times.append(time.perf_counter() - begun)
+print(imported - start, *times)
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One line: what, at which sizes, the numbers by name, and the goal in words."""
+
+    what: str
+    sizes: str
+    values: dict[str, Spread]
+    goal: str
+
+
+def step_jacobian_costs(sizes: Sequence[Sizes], seconds: float) -> list[Cost]:
+    """All ∂s_t/∂s_{t−1} of a sequence from its tape, over jacrev by jax and by torch.func at the same states."""
+    return [_step_jacobians(task_of(cell, each, "float64"), seconds) for cell in NAMES for each in sizes]
+
+
+def jacobian_runs(task: Task) -> dict[str, Callable[[], Array]]:
+    """Every way to the Jacobians of all steps, by name: ours from the tape, theirs from the states."""
+    cell, params = CELLS[task.cell](), task.variables
+    names = list(cell.state_shapes(task.sizes.hidden_size))
+    tape = bptt.forward(cell, params, {name: params[f"{name}_0"] for name in names}, params["x"])
+    before = np.concatenate([tape.states[name][:-1] for name in names], axis=-1)
+    torch, jax = (
+        import_module("bptt_crosscheck.reference.by_torch.torch_throughput"),
+        import_module("bptt_crosscheck.reference.by_jax.jax_throughput"),
+    )
+
+    def split(s: Any) -> tuple[Any, ...]:
+        width = s.shape[-1] // len(names)
+        return tuple(s[..., k * width : (k + 1) * width] for k in range(len(names)))
+
+    return {
+        HAND: partial(jacobians.state_jacobians, cell, params, tape),
+        "jax.jit jacrev": jax.step_jacobians(task.cell, params, before, split),
+        "torch.func jacrev": torch.step_jacobians(task.cell, params, before, split),
+    }
+
+
+def _step_jacobians(task: Task, seconds: float) -> Cost:
+    runs = jacobian_runs(task)
+    must_be_equal(runs)
+    times = interleaved(runs, seconds)
+    ratios = {name: spread(times[HAND] / taken) for name, taken in times.items() if name != HAND}
+    return Cost(f"step Jacobians, {task.cell}", str(task.sizes), ratios, "≤ 1.00 of the faster")
+
+
+def must_be_equal(runs: Mapping[str, Callable[[], Array]]) -> None:
+    """Raises ContendersDisagree where one gives another array than ours."""
+    expected = runs[HAND]()
+    tolerance = ROUNDINGS * np.finfo(expected.dtype).eps * np.max(np.abs(expected))
+    for who, run in runs.items():
+        error = np.max(np.abs(run() - expected))
+        if not error <= tolerance:
+            raise ContendersDisagree(f"{who}: the Jacobians are off by {error:.1e}")
+
+
+def all_products(steps: Array) -> list[Array]:
+    """∂s_t/∂s_k for every t and k < t."""
+    return [jacobians.products_to_end(steps[:t]) for t in range(1, len(steps) + 1)]
+
+
+def products_alone(steps: Array) -> Callable[[], list[Array]]:
+    """The same matrix products and nothing else: factors and places are looked up, and memory is laid out, beforehand."""
+    out = [np.empty((t, *steps.shape[1:])) for t in range(1, len(steps) + 1)]
+    for products in out:
+        products[-1] = steps[len(products) - 1]
+    each = [(products[k + 1], steps[k], products[k]) for products in out for k in reversed(range(len(products) - 1))]
+
+    def run() -> list[Array]:
+        for newer, step, into in each:
+            np.matmul(newer, step, out=into)
+        return out
+
+    return run
+
+
+def product_costs(states: Sequence[int], seconds: float, steps: int = 12) -> list[Cost]:
+    """All pairs of products of S × S Jacobians: the share of the time that the matrix products alone take."""
+    found: list[Cost] = []
+    for size in states:
+        drawn = np.random.default_rng(0).normal(size=(steps, 1, size, size), scale=size**-0.5)
+        runs = {HAND: partial(all_products, drawn), "limit": products_alone(drawn)}
+        must_be_equal({name: (lambda run=run: run()[-1]) for name, run in runs.items()})
+        times = interleaved(runs, seconds)
+        share = {"limit": spread(times["limit"] / times[HAND])}
+        found.append(Cost("all ∂s_t/∂s_k", f"T = {steps}, S = {size}", share, "≥ 0.75 where S ≥ 128"))
+    return found
+
+
+def verdict_costs(rounds: int, steps: int, hidden: int) -> list[Cost]:
+    """check_cell in fresh processes: after the imports, and again in the same process; in seconds, and over the imports."""
+    code = VERDICT.format(checks=2, steps=steps, hidden=hidden)
+    imports, cold, warm = np.array([_printed(code) for _ in range(rounds)]).T
+    sizes = f"lstm, T = {steps}, H = {hidden}"
+    return [
+        Cost("first check", sizes, {"seconds": spread(cold), "over imports": spread(cold / imports)}, "< 1.5 s"),
+        Cost("same shapes again", sizes, {"seconds": spread(warm), "over imports": spread(warm / imports)}, "< 0.1 s"),
+    ]
+
+
+def _printed(code: str) -> list[float]:
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [float(each) for each in told.split()]
+
+
+def _process(*arguments: str) -> Callable[[], Any]:
+    return partial(subprocess.run, [sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
+
+
+def memory_costs(steps: int) -> list[Cost]:
+    """The most memory that the gradient of a long LSTM takes, over that of the plain one by hand, and its time."""
+    rows = memory.rows(memory.Sizes(steps=steps))
+    plain = next(row.mebibytes for row in rows if row.contender == memory.PLAIN)
+    values = [{"memory": row.mebibytes / plain, "time": row.seconds_ratio} for row in rows]
+    return [
+        Cost(row.contender, f"T = {steps:,}, {row.mebibytes:.0f} MiB", {name: Spread(v, v, v) for name, v in each.items()}, "")
+        for row, each in zip(rows, values, strict=True)
+    ]
+
+
+def start_costs(rounds: int, with_report: bool) -> list[Cost]:
+    """`import manual` beyond `import numpy`, the command line's --help and --quick: fresh processes in turns."""
+    everything = ", ".join(sorted(f"manual.{path.stem}" for path in (ROOT / "manual").glob("*.py") if path.stem != "__init__"))
+    runs = {"numpy": _process("-c", "import numpy"), "manual": _process("-c", f"import numpy, {everything}")}
+    runs["help"] = _process("comparisons/report.py", "--help")
+    for run in runs.values():
+        run()
+    times = interleaved(runs, 0.0, rounds)
+    beyond, of_numpy = times["manual"] - times["numpy"], "over import numpy"
+    found = [
+        Cost("import manual, all of it, beyond numpy", "", _told(beyond, times["numpy"], of_numpy), "≤ 0.02 s"),
+        Cost("report.py --help", "", _told(times["help"], times["numpy"], of_numpy), "< 0.5 s"),
+    ]
+    if with_report:
+        once = interleaved({"quick": _process("comparisons/report.py", "--quick"), "numpy": runs["numpy"]}, 0.0, 1)
+        found.append(Cost("report.py --quick", "", _told(once["quick"], once["numpy"], of_numpy), ""))
+    return found
+
+
+def _told(seconds: Array, of: Array, name: str) -> dict[str, Spread]:
+    return {"seconds": spread(seconds), name: spread(seconds / of)}
+
+
+GROWTH: dict[str, tuple[Sizes, ...]] = {
+    "T": tuple(Sizes(T, 8, 32, 64, 32) for T in (50, 100, 200, 400, 800)),
+    "B": tuple(Sizes(50, B, 32, 64, 32) for B in (4, 8, 16, 32, 64)),
+    "H": tuple(Sizes(50, 16, 32, H, 32) for H in (64, 128, 256, 512)),
+}
+
+
+def growth_costs(seconds: float, grown: Mapping[str, Sequence[Sizes]] = GROWTH) -> list[Cost]:
+    """The exponent p of time ∝ size^p, by least squares of logarithms within every round, for forward and backward by hand."""
+    return [_exponent(cell, axis, sizes, seconds) for cell in NAMES for axis, sizes in grown.items()]
+
+
+def _exponent(cell: str, axis: str, sizes: Sequence[Sizes], seconds: float) -> Cost:
+    runs = {str(each): by_hand(task_of(cell, each, "float64")) for each in sizes}
+    for run in runs.values():
+        run()
+    times = interleaved(runs, seconds)
+    field = {"T": "steps", "B": "batch", "H": "hidden_size"}[axis]
+    along = np.log([getattr(each, field) for each in sizes])
+    slopes = np.polyfit(along, np.log(np.stack(list(times.values()))), 1)[0]
+    return Cost(f"time by {axis}, {cell}", f"{sizes[0]} … {sizes[-1]}", {"exponent": spread(slopes)}, "")
+
+
+SMALL, LARGE = (Sizes(50, 4, 16, 32, 16),), (Sizes(50, 4, 16, 32, 16), Sizes(50, 4, 32, 64, 32), Sizes(50, 4, 64, 128, 64))
+
+
+def sections(quick: bool, seconds: float) -> dict[str, Callable[[], list[Cost]]]:
+    """Every section of costs, by name; it is measured when it is called."""
+    few = {axis: sizes[:3] for axis, sizes in GROWTH.items()}
+    return {
+        "Jacobians": lambda: step_jacobian_costs(SMALL if quick else LARGE, seconds),
+        "products": lambda: product_costs((128,) if quick else (32, 64, 128, 256), seconds),
+        "verdict": lambda: verdict_costs(1 if quick else 3, 50, 32),
+        "start": lambda: start_costs(3 if quick else 11, not quick),
+        "memory": lambda: memory_costs(2_000 if quick else 100_000),
+        "growth": lambda: growth_costs(seconds / 3, few if quick else GROWTH),
+    }

@@ -1,0 +1,291 @@
+"""Mistakes within one step: a method of the cell is put in another's place."""
+
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+from typing import Any, cast
+
+import numpy as np
+
+from ..problems.answer import Answer
+from ..problems.arrays import Array
+from .subject import NEW, Answers, Arrays, Change, Plants, Soil
+
+
+def altered(thing: Any, **methods: Any) -> Any:
+    """A cell, or another object, like this one with these methods in place of its own."""
+    kind = cast(Any, type(thing))
+    made = object.__new__(type(kind.__name__, (kind,), methods))
+    made.__dict__.update(thing.__dict__)
+    return made
+
+
+def with_delta(cell: Any, change: Callable[..., tuple[Array, Arrays]]) -> Any:
+    """The cell with `change(delta, params, cache, d_state)` in place of its delta."""
+
+    def delta(self: Any, params: Any, cache: Any, d_state: Any) -> tuple[Array, Arrays]:
+        del self
+        return change(cell.delta, params, cache, d_state)
+
+    return altered(cell, delta=delta)
+
+
+def with_accumulate(cell: Any, change: Callable[..., Any]) -> Any:
+    """The cell with `change(accumulate, params, cache, delta)` in place of its accumulate."""
+
+    def accumulate(self: Any, params: Any, cache: Any, delta: Any) -> Any:
+        del self
+        return change(cell.accumulate, params, cache, delta)
+
+    return altered(cell, accumulate=accumulate)
+
+
+def carry(soil: Soil, change: Callable[[str, Array], Array]) -> Answers:
+    """What a step hands back to the one before is changed: change(part of the state, its derivative)."""
+
+    def delta(inner: Any, params: Any, cache: Any, d_state: Any) -> tuple[Array, Arrays]:
+        found, before = inner(params, cache, d_state)
+        return found, {name: change(name, value) for name, value in before.items()}
+
+    return soil.with_cell(with_delta(soil.cell, delta))
+
+
+def each_carry(change: Callable[[Array], Array]) -> Callable[[Soil], Plants]:
+    """The carry of each part of the state, changed."""
+
+    def plant(soil: Soil) -> Plants:
+        for part in soil.states:
+            yield f"carry of {part}", carry(soil, lambda name, value, part=part: change(value) if name == part else value)
+
+    return plant
+
+
+def in_accumulate(soil: Soil, params: Change | None = None, cache: Change | None = None, delta: Change | None = None) -> Answers:
+    """The weight gradients are formed from something else: each a change of what accumulate is given."""
+
+    def change(inner: Any, p: Any, c: Any, d: Any) -> Any:
+        return inner(params(p) if params else p, cache(c) if cache else c, delta(d) if delta else d)
+
+    return soil.with_cell(with_accumulate(soil.cell, change))
+
+
+def in_delta(soil: Soil, params: Change | None = None, cache: Change | None = None) -> Answers:
+    """δ and the carry are formed from something else: each a change of what delta is given."""
+
+    def change(inner: Any, p: Any, c: Any, d: Any) -> Any:
+        return inner(params(p) if params else p, cache(c) if cache else c, d)
+
+    return soil.with_cell(with_delta(soil.cell, change))
+
+
+def blocks_swapped(array: Array, size: int, one: int, other: int, axis: int) -> Array:
+    """Two blocks of `size` along an axis, each in the other's place."""
+    order = np.array(range(array.shape[axis]), dtype=np.intp)
+    first, second = slice(one * size, (one + 1) * size), slice(other * size, (other + 1) * size)
+    order[first], order[second] = order[second].copy(), order[first].copy()
+    return np.take(array, order, axis=axis)
+
+
+def block_zeroed(array: Array, size: int, at: int, axis: int) -> Array:
+    """One block of `size` along an axis, zero."""
+    changed = np.moveaxis(array.copy(), axis, 0)
+    changed[at * size : (at + 1) * size] = 0
+    return np.moveaxis(changed, 0, axis)
+
+
+def transposed_blocks(weight: Array) -> Array | None:
+    """A matrix of stacked square blocks with every block transposed; None for any other."""
+    if weight.ndim != 2 or weight.shape[0] % weight.shape[1]:
+        return None
+    blocks = weight.reshape(-1, weight.shape[1], weight.shape[1])
+    return np.swapaxes(blocks, 1, 2).reshape(weight.shape)
+
+
+def gates_permuted(soil: Soil) -> Plants:
+    """The gates stand in another order on the way back."""
+    for one, other in combinations(range(soil.gates), 2):
+        which = f"gates {one + 1} and {other + 1}"
+        swap = partial(blocks_swapped, size=soil.hidden, one=one, other=other)
+        yield f"{which}, in the weight gradients", in_accumulate(soil, delta=partial(swap, axis=-1))
+        if "W_hh" in soil.own_names:
+            yield f"{which}, in the carry", in_delta(soil, params=lambda p, s=swap: {**p, "W_hh": s(p["W_hh"], axis=0)})
+
+
+def gate_missing(soil: Soil) -> Plants:
+    """One gate's term is left out."""
+    for at in range(soil.gates if soil.gates > 1 else 0):
+        zero = partial(block_zeroed, size=soil.hidden, at=at)
+        yield f"gate {at + 1}, in the weight gradients", in_accumulate(soil, delta=partial(zero, axis=-1))
+        if "W_hh" in soil.own_names:
+            yield f"gate {at + 1}, in the carry", in_delta(soil, params=lambda p, z=zero: {**p, "W_hh": z(p["W_hh"], axis=0)})
+
+
+def transposed(soil: Soil) -> Plants:
+    """W where Wᵀ belongs."""
+    sample = {name: soil.problem.variables[name + soil.problem.suffixes[0]] for name in soil.own_names}
+    for name, value in sample.items():
+        turned = transposed_blocks(value)
+        if turned is not None and not np.array_equal(turned, value):
+
+            def change(params: Any, name: str = name) -> Any:
+                return {**params, name: transposed_blocks(params[name])}
+
+            yield f"{name}, in δ and the carry", in_delta(soil, params=change)
+            yield f"{name}, in dx", in_accumulate(soil, params=change)
+
+
+def through_another_weight(soil: Soil) -> Plants:
+    """Dx, or the carry, through the wrong weight."""
+
+    def rolled(params: Any) -> Any:
+        return {**params, "W_xh": np.roll(params["W_xh"], soil.hidden if soil.gates > 1 else 1, axis=0)}
+
+    yield "dx through W_xh of another gate, or unit", in_accumulate(soil, params=rolled)
+    if "W_hh" in soil.own_names:
+        shapes = soil.cell.parameter_shapes(soil.problem.input_size, soil.hidden)
+        if shapes["W_hh"] == shapes["W_xh"]:
+            yield "dx through W_hh", in_accumulate(soil, params=lambda p: {**p, "W_xh": p["W_hh"]})
+            yield "carry through W_xh", in_delta(soil, params=lambda p: {**p, "W_hh": p["W_xh"]})
+
+
+def another_time(soil: Soil) -> Plants:
+    """h_t where h_{t−1} belongs: the cache is given the new state under the names of the old."""
+    cell = soil.cell
+
+    def recur(self: Any, xp: Any, params: Any, state: Any, projected: Any, x: Any) -> Any:
+        del self
+        after, cache = cell.recur(xp, params, state, projected, x)
+        return after, {**cache, **{NEW + name: value for name, value in after.items()}}
+
+    for name in soil.states:
+        for method in ("accumulate", "delta"):
+            late = partial(_taken_late, cell, method, name)
+            methods: dict[str, Callable[..., Any]] = {"recur": recur, method: _without_self(late)}
+            yield f"{name}_t for {name}_{{t−1}} in {method}", soil.with_cell(altered(cell, **methods))
+
+
+def _without_self(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a method that does not look at its object."""
+    return lambda *arguments: function(*arguments[1:])
+
+
+def _taken_late(cell: Any, method: str, name: str, params: Any, cache: Any, d: Any) -> Any:
+    """A half of the step, given the part of the state after it where it expects the part before."""
+    late = dict.fromkeys((f"{name}_prev", *(("seen",) if "seen" in cache else ())), cache[NEW + name])
+    return getattr(cell, method)(params, {**cache, **late}, d)
+
+
+def some_rows_only(soil: Soil) -> Plants:
+    """The weight gradients are those of the last, or first, sample only."""
+
+    def only(keep: int) -> Answers:
+        def change(inner: Any, params: Any, cache: Any, delta: Any) -> Any:
+            kept = np.zeros_like(delta)
+            kept[..., keep, :] = delta[..., keep, :]
+            return inner(params, cache, kept)[0], inner(params, cache, delta)[1]
+
+        return soil.with_cell(with_accumulate(soil.cell, change))
+
+    yield "the last sample of the batch", only(-1)
+    yield "the first sample of the batch", only(0)
+
+
+def row_for_all(soil: Soil) -> Plants:
+    """X, or the state, of row 0 is used for every row."""
+    for name in ("x", "h_prev", "c_prev"):
+
+        def of_row_0(cache: Any, name: str = name) -> Any:
+            if name not in cache:
+                return cache
+            value, axis = cache[name], cache[name].ndim - (1 if cache[name].dtype.kind in "iu" else 2)
+            return {**cache, name: np.broadcast_to(np.take(value, [0], axis=axis), value.shape)}
+
+        yield f"{name} of row 0 for every row", in_accumulate(soil, cache=of_row_0)
+
+
+def bias_summed_wrongly(soil: Soil) -> Plants:
+    """The bias is summed over the units, averaged, or taken from one gate."""
+    for name in (name for name in soil.own_names if name.startswith("b")):
+
+        def change(inner: Any, params: Any, cache: Any, delta: Any, name: str = name, how: str = "") -> Any:
+            found, d_x = inner(params, cache, delta)
+            size = len(found[name])
+            rows = delta.reshape(-1, delta.shape[-1])[:, :size]
+            wrong = {
+                "units": lambda: rows.sum(axis=-1),
+                "everything": lambda: np.full(size, rows.sum()),
+                "mean": lambda: rows.mean(axis=0),
+                "first gate": lambda: np.resize(found[name][: soil.hidden], size),
+            }[how]
+            return {**found, name: wrong()}, d_x
+
+        for how in ("units", "everything", "mean", "first gate"):
+            if how != "first gate" or soil.gates > 1:
+                what = {"units": "summed over the units", "mean": "averaged over the rows"}.get(how, f"from {how}")
+                yield f"{name}, {what}", soil.with_cell(with_accumulate(soil.cell, partial(change, name=name, how=how)))
+
+
+def overwritten(soil: Soil) -> Plants:
+    """dW[:, tokens] += δ keeps one of several terms."""
+    if soil.problem.x.dtype.kind not in "iu":
+        return
+
+    def linear_backward(W: Array, x: Array, delta: Array) -> tuple[Array, Array | None]:
+        d_W = np.zeros_like(W)
+        d_W.T[x.reshape(-1)] += delta.reshape(-1, delta.shape[-1])
+        return d_W, None
+
+    yield "dW_xh[:, tokens] += δ", soil.with_cell(with_globals(soil.cell, "accumulate", linear_backward=linear_backward))
+
+
+def with_globals(cell: Any, method: str, **names: Any) -> Any:
+    """The cell with a method that finds these under global names, in place of what its module has there."""
+    kind = cast(Any, type(cell))
+    function = getattr(kind, method)
+    return altered(cell, **{method: types.FunctionType(function.__code__, {**function.__globals__, **names})})
+
+
+# Impurity: what is right once and wrong the second time.
+
+
+def changes_in_place(soil: Soil) -> Plants:
+    """The code writes into what it was given."""
+
+    def delta(inner: Any, params: Any, cache: Any, d_state: Any) -> Any:
+        found = inner(params, cache, d_state)
+        for value in cache.values():
+            if value.dtype.kind == "f" and value.flags.writeable:
+                value *= 0.5
+        return found
+
+    yield "the tape, halved after use", soil.with_cell(with_delta(soil.cell, delta))
+
+    def totals(inner: Any, params: Any, cache: Any, d_state: Any) -> Any:
+        found = inner(params, cache, d_state)
+        for value in d_state.values():
+            value *= 0.5
+        return found
+
+    yield "∂L/∂s_t, halved after use", soil.with_cell(with_delta(soil.cell, totals))
+
+    def weights(inner: Any, params: Any, cache: Any, d_state: Any) -> Any:
+        for value in params.values():
+            value *= 1.001
+        return inner(params, cache, d_state)
+
+    yield "the weights", soil.with_cell(with_delta(soil.cell, weights))
+
+
+def keeps_between_calls(soil: Soil) -> Plants:
+    """A second call adds to the first."""
+    kept: Arrays = {}
+
+    def answer() -> Answer:
+        found = soil.candidate.answer(soil.problem)
+        for name, value in found.gradients.items():
+            kept[name] = kept.get(name, 0) + value
+        return replace(found, gradients=dict(kept))
+
+    yield "gradients added to those of the call before", answer

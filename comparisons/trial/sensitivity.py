@@ -1,0 +1,83 @@
+"""The smallest error that is always caught: in one entry of a whole gradient, and in one entry of one step's share."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from ..judging.judge import judge
+from ..judging.verdict import Verdict
+from ..problems.answer import Answer
+from .mutation_score import WITHIN, Trial
+
+OF_GRADIENT, OF_STEP = 1e-12, 1e-10  # what is always to be caught, relative to the largest entry of a gradient, of a step's share
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The smallest relative error in one entry that was caught, where all larger ones were: of a gradient, or a step's share."""
+
+    cell: str
+    regime: str
+    gradient: str
+    step: int | None
+    least_caught: float
+
+
+def sensitivities(trial: Trial, rng: np.random.Generator, entries: int = 2, steps: int = 2) -> Iterator[Sensitivity]:
+    """Errors in random entries of every gradient, and of random steps' shares; what is nothing but rounding is left out."""
+    for name, value in trial.truth.gradients.items():
+        size = float(np.max(np.abs(value), initial=0.0))
+        if not size > WITHIN * trial.witnesses.noise.total[name]:
+            continue
+        for at in rng.integers(value.size, size=entries):
+            yield Sensitivity(
+                trial.cell,
+                trial.regime,
+                name,
+                None,
+                least_caught(lambda r, n=name, at=at, s=size: in_whole(trial, n, int(at), r * s)),
+            )
+    for name, value in trial.truth.steps.items():
+        for t in rng.integers(len(value), size=steps):
+            size = float(np.max(np.abs(value[t]), initial=0.0))
+            if size > WITHIN * float(trial.witnesses.noise.steps[name][t]):
+                at = int(rng.integers(value[t].size))
+                caught = partial(_caught_in_step, trial, name, int(t), at, size)
+                yield Sensitivity(trial.cell, trial.regime, name, int(t) + trial.problem.first_step(name), least_caught(caught))
+
+
+def _caught_in_step(trial: Trial, name: str, t: int, at: int, size: float, relative: float) -> bool:
+    return in_step(trial, name, t, at, relative * size)
+
+
+def in_whole(trial: Trial, name: str, at: int, error: float) -> bool:
+    """Whether the error in one entry of a whole gradient is caught."""
+    value = trial.right.gradients[name].copy()
+    value.reshape(-1)[at] += error
+    return not _verdict(trial, replace(trial.right, gradients={**trial.right.gradients, name: value}), name).passed
+
+
+def in_step(trial: Trial, name: str, t: int, at: int, error: float) -> bool:
+    """Whether the error in one entry of one step's share is caught."""
+    shares = trial.right.steps[name].copy()
+    shares[t].reshape(-1)[at] += error
+    return not _verdict(trial, replace(trial.right, steps={**trial.right.steps, name: shares}), name).passed
+
+
+def _verdict(trial: Trial, answer: Answer, name: str) -> Verdict:
+    first = trial.witnesses.first
+    return judge(trial.problem, answer, trial.witnesses.told[first], first.name, name, trial.witnesses.noise)
+
+
+def least_caught(caught: Callable[[float], bool], resolution: float = 0.05) -> float:
+    """The smallest error between 1e-17 and 1 that is caught, by bisection of its logarithm; ∞ if not even 1 is."""
+    low, high = -17.0, 0.0
+    if not caught(1.0):
+        return math.inf
+    while high - low > resolution:
+        middle = (low + high) / 2
+        low, high = (low, middle) if caught(10**middle) else (middle, high)
+    return 10**high

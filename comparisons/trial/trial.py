@@ -1,0 +1,290 @@
+"""The oracle on trial: does the cross-check find every mistake, how small a mistake, and does it ever accuse what is right?
+
+mutants        every kind of mistake in every built-in cell, in every regime          comparisons.planted, comparisons.mutants
+sensitivity    the smallest error in one entry that is always caught                  comparisons.sensitivity
+false alarms   derivations that are right, on random problems                         comparisons.false_alarms
+side by side   the same mistakes, shown to the checkers that come with the frameworks comparisons.side_by_side
+"""
+
+import math
+import multiprocessing
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..problems.cases import TANH, Case
+from ..studies.built_in_cases import one_thread
+from ..witnesses.ask import available
+from ..witnesses.engines import Engine
+from .false_alarms import DTYPES, Alarms, alarms_in
+from .mutation_score import CELLS, EQUIVALENT, KILLED, REGIMES, SURVIVED, Outcome, outcomes, trial_of
+from .other_checkers import OURS, RIGHT, Side, compare_checkers, time_to_verdict
+from .sensitivity import OF_GRADIENT, OF_STEP, Sensitivity, sensitivities
+
+FASTER = 100
+ENOUGH = 100  # comparisons that a piece of work should make at least
+FEW = ("rnn tanh", "lstm", "gru after")
+FEW_REGIMES = ("initial", "saturated", "one step", "tokens")
+BESIDE = (Case("rnn", "rnn", TANH, steps=5), Case("lstm", "lstm", steps=5))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run: cells, regimes, one mutant in `every` of each kind, comparisons for false alarms, seconds in all."""
+
+    cells: tuple[str, ...] = tuple(case.name for case in CELLS)
+    regimes: tuple[str, ...] = tuple(regime.name for regime in REGIMES)
+    every: int = 1
+    comparisons: int = 100_000
+    seconds: float = 1680.0
+    seed: int = 0
+    jobs: int = 2
+    beside: tuple[Case, ...] = BESIDE
+    repeats: int = 10
+    large: bool = True
+
+
+SMALL = (Case("rnn", "rnn", TANH, steps=3, batch=2, hidden_size=2, input_size=2, output_size=2),)
+QUICK = Plan(FEW, FEW_REGIMES, every=20, comparisons=500, seconds=40.0, jobs=1, beside=SMALL, repeats=3, large=False)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the trial is to show, whether it did, and what was measured."""
+
+    statement: str
+    holds: bool
+    measured: str
+
+
+@dataclass
+class Found:
+    """What the trial found; `tally` counts verdicts by (kind, cell, regime, verdict)."""
+
+    tally: Counter[tuple[str, str, str, str]] = field(default_factory=Counter[tuple[str, str, str, str]])
+    manners: Counter[str] = field(default_factory=Counter[str])
+    missed: list[Outcome] = field(default_factory=list[Outcome])
+    sensitivity: list[Sensitivity] = field(default_factory=list[Sensitivity])
+    alarms: dict[str, Alarms] = field(default_factory=dict[str, Alarms])
+    rejected: list[str] = field(default_factory=list[str])
+    not_reached: list[str] = field(default_factory=list[str])
+    sides: list[Side] = field(default_factory=list[Side])
+    times: dict[str, float] = field(default_factory=dict[str, float])
+    wanted: int = 1  # comparisons of right code
+
+    def by(self, axis: int) -> dict[str, Counter[str]]:
+        """Verdicts by kind (0), by cell (1) or by regime (2)."""
+        table: dict[str, Counter[str]] = {}
+        for key, count in self.tally.items():
+            table.setdefault(key[axis], Counter())[key[3]] += count
+        return table
+
+    def never_missed(self, regime: str, of_step: bool) -> Sensitivity | None:
+        """The error that was hardest to see in a regime."""
+        asked = [each for each in self.sensitivity if each.regime == regime and (each.step is not None) == of_step]
+        return max(asked, key=lambda each: each.least_caught, default=None)
+
+    def goals(self) -> list[Goal]:
+        """What is to hold."""
+        verdicts = self.by(3)
+        planted, equal = sum(self.tally.values()), sum(verdicts.get(EQUIVALENT, Counter[str]()).values())
+        killed = sum(verdicts.get(KILLED, Counter[str]()).values())
+        failures = [each for each in self.missed if each.verdict == SURVIVED or not each.relative_error <= OF_STEP]
+        regimes = list(dict.fromkeys(each.regime for each in self.sensitivity))
+        compared = self.compared
+        alarms = len(self.rejected) + sum(len(each.alarms) for each in self.alarms.values())
+        made = [
+            Goal("every mutant that is a mistake is caught", not failures and killed > 0, f"{killed:,} of {planted - equal:,}"),
+            Goal(
+                f"no alarm in {self.wanted:,} comparisons of what is right",
+                alarms == 0 and compared >= self.wanted,
+                f"{alarms} in {compared:,}",
+            ),
+        ]
+        for of_step, least, what in ((False, OF_GRADIENT, "a gradient's largest entry"), (True, OF_STEP, "one step's share")):
+            worst = [found for regime in regimes if (found := self.never_missed(regime, of_step)) is not None]
+            over = [f"{each.regime} {each.least_caught:.1e}" for each in worst if not each.least_caught <= least]
+            reached = max((each.least_caught for each in worst), default=math.inf)
+            measured = f"missed: {', '.join(over)}" if over else f"{reached:.1e}"
+            made.append(Goal(f"an error of {least:g} of {what}, in one entry, is caught", bool(worst) and not over, measured))
+        left = len(self.not_reached)
+        made.append(Goal("every cell is tried in every regime", not left, f"{left} not reached in the time"))
+        return [*made, *self.beside_others()]
+
+    @property
+    def compared(self) -> int:
+        """How many gradients of right code were compared."""
+        return sum(each.comparisons for each in self.alarms.values())
+
+    def beside_others(self) -> list[Goal]:
+        """Ours against each of the other checkers: what it sees, what it accuses, how long it takes."""
+        if not self.sides:
+            return []
+        seen, accused = Counter[str](), Counter[str]()
+        for side in self.sides:
+            (accused if side.planted == RIGHT else seen)[side.checker] += side.objected
+        others = [name for name in dict.fromkeys(side.checker for side in self.sides) if name != OURS]
+        told = [", ".join(f"{name} {counts[name]}" for name in (OURS, *others)) for counts in (seen, accused)]
+        goals = [
+            Goal("more mistakes seen than by any other checker", all(seen[OURS] > seen[name] for name in others), told[0]),
+            Goal("right code accused no more often", all(accused[OURS] <= accused[name] for name in others), told[1]),
+        ]
+        if OURS in self.times and "gradcheck" in self.times:
+            times = self.times["gradcheck"] / self.times[OURS]
+            goals.append(Goal(f"at T = 50, H = 32 at least {FASTER} times as fast as gradcheck", times >= FASTER, f"{times:.0f}"))
+        return goals
+
+    @property
+    def passed(self) -> bool:
+        """Whether every goal holds."""
+        return all(goal.holds for goal in self.goals())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "schema": 1,
+            "passed": self.passed,
+            "goals": [vars(goal) for goal in self.goals()],
+            "mutants": [
+                {"kind": kind, "cell": cell, "regime": regime, "verdict": verdict, "count": count}
+                for (kind, cell, regime, verdict), count in sorted(self.tally.items())
+            ],
+            "caught_by": dict(self.manners.most_common()),
+            "missed": [{name: plain(value) for name, value in vars(each).items()} for each in self.missed],
+            "sensitivity": [{name: plain(value) for name, value in vars(each).items()} for each in self.sensitivity],
+            "alarms": {dtype: vars(each) for dtype, each in self.alarms.items()},
+            "rejected": self.rejected,
+            "not_reached": self.not_reached,
+            "side_by_side": [vars(each) for each in self.sides],
+            "seconds_to_verdict": self.times,
+        }
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: infinities and NaN as text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Piece: TypeAlias = Callable[[], Any]
+
+
+def trial_piece(cell: str, regime: str, seed: int, every: int, deadline: float) -> Found:
+    """Mutants and sensitivity of one cell in one regime; nothing once the deadline has passed."""
+    if time.time() > deadline:
+        return Found(not_reached=[f"{cell}, {regime}"])
+    case, place = next(c for c in CELLS if c.name == cell), next(r for r in REGIMES if r.name == regime)
+    trial = trial_of(case, place, witnesses_used(), seed)
+    found = Found(rejected=[] if (reason := trial.rejects(trial.right)) is None else [f"{cell}, {regime}: {reason}"])
+    for each in outcomes(trial, every=every):
+        found.tally[each.kind, each.cell, each.regime, each.verdict] += 1
+        if each.verdict == KILLED:
+            found.manners[manner(each.how)] += 1
+        elif each.verdict != EQUIVALENT:
+            found.missed.append(each)
+    found.sensitivity = list(sensitivities(trial, np.random.default_rng([seed, zlib.crc32(f"{cell} {regime}".encode())])))
+    return found
+
+
+def manner(how: str) -> str:
+    """How a mutant was caught, without its particulars."""
+    return next((word for word in ("wrong shape", "not finite", "raised") if how.startswith(word)), how)
+
+
+def alarms_piece(first: int, count: int, seed: int, dtype: str, deadline: float) -> Found:
+    """So many random problems from a number on, until the deadline."""
+    total = Alarms()
+    for number in range(first, first + count):
+        if time.time() > deadline:
+            break
+        total.add(alarms_in(number, seed, dtype, accusers(number)))
+    return Found(alarms={dtype: total})
+
+
+def side_piece(case: Case, seed: int, repeats: int) -> Found:
+    """Other checkers on the same mistakes."""
+    return Found(sides=compare_checkers((case,), witnesses_used()[0], seed, repeats))
+
+
+def witnesses_used() -> tuple[Engine, ...]:
+    """The reference on which mutants and sensitivity are tried: torch, or jax where there is no torch."""
+    return available(("torch", "jax"))[0][:1]
+
+
+EVERY_FURTHER = 20  # random problems to one that jax is asked of too, which has to compile each
+
+
+def accusers(number: int) -> tuple[Engine, ...]:
+    """The references that a right derivation is held against: torch and its modules; jax for some of the problems."""
+    able, _ = available(("torch", "torch.nn", "jax"))
+    return able if number % EVERY_FURTHER == 0 else tuple(engine for engine in able if engine.package != "jax") or able
+
+
+def hold(plan: Plan, watch: Callable[[int, str], None] | None = None) -> Found:
+    """The whole trial: mutants and sensitivity, other checkers, then false alarms: enough comparisons, or until time is up."""
+    deadline, found = time.time() + plan.seconds, Found(wanted=plan.comparisons)
+    if plan.large:
+        found.times = time_to_verdict(witnesses_used()[0], plan.seed)  # while nothing else is at work
+    pieces: list[Piece] = [
+        partial(trial_piece, cell, regime, plan.seed, plan.every, deadline - 0.3 * plan.seconds)
+        for cell in plan.cells
+        for regime in plan.regimes
+    ]
+    pieces += [partial(side_piece, case, plan.seed, plan.repeats) for case in plan.beside]
+    number, share = 0, 10 if plan.comparisons > 20 * ENOUGH else 1
+    with workers(plan.jobs) as pool:
+        for part in results_of(pieces, pool):
+            merge(found, part)
+            if watch is not None:
+                watch(len(pieces), "on trial")
+        while found.compared < plan.comparisons and time.time() < deadline:
+            starts = range(number, number + share * plan.jobs, share)
+            more = [partial(alarms_piece, at, share, plan.seed, dtype, deadline) for at in starts for dtype in DTYPES]
+            for part in results_of(more, pool):
+                merge(found, part)
+            number += share * plan.jobs
+    return found
+
+
+def merge(found: Found, part: Found) -> None:
+    """What was found in one part, added to the whole."""
+    found.tally += part.tally
+    found.manners += part.manners
+    for name in ("missed", "sensitivity", "rejected", "not_reached"):
+        getattr(found, name).extend(getattr(part, name))
+    known = {(side.checker, side.planted, side.dtype): side for side in found.sides}
+    for side in part.sides:
+        known.setdefault((side.checker, side.planted, side.dtype), Side(side.checker, side.planted, side.dtype)).add(side)
+    found.sides = list(known.values())
+    found.times.update(part.times)
+    for dtype, each in part.alarms.items():
+        found.alarms.setdefault(dtype, Alarms()).add(each)
+
+
+@contextmanager
+def workers(jobs: int) -> Generator[ProcessPoolExecutor | None]:
+    """So many processes; none for one."""
+    if jobs <= 1:
+        yield None
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), one_thread) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def results_of(pieces: Sequence[Piece], pool: ProcessPoolExecutor | None) -> Iterator[Any]:
+    """The results of all pieces, in their order."""
+    if pool is None:
+        yield from (piece() for piece in pieces)
+        return
+    futures = [pool.submit(piece) for piece in pieces]
+    yield from (future.result() for future in futures)

@@ -1,0 +1,1 @@
+"""What makes a sequence of a step: the time loop, layers and directions, truncation, recomputation, forward mode."""

@@ -1,0 +1,1 @@
+"""PyTorch: autograd, its own recurrent modules, its optimisers, its gradcheck."""

@@ -1,0 +1,1 @@
+"""Numeric methods: complex step, differences, balls that enclose the exact gradient."""

@@ -1,0 +1,369 @@
+"""What is said instead of a verdict when the question itself is wrong: another function, no numbers, a kink, nothing to see."""
+
+import numpy as np
+import pytest
+from bptt_crosscheck import GradientMismatch, check_cell, check_gradients, check_vjp
+from bptt_crosscheck.comparisons.checking.preflight import finite_forward, finite_inputs, repeatable, same_in_any_layout
+from bptt_crosscheck.comparisons.checking.ties import ties_in
+from bptt_crosscheck.comparisons.errors import AtKink, ForwardMismatch, LayoutMatters, NotFinite, NotRepeatable, Vacuous
+from bptt_crosscheck.comparisons.problems.answer import Answer
+from bptt_crosscheck.manual.cells.lstm import LSTM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.comparisons.small import INPUTS, PARAMS, SIZES, TORCH, elman, gradients, loss, numpy_loss, outputs, spoiled, vjp
+
+
+def halved_in_numpy(xp, params, state, x):
+    new, cache = elman("step", xp, params, state, x)
+    return ({"h": new["h"] / 2} if xp is np else new), cache
+
+
+def single_precision_in_numpy(xp, params, state, x):
+    new, cache = elman("step", xp, params, state, x)
+    return ({"h": new["h"].astype(np.float32)} if xp is np else new), cache
+
+
+def one_off_in_torch(xp, params, state, x):
+    new, cache = elman("step", xp, params, state, x)
+    return {"h": new["h"] + (1e-6 if "torch" in xp.__name__ else 0)}, cache
+
+
+@pytest.mark.parametrize("step", [halved_in_numpy, single_precision_in_numpy, one_off_in_torch])
+def test_a_step_that_is_another_one_in_each_framework(step):
+    with pytest.raises(ForwardMismatch, match="the forward pass in NumPy is not the one that the references run") as caught:
+        check_cell(spoiled(step=step), **SIZES, references=["torch"] if "numpy" in step.__name__ else None)
+    assert "state h: differs from torch" in str(caught.value)
+
+
+def test_a_loss_that_is_another_one_in_each_framework():
+    def other(xp, params, inputs):
+        return loss(xp, params, inputs) * (1 if xp is np else 2)
+
+    with pytest.raises(ForwardMismatch, match="loss: differs from torch"):
+        check_gradients(gradients, other, PARAMS, INPUTS, **TORCH)
+
+
+def test_where_the_functions_differ_nothing_is_said_of_gradients():
+    report = check_cell(spoiled(step=halved_in_numpy), raise_exception=False, **SIZES, **TORCH)
+    assert not report.passed
+    assert report.rows == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_and_inputs_that_are_not_finite(value):
+    weights = PARAMS["W"].copy()
+    weights[2, 1] = value
+    with pytest.raises(NotFinite, match=rf"W\[2, 1\] is {value}"):
+        check_gradients(gradients, loss, {**PARAMS, "W": weights}, INPUTS)
+    with pytest.raises(NotFinite, match=rf"c is {value}"):
+        check_gradients(gradients, loss, PARAMS, {**INPUTS, "c": value})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite(value):
+    with pytest.raises(NotFinite, match=f"the loss is {value}"):
+        check_gradients(gradients, lambda p, i: numpy_loss(p, i) + value, PARAMS, INPUTS)
+
+
+def test_a_state_that_is_not_finite_is_told_with_its_step():
+    states = {"c": np.zeros((3, 2, 2)), "h": np.zeros((3, 2, 2))}
+    states["h"][1, 0, 0] = np.nan
+    with pytest.raises(NotFinite, match="the state h is NaN from step 2 of 3 on, in the forward pass"):
+        finite_forward(Answer(0.0, {}, states))
+
+
+def test_a_forward_that_overflows_after_some_steps():
+    def growing(_, params, state, x):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return {"h": state["h"] * 1e200 + x @ params["W"].T}, (x, state["h"], state["h"])
+
+    with pytest.raises(NotFinite, match="the state h is infinite from step 2 of 3 on"):
+        check_cell(
+            spoiled(step=growing, step_backward=lambda params, cache, d: elman("step_backward", params, cache, d)), **SIZES
+        )
+
+
+def test_finite_numbers_of_any_kind_are_let_through():
+    finite_inputs({"i": np.array([1, 2]), "b": np.array([True]), "f": np.array([[1e300]]), "e": np.zeros(0)})
+    finite_forward(Answer(1.0, {"W": np.array([np.nan])}, {"h": np.zeros((2, 1))}))  # a gradient is the verdict's business
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (Answer(2.0, {"W": np.ones(2)}), "for the loss:"),
+        (Answer(1.0, {"W": np.array([1.0, 1.1])}), "for the gradient W:"),
+        (Answer(1.0, {"W": np.ones(3)}), "for the gradient W:"),
+        (Answer(1.0, {}), "for the gradient W:"),
+        (Answer(1.0, {"W": np.array([1.0, np.nan])}), "for the gradient W:"),
+    ],
+)
+def test_two_answers_to_one_question(other, words):
+    with pytest.raises(NotRepeatable, match=words):
+        repeatable(Answer(1.0, {"W": np.ones(2)}), other)
+
+
+def test_the_same_answer_twice_may_round_differently_and_be_nan():
+    first, second = np.array([1.0, 1e-30, np.nan]), np.array([1 + 1e-9, 1e-30, np.nan])
+    repeatable(Answer(1.0, {"W": first}), Answer(1.0, {"W": second}))
+    with pytest.raises(NotRepeatable):
+        repeatable(Answer(1.0, {"W": first}), Answer(1.0, {"W": second * [1, 2, 1]}))  # small is no excuse
+
+
+def relu_loss(xp, params, inputs):
+    a = params["w"] * inputs["c"]
+    return xp.sum(xp.where(a > 0, a, 0 * a))
+
+
+def abs_loss(xp, params, inputs):
+    return xp.sum(xp.abs(params["w"] * inputs["c"]))
+
+
+def maximum_loss(xp, params, inputs):
+    return xp.sum(xp.maximum(params["w"] * inputs["c"], xp.zeros_like(params["w"])))
+
+
+AT_ZERO = {"w": np.array([0.0, 1.0, -1.0])}
+C = {"c": np.array([2.0, 3.0, 4.0])}
+KINKS = {
+    "a comparison": (relu_loss, lambda a: a >= 0, "a tie in a comparison (a relu at zero?)"),
+    "abs": (abs_loss, lambda a: np.where(a >= 0, 1.0, -1.0), "abs of zero"),
+    "maximum": (maximum_loss, lambda a: a >= 0, "a tie of maximum"),
+}
+every_kink = pytest.mark.parametrize(("function", "derivative", "words"), KINKS.values(), ids=KINKS)
+
+
+def slopes(derivative):
+    return lambda params, inputs: {"w": derivative(params["w"] * inputs["c"]) * inputs["c"]}
+
+
+@every_kink
+@pytest.mark.parametrize("references", [["torch"], ["torch", "jax"]])
+def test_another_choice_at_a_kink_is_not_called_wrong(function, derivative, words, references):
+    with pytest.raises(AtKink) as caught:
+        check_gradients(slopes(derivative), function, AT_ZERO, C, references=references)
+    assert f"{words} at test_preflight.py:" in str(caught.value)
+    assert "Move the inputs" in str(caught.value)
+
+
+@every_kink
+def test_any_choice_at_a_kink_of_numpy_code_passes_with_a_note(function, derivative, words):
+    def one_of(share):
+        return lambda p, i: {"w": slopes(derivative)(p, i)["w"] - share * np.array([1.0, 0, 0])}
+
+    def asked(gradients):
+        numpy_alone = lambda params, inputs: function(np, params, inputs)  # noqa: E731
+        return check_gradients(gradients, numpy_alone, AT_ZERO, C, references=["differences"])
+
+    gap = 4.0 if function is abs_loss else 2.0  # 2w, or 4 times |w|: from the right 2, from the left 0, or −2
+    for share in (0.0, 0.5 * gap, gap):
+        report = asked(one_of(share))
+        assert "note: the function has a kink in w at [0]: differences allow all between its one-sided derivatives" in str(report)
+        assert f"note: at a kink: {words}" in str(report)
+    for share in (-1e-6, gap + 1e-6):
+        with pytest.raises(GradientMismatch, match="w: differs from differences"):
+            asked(one_of(share))
+    with pytest.raises(GradientMismatch, match="w: differs from differences"):
+        asked(lambda p, i: {"w": slopes(derivative)(p, i)["w"] + np.array([0, 1e-6, 0])})
+
+
+@pytest.mark.parametrize(("function", "derivative"), [kink[:2] for kink in KINKS.values()], ids=KINKS)
+def test_beside_the_kink_the_same_derivation_is_right_and_another_is_wrong(function, derivative):
+    aside = {"w": AT_ZERO["w"] + 0.25}
+    assert check_gradients(slopes(derivative), function, aside, C, **TORCH).passed
+    with pytest.raises(GradientMismatch):
+        check_gradients(slopes(lambda a: 1.01 * derivative(a)), function, aside, C, **TORCH)
+
+
+def test_agreement_at_a_kink_passes_with_a_note():
+    report = check_gradients(slopes(lambda a: a > 0), relu_loss, AT_ZERO, C, **TORCH)
+    assert report.passed
+    assert "note: at a kink: a tie in a comparison (a relu at zero?) at test_preflight.py:" in str(report)
+
+
+def test_a_kink_where_the_references_choose_differently_hides_no_mistake():
+    """abs has slope 0 at 0 for one framework and 1 for another; that says nothing of the entries that are far from the kink."""
+
+    def function(xp, params, inputs):
+        return abs_loss(xp, params, inputs) + xp.sum(inputs["large"] * params["w"] ** 2)
+
+    def wrong(params, inputs):
+        w = params["w"]
+        return {"w": np.where(w * inputs["c"] >= 0, 1.0, -1.0) * inputs["c"] + 2 * inputs["large"] * w + np.array([0, 30.0, 0])}
+
+    with pytest.raises((AtKink, GradientMismatch)):
+        check_gradients(wrong, function, AT_ZERO, {**C, "large": np.array([0.0, 0.0, 1000.0])})
+
+
+def test_a_relu_cell_at_zero():
+    def step(xp, params, state, x):
+        a = 0 * (x @ params["W"].T) + state["h"] @ params["U"].T * 0
+        return {"h": xp.where(a > 0, a, 0 * a) + state["h"] / 2}, (x, state["h"], a)
+
+    def step_backward(params, cache, d_state):
+        x, before, a = cache
+        delta = d_state["h"] * (a >= 0)
+        return {"W": delta.T @ x, "U": delta.T @ before}, delta @ params["W"], {"h": delta @ params["U"] + d_state["h"] / 2}
+
+    with pytest.raises(AtKink, match=r"a tie in a comparison \(a relu at zero\?\) at test_preflight.py:"):
+        check_cell(spoiled(step=step, step_backward=step_backward), **SIZES, **TORCH)
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (lambda a: np.maximum(a, 1.0), "a tie of maximum"),
+        (lambda a: np.minimum(1.0, a), "a tie of minimum"),
+        (lambda a: np.fmax(a, np.ones(3)), "a tie of fmax"),
+        (lambda a: np.abs(a - 1), "abs of zero"),
+        (lambda a: np.sign(a * 0), "sign of zero"),
+        (lambda a: a * (a > 2), "a tie in a comparison"),
+        (lambda a: np.where(a <= 3 * (1 + 1e-16), a, 0), "a tie in a comparison"),
+        (lambda a: np.stack([a, a])[1] > 1, "a tie in a comparison"),
+        (lambda a: np.clip(a, 1, 2), "a tie"),
+        (lambda a: np.max(np.concatenate([a, a])), "a tie"),
+    ],
+)
+def test_ties_are_noticed_whatever_they_went_through(run, words):
+    [*ties] = ties_in(lambda watched: run(watched(np.array([1.0, 2.0, 3.0]))))
+    assert ties
+    assert words in ties[0]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda a: np.maximum(a, 1.5),
+        lambda a: np.abs(a),
+        lambda a: a > 1 + 1e-9,
+        lambda a: np.tanh(a) @ a,
+        lambda a: a.astype(int) > 1,
+    ],
+)
+def test_where_nothing_is_tied_nothing_is_noted(run):
+    assert ties_in(lambda watched: run(watched(np.array([1.0, 2.0, 3.0])))) == []
+
+
+def test_what_cannot_be_watched_has_nothing_noted():
+    assert ties_in(lambda watched: watched(np.ones(2)).no_such_method()) == []
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=4))
+def test_watching_changes_no_number(values):
+    array, seen = np.array(values), []
+
+    def run(watched):
+        a = watched(array)
+        seen.append(np.asarray(np.tanh(a * 2)[::-1].sum() + np.outer(a, a).T @ a))
+
+    ties_in(run)
+    assert (seen[0] == np.tanh(array * 2)[::-1].sum() + np.outer(array, array).T @ array).all()
+
+
+def ignores_v(xp, params, _):
+    return xp.sum(params["w"] ** 2)
+
+
+def at_its_minimum(xp, params, inputs):
+    return xp.sum((params["w"] - inputs["c"]) ** 2) + xp.sum(params["v"])
+
+
+def softmax_under_ones(xp, params, _):
+    e = xp.exp(params["v"])
+    return xp.sum(e / xp.sum(e)) + xp.sum(params["w"])
+
+
+W_AND_V = {"w": np.array([2.0, 3.0, 4.0]), "v": np.array([0.3, -1.2, 0.7])}
+NOTHING_TO_SEE = {
+    "a loss that ignores v": (ignores_v, "v", lambda p, i: {"w": 2 * p["w"], "v": np.zeros(3)}),
+    "a loss at its minimum": (at_its_minimum, "w", lambda p, i: {"w": 2 * (p["w"] - i["c"]), "v": np.ones(3)}),
+    "a softmax under ones": (softmax_under_ones, "v", lambda p, i: {"w": np.ones(3), "v": np.zeros(3)}),
+}
+
+
+@pytest.mark.parametrize(("function", "name", "right"), NOTHING_TO_SEE.values(), ids=NOTHING_TO_SEE)
+@pytest.mark.parametrize("form", ["torch", "torch and jax", "NumPy"])
+def test_a_true_gradient_of_zero_shows_nothing(function, name, right, form):
+    asked = (lambda p, i: function(np, p, i)) if form == "NumPy" else function
+    references = {"torch": ["torch"], "torch and jax": ["torch", "jax"], "NumPy": None}[form]
+    with pytest.raises(Vacuous, match=f"VACUOUS for {name}: the true gradient is zero to rounding"):
+        check_gradients(right, asked, W_AND_V, C, references=references)
+
+
+def test_what_is_not_given_need_not_be_seen():
+    assert check_gradients(lambda p, i: {"w": 2 * p["w"]}, ignores_v, W_AND_V, C, **TORCH).passed
+
+
+def test_something_in_place_of_a_true_zero_is_wrong():
+    with pytest.raises(GradientMismatch, match="v: differs"):
+        check_gradients(lambda p, i: {"w": 2 * p["w"], "v": np.full(3, 1e-3)}, ignores_v, W_AND_V, C, **TORCH)
+
+
+def test_a_vjp_of_outputs_that_do_not_depend_on_a_parameter():
+    with pytest.raises(Vacuous, match="VACUOUS for v"):
+        check_vjp(lambda p, i, c: {"v": np.zeros(3), "w": c}, lambda xp, p, i: p["w"] * 1.0, W_AND_V, C, **TORCH)
+
+
+def test_a_cell_whose_state_forgets_a_parameter():
+    def step(xp, params, state, x):
+        return {"h": xp.tanh(x @ params["W"].T) + state["h"] / 2}, x @ params["W"].T
+
+    def step_backward(params, cache, d_state):
+        delta = d_state["h"] * (1 - np.tanh(cache[1]) ** 2)
+        return {"W": delta.T @ cache[0], "U": np.zeros((3, 3))}, delta @ params["W"], {"h": d_state["h"] / 2}
+
+    def with_x(xp, params, state, x):
+        new, a = step(xp, params, state, x)
+        return new, (x, a)
+
+    with pytest.raises(Vacuous, match="VACUOUS for U"):
+        check_cell(spoiled(step=with_x, step_backward=step_backward), **SIZES, **TORCH)
+
+
+def test_a_small_gradient_is_not_a_vacuous_one():
+    """1e-30 of the others, and still judged by its own size."""
+
+    def tiny(xp, params, inputs):
+        return loss(xp, {**params, "b": params["b"] * 1e-30}, inputs)
+
+    def right(params, inputs):
+        found = gradients({**params, "b": params["b"] * 1e-30}, inputs)
+        return {**found, "b": found["b"] * 1e-30}
+
+    assert check_gradients(right, tiny, PARAMS, INPUTS, **TORCH).passed
+    with pytest.raises(GradientMismatch, match="b: differs from torch"):
+        check_gradients(lambda p, i: {**right(p, i), "b": right(p, i)["b"] * 1.0001}, tiny, PARAMS, INPUTS, **TORCH)
+    assert check_vjp(vjp, outputs, PARAMS, INPUTS, **TORCH).passed
+
+
+class ReadsMemory(LSTM):
+    """What a kernel does that walks through the cotangent's memory as if it were contiguous."""
+
+    def delta(self, params, cache, d_state):
+        flat = {
+            name: np.lib.stride_tricks.as_strided(v, (v.size,), (v.itemsize,), writeable=False) for name, v in d_state.items()
+        }
+        return super().delta(params, cache, {name: flat[name].reshape(value.shape) for name, value in d_state.items()})
+
+
+def test_a_cell_that_reads_memory_in_its_own_order():
+    with pytest.raises(LayoutMatters, match="another memory order .* the gradient W_xh: it reads memory as if"):
+        check_cell(ReadsMemory(), references=["torch"], steps=3)
+    assert check_cell(LSTM(), references=["torch"], steps=3).passed
+
+
+EPS = 2.0**-52
+
+
+def test_an_answer_in_another_layout_may_differ_by_rounding_alone():
+    first = Answer(1.0, {"W": np.array([1.0, 1e-12])})
+    same_in_any_layout(first, Answer(1.0, {"W": np.array([1.0, 1.1e-12])}), EPS)
+    with pytest.raises(LayoutMatters):
+        same_in_any_layout(first, Answer(1.0, {"W": np.array([1.0, 1e-5])}), EPS)
+    with pytest.raises(LayoutMatters):
+        same_in_any_layout(first, Answer(1.0, {}), EPS)
+    same_in_any_layout(first, Answer(1.0, {"W": np.array([1.0, 1e-3])}), 2.0**-23)
+    with pytest.raises(LayoutMatters):
+        same_in_any_layout(first, Answer(1.0, {"W": np.array([1.0, 1e-2])}), 2.0**-23)

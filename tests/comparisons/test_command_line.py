@@ -1,0 +1,391 @@
+"""The command line: what it prints where, what it returns, and how it refuses."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bptt_crosscheck.comparisons import command_line
+from bptt_crosscheck.comparisons.candidates import built_in_cells
+from bptt_crosscheck.comparisons.checking.environment import report_of
+from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
+from bptt_crosscheck.comparisons.reporting.dump import load
+from bptt_crosscheck.manual.cells.rnn import RNN
+
+SMALL = ("--quick", "--steps", "2", "--batch", "2", "--input-size", "2", "--hidden-size", "3")
+QUICK_CASES = [case for case in CASES if case.name in QUICK]
+QUICK_RNN = [case.name for case in QUICK_CASES if case.cell == "rnn"]
+ROOT = Path(command_line.__file__).parent.parent
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("abracadabra, simsalabim\n" * 4)
+    return path
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """command(*arguments) → (exit status, standard output, standard error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            command_line.main()
+        return left.value.code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def small(command, text):
+    """The same on few and small cases, against torch alone unless other references are named."""
+    return lambda *more: command(
+        *SMALL, "--cell", "rnn", "--text", text, *(() if "--references" in more else ("--references", "torch")), *more
+    )
+
+
+def folded(text):
+    """The text as if on one line: a narrow terminal breaks it anywhere."""
+    return " ".join(text.split())
+
+
+def strictly(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+class Broken(RNN):
+    """The carry is dropped."""
+
+    def delta(self, params, cache, d_state):
+        delta, d_state_prev = super().delta(params, cache, d_state)
+        return delta, {"h": 0 * d_state_prev["h"]}
+
+
+class Another(RNN):
+    """Not the function that the references differentiate."""
+
+    def recur(self, xp, params, state, projected, x):
+        new, cache = super().recur(xp, params, state, 1.001 * projected, x)
+        return new, cache
+
+
+# What is said.
+
+
+def test_everything_agrees(command, tmp_path):
+    """All references, and the README for a text."""
+    target = tmp_path / "made on the way" / "report.json"
+    status, out, err = command(*SMALL, "--json", target)
+    assert (status, err) == (0, "")
+    for name in QUICK:
+        assert name.split("-")[0] in out
+    assert "DIFFER" not in out
+    assert folded(out).count("stayed together") == 3
+    data = strictly(target.read_text())
+    assert (data["schema"], data["passed"]) == (1, True)
+    assert {"numpy", "torch", "jax", "python", "seed", "dtype"} <= set(data["environment"])
+    names = [case["name"] for case in data["cases"]]
+    assert names == [*(case.name for case in QUICK_CASES), *(f"text README.md, update {number}" for number in (0, 3, 6))]
+    for case in data["cases"]:
+        assert case["passed"]
+        assert {"name", "cell", "steps", "batch", "input_size", "hidden_size", "seconds", "rows", "diagnosis"} <= set(case)
+        assert (case["steps"], case["batch"], case["hidden_size"]) == (2, 2, 3)
+        assert {row["reference"] for row in case["rows"]} >= {"torch", "jax"}
+        for row in case["rows"]:
+            assert row["passed"]
+            assert {"gradient", "reference", "max_abs_error", "max_rel_error", "noise", "error_over_noise", "worst_index",
+                    "first_wrong_step", "passed"} <= set(row)  # fmt: skip
+    (training,) = data["training"]
+    assert (training["text"], training["updates"], training["passed"]) == ("README.md", 6, True)
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_json_alone_on_standard_output(small):
+    """The same numbers for the same seed, others for another."""
+    (status, out, err), (_, again, _), (_, other, _) = (small("--json", "-", "--seed", seed) for seed in (3, 3, 4))
+    assert status == 0
+    assert "comparisons agree" in err
+    assert "error/noise" in err
+    assert strictly(out)["passed"]
+    assert rows(out) == rows(again)
+    assert rows(out) != rows(other)
+
+
+def rows(out):
+    return [row for case in strictly(out)["cases"] for row in case["rows"]], strictly(out)["training"]
+
+
+def test_options_reach_the_report(small):
+    status, out, err = small("--seed", "5", "--dtype", "float32", "--json", "-", "--verbose")
+    environment = strictly(out)["environment"]
+    assert (status, environment["seed"], environment["dtype"]) == (0, 5, "float32")
+    assert err.count("every gradient against every reference") == len(QUICK_RNN) + 3
+
+
+def test_a_dump_for_each_case(small, tmp_path):
+    status, _, _ = small("--dump", tmp_path / "new" / "dumps")
+    assert status == 0
+    assert sorted(path.stem for path in (tmp_path / "new" / "dumps").iterdir()) == sorted(QUICK_RNN)
+    data = load(tmp_path / "new" / "dumps" / "tanh.npz")
+    np.testing.assert_allclose(data["state_jacobian"], data["torch/state_jacobian"], rtol=1e-12)
+
+
+# What is wrong with the derivation: 1.
+
+
+def test_a_wrong_derivation(monkeypatch, small, tmp_path):
+    monkeypatch.setitem(built_in_cells.CELLS, "rnn", Broken)
+    status, out, err = small("--json", tmp_path / "r.json")
+    assert (status, err) == (1, "")
+    assert "DIFFER" in out
+    assert "DRIFTED APART" in folded(out)
+    assert "W_hh" in out
+    data = strictly((tmp_path / "r.json").read_text())
+    assert not data["passed"]
+    wrong = {(row["gradient"], row["first_wrong_step"]) for row in data["cases"][0]["rows"] if not row["passed"]}
+    assert wrong == {(name, 1) for name in ("W_xh", "W_hh", "b_h", "x", "h_0")}, "T = 2: wrong from T − 1"
+
+
+def test_another_function_is_a_wrong_question(monkeypatch, small):
+    """The forward passes differ: no gradient was compared, so that none is called wrong."""
+    monkeypatch.setitem(built_in_cells.CELLS, "rnn", Another)
+    status, out, _ = small()
+    assert "forward passes differ" in out
+    assert status == 2
+
+
+@pytest.mark.parametrize(
+    ("kinds", "missing", "status"),
+    [
+        ("r", {}, 0),
+        ("rr", {}, 0),
+        ("r", {"jax": "pip install jax"}, 2),
+        ("rw", {}, 1),
+        ("w", {"jax": "pip install jax"}, 1),
+        ("f", {}, 2),
+        ("rf", {}, 2),
+        ("wf", {}, 1),
+        ("fw", {}, 1),
+    ],
+)
+def test_exit_status(trial, with_gradient, kinds, missing, status):
+    """r: right, w: a wrong gradient, f: the forward differs. A wrong gradient outweighs everything."""
+    made = {
+        "r": trial("one-step").check(),
+        "w": trial("one-step").planted(with_gradient("W_hh", lambda d: 1.1 * d)),
+        "f": trial("one-step").planted(lambda answer: replace(answer, loss=2 * answer.loss)),
+    }
+    found = report_of([made[kind] for kind in kinds], 0, "float64")
+    assert command_line.exit_status(found, missing) == status
+    if status == 0:
+        apart = replace(found, training=[{"passed": False, "rows": []}])
+        assert command_line.exit_status(apart, missing) == 1
+
+
+def test_a_wrong_gradient_outweighs_a_missing_framework(monkeypatch, small):
+    without(monkeypatch, "jax")
+    monkeypatch.setitem(built_in_cells.CELLS, "rnn", Broken)
+    assert small("--references", "torch,jax")[0] == 1
+
+
+# What is missing: 2, and the rest still runs.
+
+
+def without(monkeypatch, *frameworks):
+    """As if these were not installed."""
+    modules = {"torch": ("torch_autograd", "torch_nn"), "jax": ("jax_grad", "forward_mode"), "flint": ("interval",)}
+    for framework in frameworks:
+        monkeypatch.setitem(sys.modules, framework, None)
+        for module in modules[framework]:
+            monkeypatch.delitem(sys.modules, f"reference.{module}", raising=False)
+
+
+def test_a_missing_framework(monkeypatch, small):
+    without(monkeypatch, "jax")
+    status, out, err = small("--references", "torch,jax,torch.nn")
+    assert (status, err) == (2, "")
+    assert "pip install jax" in out
+    assert "comparisons agree" in out
+    assert folded(out).count("stayed together") == 2
+
+
+def test_a_missing_framework_that_is_not_asked_for(monkeypatch, small):
+    without(monkeypatch, "jax")
+    status, out, err = small("--references", "torch")
+    assert (status, err) == (0, "")
+    assert "comparisons agree" in out
+    assert "pip install" not in out
+    assert "every gradient against every reference" not in out
+
+
+def test_the_other_framework_missing(monkeypatch, small):
+    without(monkeypatch, "torch")
+    status, out, _ = small("--references", "torch,jax,torch.nn")
+    assert status == 2
+    assert "pip install torch" in out
+    assert folded(out).count("stayed together") == 1
+
+
+def test_a_proof_that_cannot_be_had(monkeypatch, small):
+    without(monkeypatch, "flint")
+    status, out, err = small("--references", "torch,proof")
+    assert (status, err) == (2, "")
+    assert "reference 'proof' needs python-flint, which cannot be imported: pip install python-flint" in " ".join(out.split())
+    assert "comparisons agree" in out
+    assert "True error" not in out
+
+
+def test_a_proof_shows_the_true_error_of_all(small):
+    status, out, _ = small("--references", "torch,proof")
+    assert status == 0
+    table = out[out.index("True error, proven") :]
+    assert table.split().count("W_hh") >= 1
+    assert "manual" in table
+    assert "stayed together" in folded(out), "training goes on with those that can"
+
+
+def test_no_framework_at_all(monkeypatch, small):
+    without(monkeypatch, "torch", "jax")
+    refused(small("--references", "torch,jax,torch.nn"), "pip install torch", "pip install jax")
+
+
+# What is wrong with the question: 2, and one line.
+
+
+def refused(result, *words):
+    status, out, err = result
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1, err
+    assert err.startswith("bptt-crosscheck: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--cell", "nosuch"], ["nosuch", "rnn"]),
+        (["--references", "nosuch"], ["nosuch", "torch, jax, torch.nn"]),
+        (["--references", ""], ["torch, jax, torch.nn"]),
+        (["--references", "torch,,jax"], ["torch, jax, torch.nn"]),
+        (["--steps", "0"], ["--steps"]),
+        (["--steps", "-3"], ["--steps"]),
+        (["--steps", "many"], ["--steps", "integer"]),
+        (["--batch", "0"], ["--batch"]),
+        (["--input-size", "0"], ["--input-size"]),
+        (["--hidden-size", "0"], ["--hidden-size"]),
+        (["--seed", "-1"], ["--seed"]),
+        (["--dtype", "bfloat16"], ["--dtype", "bfloat16", "float16"]),
+        (["--nosuch"], ["--nosuch"]),
+        (["--steps"], ["--steps"]),
+        (["nosuch"], ["nosuch"]),
+    ],
+)
+def test_an_option_that_cannot_be(command, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    refused(command(*arguments), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, ["No such file"]), (b"", ["empty"]), (b"\x80\x81", ["UTF-8", "byte 0"]), (b"short", ["5 characters", "needs 7"])],
+)
+def test_a_text_that_cannot_be(command, tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "t.txt").write_bytes(content)
+    refused(command("--quick", "--text", tmp_path / "t.txt"), "t.txt", *words)
+
+
+def test_a_text_that_is_a_folder(command, tmp_path):
+    refused(command("--text", tmp_path), "cannot be read")
+
+
+def test_a_text_shorter_than_the_window_that_is_asked_for(command, text):
+    refused(command("--quick", "--text", text, "--steps", "96"), "96 characters", "97")
+
+
+def test_a_dump_to_a_file(command, text, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    refused(command(*SMALL, "--text", text, "--dump", tmp_path / "mine"), "mine", "cannot be written")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_json_to_a_folder(command, text, tmp_path):
+    (tmp_path / "folder").mkdir()
+    refused(command(*SMALL, "--text", text, "--json", tmp_path / "folder"), "folder")
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_json_below_a_file(command, text, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    refused(command(*SMALL, "--text", text, "--json", tmp_path / "mine" / "r.json"), "mine")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_file_that_cannot_be_completed(monkeypatch, small, tmp_path):
+    """The disk is full when the report is written: no half of it under the good name."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "new").mkdir()
+    monkeypatch.setattr(Path, "replace", full)
+    status, _, err = small("--json", tmp_path / "new" / "r.json")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "No space left on device" in err
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_one_hidden_unit(small):
+    status, out, _ = small("--hidden-size", "1", "--seed", "1", "--references", "jax")
+    assert status == 0, out
+
+
+# What it costs to ask.
+
+
+def test_help_loads_no_framework():
+    code = (
+        "import runpy, sys, time\n"
+        "start = time.process_time()\n"
+        "sys.argv = ['report.py', '--help']\n"
+        "try:\n    runpy.run_path('comparisons/report.py', run_name='__main__')\n"
+        "except SystemExit as left:\n    print('status', left.code)\n"
+        "print('seconds', time.process_time() - start)\n"
+        "print('frameworks', sorted({'torch', 'jax', 'array_api_compat', 'xarray'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert (done.stderr, lines[-3], lines[-1]) == ("", "status 0", "frameworks []")
+    assert float(lines[-2].split()[1]) < 3
+    for option in (
+        "--cell",
+        "--steps",
+        "--seed",
+        "--dtype",
+        "--references",
+        "--text",
+        "--json",
+        "--dump",
+        "--quick",
+        "--verbose",
+    ):
+        assert option in done.stdout
+
+
+def test_the_script_refuses_in_one_line():
+    done = subprocess.run(
+        [sys.executable, "comparisons/report.py", "--cell", "nosuch"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    refused((done.returncode, done.stdout, done.stderr), "nosuch", "rnn")

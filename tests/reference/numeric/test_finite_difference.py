@@ -1,0 +1,94 @@
+"""Differences at a kink: the middle, and half the gap; nothing else where the function is smooth."""
+
+import numpy as np
+import pytest
+from bptt_crosscheck.reference.numeric import finite_difference
+from scipy import differentiate
+
+KINKS = {
+    "relu at 0": (lambda a: np.maximum(a, 0.0), 0.0, 0.5, 0.5),
+    "abs at 0": (np.abs, 0.0, 0.0, 1.0),
+    "minus abs at 0": (lambda a: -3 * np.abs(a), 0.0, 0.0, 3.0),
+    "a tie of max": (lambda a: np.maximum(2 * a, 1 + a), 1.0, 1.5, 0.5),
+    "a small kink on a slope": (lambda a: np.exp(a) + 1e-5 * np.abs(a - 1), 1.0, np.e, 1e-5),
+    "a kink of a large number": (lambda a: 1e6 + np.maximum(a, 0.0), 0.0, 0.5, 0.5),
+}
+SMOOTH = {
+    "a straight line": (lambda a: 3 * a, 0.5),
+    "a parabola at its minimum": (lambda a: a**2, 0.0),
+    "exp": (np.exp, 1.5),
+    "tanh, saturated": (np.tanh, 15.0),
+    "a steep tanh": (lambda a: np.tanh(50 * a), 0.01),
+    "a cube": (lambda a: a**3, 0.0),
+    "a constant": (lambda a: 0 * a + 7.0, 1.0),
+    "softplus at 0": (lambda a: np.logaddexp(0, 20 * a), 0.0),
+    "relu beside 0": (lambda a: np.maximum(a, 0.0), 0.3),
+    "a large number": (lambda a: 1e9 + np.sin(a), 2.0),
+}
+
+
+def asked(function, value):
+    return finite_difference.gradients(lambda point: np.sum(function(point["w"])), {"w": np.asarray(value)}, 0)
+
+
+@pytest.mark.parametrize(("function", "at", "middle", "half"), KINKS.values(), ids=KINKS)
+def test_the_middle_and_half_the_gap(function, at, middle, half):
+    _, found, _, uncertainty, kinks = asked(function, at)
+    assert abs(found["w"] - middle) <= uncertainty["w"] + 1e-9
+    np.testing.assert_allclose(kinks["w"], half, rtol=1e-3)
+    assert uncertainty["w"] < 0.02 * half
+
+
+@pytest.mark.parametrize(("function", "at"), SMOOTH.values(), ids=SMOOTH)
+def test_where_the_function_is_smooth_nothing_changes(function, at):
+    _, found, _, _, kinks = asked(function, at)
+    assert kinks == {}
+    step = 0.1 * max(1.0, abs(at))
+    options = {"initial_step": step, "maxiter": 8, "tolerances": {"rtol": 1e-13, "atol": 0.0}}
+    with np.errstate(all="ignore"):
+        assert found["w"] == differentiate.derivative(function, at, **options).df
+
+
+def test_random_smooth_functions_have_no_kinks():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 4))
+        *_, kinks = finite_difference.gradients(
+            lambda p, a=a, b=b: float(np.sum(np.tanh(b @ np.tanh(a @ p["w"])) ** 2)), {"w": rng.normal(size=3)}, 0
+        )
+        assert kinks == {}
+
+
+def test_the_entry_that_stands_at_it_is_known():
+    *_, kinks = asked(lambda w: np.sum(np.maximum(w, 0.0)), np.array([[1.0, 0.0], [-1.0, 2.0]]))
+    np.testing.assert_allclose(kinks["w"], [[0, 0.5], [0, 0]], atol=1e-9)
+
+
+def test_four_values_more_where_the_function_is_smooth():
+    calls = []
+
+    def counted(point):
+        calls.append(point)
+        return float(np.exp(point["w"]))
+
+    finite_difference.gradients(counted, {"w": np.array(1.0)}, 0)
+    with_looking = len(calls)
+    calls.clear()
+    differentiate.derivative(
+        lambda d: np.array([counted({"w": 1.0 + x}) for x in np.ravel(d)]).reshape(np.shape(d)),
+        0.0,
+        initial_step=0.1,
+        maxiter=8,
+        tolerances={"rtol": 1e-13, "atol": 0.0},
+    )
+    assert with_looking <= len(calls) + 4 + 2, "and the value itself"
+
+
+def test_along_directions_kinks_up_and_down_do_not_cancel():
+    """Σ ±relu(w): one-sided derivatives along a direction may agree, and the conventions' choices still differ by the sum."""
+    signs = np.where(np.arange(100) < 30, -1.0, 1.0)
+    _, found, directions, _, kinks = asked(lambda w: np.sum(signs * np.maximum(w, 0.0)), np.zeros(100))
+    np.testing.assert_allclose(kinks["w"], 50.0, rtol=1e-6)
+    for choice in (0.0, 1.0, np.linspace(0, 1, 100)):
+        products = directions["w"] @ (choice * signs)
+        assert (np.abs(products - found["w"]) <= kinks["w"] + 1e-6).all()
