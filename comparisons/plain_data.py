@@ -1,0 +1,60 @@
+"""The one way from records to plain data and to JSON.
+
+JSON has no NaN and no infinities: they are written as the strings "NaN", "Infinity" and "-Infinity".
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, cast
+
+NOT_A_NUMBER, INFINITE, MINUS_INFINITE = "NaN", "Infinity", "-Infinity"
+NONFINITE = (NOT_A_NUMBER, INFINITE, MINUS_INFINITE)
+
+
+def plain(value: Any) -> Any:
+    """The value as dicts, lists, text, numbers, booleans and None; a record with a `to_dict` says itself what it is."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        named = cast(Mapping[Any, Any], value)
+        return {str(key): plain(item) for key, item in named.items()}
+    if isinstance(value, list | tuple):
+        items = cast(list[Any], value)
+        return [plain(item) for item in items]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # a scalar of NumPy's
+        return value.item()
+    return value
+
+
+def spelled(value: Any) -> Any:
+    """Plain data with NaN and infinities as text."""
+    if isinstance(value, dict):
+        named = cast(dict[str, Any], value)
+        return {key: spelled(item) for key, item in named.items()}
+    if isinstance(value, list):
+        items = cast(list[Any], value)
+        return [spelled(item) for item in items]
+    if isinstance(value, float) and not math.isfinite(value):
+        return _name_of(value)
+    return value
+
+
+def _name_of(value: float) -> str:
+    if math.isnan(value):
+        return NOT_A_NUMBER
+    return INFINITE if value > 0 else MINUS_INFINITE
+
+
+def json_text(value: Any, indent: int | None = 1) -> str:
+    """JSON text of a record or of plain data."""
+    return json.dumps(spelled(plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)
