@@ -17,8 +17,9 @@ NONFINITE = (NOT_A_NUMBER, INFINITE, MINUS_INFINITE)
 
 def plain(value: Any) -> Any:
     """The value as dicts, lists, text, numbers, booleans and None; a record with a `to_dict` says itself what it is."""
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
+    says_itself = getattr(value, "to_dict", None)
+    if callable(says_itself):
+        return says_itself()
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
@@ -31,9 +32,8 @@ def plain(value: Any) -> Any:
         return value.value
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "item"):  # a scalar of NumPy's
-        return value.item()
-    return value
+    scalar = getattr(value, "item", None)  # NumPy's
+    return scalar() if callable(scalar) else cast(Any, value)
 
 
 def spelled(value: Any) -> Any:

@@ -19,8 +19,9 @@ import pytest
 
 from .checking import entry_points
 from .checking.report_data import Report
-from .errors import QuestionError
+from .plain_data import json_text
 from .reporting.files import write_text
+from .witnesses.engines import names_in
 
 CHECKS = pytest.StashKey[list[dict[str, Any]]]()
 
@@ -72,7 +73,7 @@ def gradient_oracle(request: pytest.FixtureRequest) -> Generator[GradientOracle]
     given = request.config.getoption("--oracle-seed")
     seed = zlib.crc32(request.node.nodeid.encode()) if given is None else int(given)
     names = request.config.getoption("--oracle-references")
-    oracle = GradientOracle(seed, None if names is None else [name.strip() for name in str(names).split(",")])
+    oracle = GradientOracle(seed, names_in(names))
     request.node.stash[CHECKS] = []
     request.node.add_report_section("call", "gradient oracle", f"seed {seed}; repeat with --oracle-seed {seed}")
     yield oracle
@@ -109,7 +110,7 @@ class OracleSummary:
             path = Path(str(folder))
             path.mkdir(parents=True, exist_ok=True)
             checks = sorted(self.checks, key=lambda check: str(check["test"]))
-            write_text(path / "oracle.json", json.dumps({"schema": 1, "checks": checks}, indent=1) + "\n")
+            write_text(path / "oracle.json", json_text({"schema": 1, "checks": checks}) + "\n")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """One section: how many checks, and which failed."""
@@ -136,4 +137,4 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(OracleSummary(config), "gradient-oracle-summary")
 
 
-__all__ = ["GradientOracle", "QuestionError", "gradient_oracle"]
+__all__ = ["GradientOracle", "gradient_oracle"]

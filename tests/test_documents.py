@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import bptt_crosscheck
 import pytest
 from bptt_crosscheck.comparisons import errors
 from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
@@ -93,7 +94,7 @@ def test_every_folder_is_explained(folder):
 
 def test_every_error_is_explained():
     classes = [name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__]
-    internal = {"QuestionError", "CannotFollow", "BadText", "BadTarget", "BadCheckpoint"}  # seen from report.py, or not
+    internal = {"QuestionError", "CannotFollow", "BadText", "BadTarget", "BadModelFile"}  # seen from report.py, or not
     assert [name for name in classes if name not in internal and f"`{name}`" not in CONTRACTS] == []
 
 
@@ -109,7 +110,9 @@ def test_every_key_of_the_report_is_explained(schema):
 
 def test_entry_points_are_explained():
     assert [
-        name for name in ("check_cell", "check_gradients", "check_vjp") if name not in CONTRACTS or not hasattr(entry_points, name)
+        name
+        for name in ("check_cell", "check_gradients", "check_vjp")
+        if name not in CONTRACTS or not hasattr(bptt_crosscheck, name)
     ] == []
 
 

@@ -18,7 +18,7 @@ Given = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Question:
+class UserFunction:
     """A user's function with its parameters and inputs, flattened to named arrays; `role` is what messages call it."""
 
     role: str

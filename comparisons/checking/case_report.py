@@ -1,25 +1,32 @@
 """One problem with its verdicts, and what was noticed beside them."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from ..judging.findings import Finding, LocalRow
 from ..judging.verdict import Verdict
+from ..plain_data import plain
+from ..witnesses.left_out import LeftOut
 
 
 @dataclass(frozen=True)
 class CaseReport:
     """One problem: what it was, its rows, and what was noticed beside them.
 
-    forward           rows for the loss and the states; where one of them fails, gradients are not compared at all
+    forward           rows for the loss and the states; where one of them fails, gradients are not
+                      compared at all
     left_out          reference → why it was not asked
     not_given         gradients that the candidate does not claim to compute
-    vacuous           gradients whose true value is nothing but rounding, so that no mistake in them could be seen
+    vacuous           gradients whose true value is nothing but rounding, so that no mistake in
+                      them could be seen
     references_agree  whether the references are within the limit of each other in every gradient
-    local             for a cell: each output of step_backward, given the true ∂L/∂s_t, with the steps at which it is wrong
+    local             for a cell: each output of step_backward, given the true ∂L/∂s_t, with the
+                      steps at which it is wrong
     diagnosis         what mistake would explain the disagreement
-    true_error        where a proof was asked for: gradient → {"manual" and each reference: its proven error}, in units in the
-                      last place of the gradient's largest entry
+    true_error        where a proof was asked for: gradient → {"manual" and each reference: its
+                      proven error}, in units
+                      in the last place of the gradient's largest entry
     """
 
     name: str
@@ -33,12 +40,12 @@ class CaseReport:
     seconds: float
     rows: list[Verdict]
     forward: list[Verdict]
-    left_out: dict[str, str] = field(default_factory=dict[str, str])
+    left_out: dict[str, LeftOut] = field(default_factory=dict[str, LeftOut])
     not_given: list[str] = field(default_factory=list[str])
     vacuous: list[str] = field(default_factory=list[str])
     references_agree: bool = True
-    local: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    diagnosis: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    local: list[LocalRow] = field(default_factory=list[LocalRow])
+    diagnosis: list[Finding] = field(default_factory=list[Finding])
     notes: list[str] = field(default_factory=list[str])
     true_error: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
 
@@ -59,12 +66,16 @@ class CaseReport:
     def worst_rel_error(self, reference: str) -> float | None:
         """Largest max_rel_error against one reference; None where it was not asked."""
         errors = [row.max_rel_error for row in self.rows if row.reference == reference]
-        return math.nan if any(math.isnan(error) for error in errors) else max(errors, default=None)
+        if any(math.isnan(error) for error in errors):
+            return math.nan
+        return max(errors, default=None)
 
     def worst_over_noise(self) -> float:
         """Largest error over noise in the case, all references together; NaN without rows."""
-        return max((row.worst_over_noise for row in [*self.rows, *self.forward]), default=math.nan)
+        every = [*self.rows, *self.forward]
+        return max((row.worst_over_noise for row in every), default=math.nan)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, `passed` included."""
-        return {**asdict(self), "passed": self.passed}
+        told = {name: plain(value) for name, value in vars(self).items()}
+        return {**told, "passed": self.passed}

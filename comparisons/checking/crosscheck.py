@@ -1,31 +1,63 @@
-"""Candidate + problem + references → CaseReport. Pure: prints nothing, writes nothing.
+"""The one way from a problem and a candidate to a report.
 
-The order is fixed. The forward passes are compared first: where the loss or a state differs, the two compute different
-functions, and nothing is said of gradients. Then every gradient that a reference tells is held against the candidate's, as a
-whole and step by step, with the noise measured on this very problem.
+Built-in cases and what users bring take it alike.
+
+The order is fixed.
+
+    1  preflight     the candidate answers, and answers the same again, in any memory order of the
+       same numbers
+    2  forward       the loss and the states are compared; where they differ, nothing is said of
+       gradients
+    3  gradients     every gradient that a reference tells, as a whole and step by step, by the
+       noise of this very problem
+    4  diagnosis     where something differs: what mistake would explain it, in whole gradients and
+       in single steps
+
+References are asked once. What they said, and the noise that was measured, is handed from stage to
+stage, and to whoever asks for it afterwards. Nothing here prints or writes.
 """
 
+import contextlib
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
-
+from ..candidates.built_in_cells import CellCandidate
 from ..diagnosis.of_gradients import diagnose
+from ..diagnosis.of_one_step import LocalCheck, check_one_step
 from ..judging import own_rounding
-from ..judging.judge import coarse, judge_answer, judged_otherwise, kinks, references_agree, true_errors, vacuous
+from ..judging.judge import (
+    Judged,
+    coarse,
+    judge_answer,
+    judged_otherwise,
+    kinks,
+    references_agree,
+    true_errors,
+    vacuous,
+)
 from ..judging.overflow import must_be_finite
-from ..judging.verdict import Verdict
+from ..judging.verdict import OF_SIZE, Verdict
 from ..problems.answer import Answer
+from ..problems.cases import PROJECTION
 from ..problems.convention import Convention
-from ..problems.problem import AnyProblem
+from ..problems.problem import AnyProblem, Problem
 from ..witnesses import tolerance
-from ..witnesses.ask import FIRST_SAMPLES, Witnesses, ask, in_double, measured
+from ..witnesses.ask import FIRST_SAMPLES, Asked, Witnesses, ask, in_double, measured
 from ..witnesses.engines import Engine
+from . import preflight
 from .case_report import CaseReport
 
 HOPELESS = 1e3  # times the limit: no further sample of the noise brings as much
+
+NUMERIC_ONLY = (
+    "the loss is NumPy code, so that only numeric references could be asked: an error below their "
+    "uncertainty, "
+    "and in large arrays which entry is wrong, are not seen; write it as loss(xp, params, inputs) "
+    "to have torch "
+    "and jax differentiate it"
+)
 
 
 class Candidate(Protocol):
@@ -36,81 +68,272 @@ class Candidate(Protocol):
         ...
 
 
+def _no_ties(problem: Any) -> list[str]:
+    del problem
+    return []
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a candidate is asked, and what is made of the answer.
+
+    partial        it need not give every gradient; what it does not give is listed, not failed
+    from_outside   it is a user's code: a question that cannot be judged is an error, not a row
+    first_of_all   it has not been asked a problem like this before: whether it repeats itself is
+                   not yet known
+    once           who is asked first; the candidate itself for None, as for the next two
+    again, turned  who is asked the second time, and in another memory order
+    ties           where the forward pass stands at a kink
+    unread         variables on which the function need not depend
+    """
+
+    partial: bool = False
+    from_outside: bool = False
+    first_of_all: bool = True
+    once: Candidate | None = None
+    again: Candidate | None = None
+    turned: Candidate | None = None
+    ties: Callable[[Any], list[str]] = _no_ties
+    unread: frozenset[str] = frozenset()
+
+
+BUILT_IN = Manner()
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A candidate's answer beside what the references said.
+
+    The verdicts, and all that they rest on.
+
+    asked     the references' plain answers
+    strict    the rows before the candidate's own rounding was looked at
+    rows      the rows that count
+    sampled   whether all samples of the noise were taken
+    """
+
+    problem: AnyProblem
+    answer: Answer
+    convention: Convention
+    asked: Asked
+    witnesses: Witnesses
+    judged: Judged
+    rows: list[Verdict]
+    sampled: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is a row, and every row agrees."""
+        return bool(self.rows) and all(row.passed for row in (*self.rows, *self.judged.forward))
+
+    def with_all_samples(self) -> Witnesses:
+        """What the references said, the noise by all samples."""
+        return self.witnesses if self.sampled else _all_samples(self.problem, self.asked, self)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A case, and what it rests on: what the candidate answered, and what the references said."""
+
+    case: CaseReport
+    answer: Answer
+    witnesses: Witnesses
+
+
 def check_problem(
     problem: AnyProblem,
     candidate: Candidate,
     engines: Iterable[Engine],
     convention: Convention | None = None,
-    partial: bool = False,
+    manner: Manner = BUILT_IN,
 ) -> CaseReport:
-    """The verdicts on one candidate at one problem.
+    """The verdicts on one candidate at one problem."""
+    return examine(problem, candidate, engines, convention, manner).case
 
-    `partial`: the candidate need not give every gradient; what it does not give is listed, not failed.
+
+def examine(
+    problem: AnyProblem,
+    candidate: Candidate,
+    engines: Iterable[Engine],
+    convention: Convention | None = None,
+    manner: Manner = BUILT_IN,
+) -> Examined:
+    """The verdicts on one candidate at one problem, with what it and the references said.
+
+    Raises a QuestionError where nothing can be judged.
     """
     start = time.perf_counter()
-    answer = candidate.answer(problem)
-    declared = convention or Convention()
-    witnesses, (forward, strict, not_given) = _testify_and_judge(problem, answer, engines, declared, partial)
-    rows = _second_look(problem, candidate, answer, witnesses, strict, partial)
-    failed = any(not row.passed for row in rows)
+    engines, declared = tuple(engines), convention or Convention()
+    answer = _answer(problem, candidate, manner)
+    ties = manner.ties(problem)
+    _begin(problem, engines)
+    compared = _compare(problem, candidate, answer, engines, declared, manner.partial)
+    local = _local_check(problem, candidate, compared)
+    case = _case(compared, local, time.perf_counter() - start)
+    if manner.from_outside:
+        preflight.same_forward(case)
+        preflight.finite_references(case)
+        if ties and not case.passed and not _outside_kink(compared):
+            beside = _agrees_beside(problem, candidate, engines, declared, manner)
+            preflight.not_at_kink(case, beside, ties)
+        if case.passed and manner.first_of_all:
+            preflight.not_vacuous(case, manner.unread)
+    notes = [*case.notes]
+    if all(engine.numeric for engine in engines):
+        notes.append(NUMERIC_ONLY)
+    notes += [f"at a kink: {tie}" for tie in ties]
+    return Examined(replace(case, notes=notes), answer, compared.witnesses)
+
+
+def _answer(problem: AnyProblem, candidate: Candidate, manner: Manner) -> Answer:
+    """What the candidate answers, once it has shown that it answers the same again.
+
+    It has to do so in another memory order too.
+
+    Unless it is the first of several problems for one code, its answer in another memory order is
+    enough where it is as near to the first as the second had to be.
+    """
+    once, again = manner.once or candidate, manner.again or candidate
+    turned = manner.turned or candidate
+    answer = once.answer(problem)
+    if manner.from_outside:
+        preflight.finite_forward(answer, problem.rounding_dtype.name)
+    in_another_order = turned.answer(problem.in_fortran_order())
+    if manner.first_of_all or not preflight.is_repeated(answer, in_another_order):
+        preflight.repeatable(answer, again.answer(problem))
+    roundoff = tolerance.epsilon(problem.rounding_dtype)
+    preflight.same_in_any_layout(answer, in_another_order, roundoff)
+    return answer
+
+
+def _begin(problem: AnyProblem, engines: Iterable[Engine]) -> None:
+    """Begin what the references' answers wait for, where they can do so on another thread."""
+    for engine in engines:
+        if engine.reason_not(problem) is None:
+            with contextlib.suppress(Exception):  # who cannot will say so when it is asked
+                engine.begin(problem)
+
+
+def _compare(
+    problem: AnyProblem,
+    candidate: Candidate,
+    answer: Answer,
+    engines: Iterable[Engine],
+    convention: Convention,
+    partial: bool,
+) -> Compared:
+    """An answer beside the references'.
+
+    The noise by one sample, and by all where that changes a verdict.
+
+    It only grows with samples: what agrees by one agrees by all.
+    """
+    wide, given = in_double(problem), set(answer.gradients)
+    asked = ask(wide, engines)
+    witnesses = measured(wide, asked, convention, given, FIRST_SAMPLES)
+    plain = {engine.name: told for engine, told in witnesses.plain.items()}
+    must_be_finite(problem, plain, answer, witnesses.noise)
+    judged = judge_answer(problem, answer, witnesses, partial)
+    compared = Compared(problem, answer, convention, asked, witnesses, judged, judged.rows, sampled=False)
+    limit = witnesses.noise.limit
+    if any(_could_be_rounding(row, limit) for row in (*judged.forward, *judged.rows)):
+        witnesses = _all_samples(problem, asked, compared)
+        judged = judge_answer(problem, answer, witnesses, partial)
+        compared = replace(compared, witnesses=witnesses, judged=judged, rows=judged.rows, sampled=True)
+    return replace(compared, rows=_second_look(compared, candidate, partial))
+
+
+def _all_samples(problem: AnyProblem, asked: Asked, compared: Compared) -> Witnesses:
+    given = set(compared.answer.gradients)
+    return measured(in_double(problem), asked, compared.convention, given, tolerance.SAMPLES)
+
+
+def _could_be_rounding(row: Verdict, limit: float) -> bool:
+    """Whether a row that fails by the first sample might pass by more of them."""
+    return row.kind in OF_SIZE and row.worst_over_noise <= HOPELESS * limit
+
+
+def _second_look(compared: Compared, candidate: Candidate, partial: bool) -> list[Verdict]:
+    """The rows, as far as the candidate's own rounding explains those that differ."""
+    rows, witnesses = compared.rows, compared.witnesses
+    if all(row.passed for row in rows) or witnesses.noise.allowed is not None:
+        return rows
+    own = own_rounding.own_rounding_of(compared.problem, candidate, compared.answer)
+    if own is None:
+        return rows
+    eased = replace(witnesses, noise=own_rounding.allowed(witnesses.noise, own.in_double))
+    again = judge_answer(compared.problem, own.wide, eased, partial).rows
+    return own_rounding.reconsidered(rows, own, again, witnesses.noise)
+
+
+def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) -> LocalCheck:
+    """step_backward by itself, where whole gradients are wrong and its steps are known."""
+    failed = any(not row.passed for row in compared.rows)
+    if not failed or not isinstance(problem, Problem) or not isinstance(candidate, CellCandidate):
+        return LocalCheck()
+    cut = problem.window is not None or problem.chunk is not None or "lengths" in problem.constants
+    if cut or problem.suffixes != [""] or problem.readout != PROJECTION or candidate.partial:
+        return LocalCheck()
+    return check_one_step(candidate.cell, problem, compared.with_all_samples())
+
+
+def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
+    problem, answer, witnesses = compared.problem, compared.answer, compared.witnesses
+    rows = compared.rows
+    findings = [*local.findings]
+    if any(not row.passed for row in rows):
+        first = witnesses.told[witnesses.first]
+        findings += diagnose(problem, answer, first, witnesses.noise)
     return CaseReport(
         name=problem.name,
         cell=problem.cell,
         loss=problem.loss_label,
         **dict[str, Any](problem.sizes()),
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
         rows=rows,
-        forward=forward,
+        forward=compared.judged.forward,
         left_out=witnesses.left_out,
-        not_given=not_given,
+        not_given=compared.judged.not_given,
         vacuous=vacuous(witnesses),
         references_agree=references_agree(problem, witnesses),
-        notes=[
-            *witnesses.remarks,
-            *kinks(witnesses),
-            *coarse(witnesses),
-            *judged_otherwise(witnesses),
-            *own_rounding.remarks(strict, rows),
-        ],
-        true_error=true_errors(answer, witnesses) if declared.is_plain else {},
-        diagnosis=diagnose(problem, answer, witnesses.told[witnesses.first], witnesses.noise) if failed else [],
+        local=local.rows,
+        diagnosis=findings,
+        notes=_notes(compared),
+        true_error=true_errors(answer, witnesses) if compared.convention.is_plain else {},
     )
 
 
-def _testify_and_judge(
-    problem: AnyProblem, answer: Answer, engines: Iterable[Engine], convention: Convention, partial: bool
-) -> tuple[Witnesses, tuple[list[Verdict], list[Verdict], list[str]]]:
-    """(what the references say, the verdicts): the noise by one sample, and by all where that changes a verdict.
+def _notes(compared: Compared) -> list[str]:
+    witnesses = compared.witnesses
+    return [
+        *witnesses.remarks,
+        *kinks(witnesses),
+        *coarse(witnesses),
+        *judged_otherwise(witnesses),
+        *own_rounding.remarks(compared.judged.rows, compared.rows),
+    ]
 
-    It only grows with samples: what agrees by one agrees by all.
+
+def _outside_kink(compared: Compared) -> bool:
+    """Whether what was given is beyond both one-sided derivatives of a kink that a reference saw.
+
+    No convention chooses that.
     """
-    wide = in_double(problem)
-    asked = ask(wide, engines)
-    first = measured(wide, asked, convention, set(answer.gradients), FIRST_SAMPLES)
-    must_be_finite(problem, {engine.name: told for engine, told in first.plain.items()}, answer, first.noise)
-    judged = judge_answer(problem, answer, first, partial)
-    if not any(_could_be_rounding(row, first.noise.limit) for row in (*judged[0], *judged[1])):
-        return first, judged
-    full = measured(wide, asked, convention, set(answer.gradients), tolerance.SAMPLES)
-    return full, judge_answer(problem, answer, full, partial)
+    told = compared.witnesses.told
+    saw = {engine.name for engine, answer in told.items() if answer.kinks}
+    return any(row.reference in saw and not row.passed for row in compared.rows)
 
 
-def _could_be_rounding(row: Verdict, limit: float) -> bool:
-    """Whether a row that fails by the first sample might pass by more of them."""
-    return not row.passed and row.reason in ("differs", "all zero") and row.worst_over_noise <= HOPELESS * limit
-
-
-def _second_look(
-    problem: AnyProblem, candidate: Candidate, answer: Answer, witnesses: Witnesses, rows: list[Verdict], partial: bool
-) -> list[Verdict]:
-    """The rows, as far as the candidate's own rounding explains those that differ; see comparisons.own_rounding."""
-    if all(row.passed for row in rows) or witnesses.noise.allowed is not None:
-        return rows
-    wide = own_rounding.in_longdouble(problem, candidate)
-    single = own_rounding.in_single(problem, candidate)
-    if wide is None or single is None:
-        return rows
-    own = tolerance.difference(answer, wide)
-    eased = replace(witnesses, noise=own_rounding.allowed(witnesses.noise, own))
-    again = judge_answer(problem, wide.astype(np.float64), eased, partial)[1]
-    return own_rounding.reconsidered(rows, own, tolerance.difference(single, wide), again, witnesses.noise)
+def _agrees_beside(
+    problem: AnyProblem,
+    candidate: Candidate,
+    engines: Iterable[Engine],
+    convention: Convention,
+    manner: Manner,
+) -> bool:
+    """Whether beside the kink all agrees, or there is no beside."""
+    moved = preflight.beside(problem)
+    if manner.ties(moved):
+        return True
+    answer = candidate.answer(moved)
+    return _compare(moved, candidate, answer, engines, convention, manner.partial).passed

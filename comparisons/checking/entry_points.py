@@ -1,11 +1,14 @@
-"""The entry points: check_cell, check_gradients, check_vjp. docs/your-derivation.md explains the contracts and every message."""
+"""The entry points: check_cell, check_gradients, check_vjp.
+
+Docs/your-derivation.md explains the contracts and every message.
+"""
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,28 +16,31 @@ from .. import user_code
 from ..candidates.built_in_cells import CellCandidate, FunctionCandidate, OneForward
 from ..candidates.draw import cell_problem
 from ..candidates.user_cell import UserCell, as_array
-from ..candidates.user_function import Given, Question
-from ..diagnosis.of_one_step import with_local_check
+from ..candidates.user_function import Given, UserFunction
 from ..errors import BadOption, MissingFramework, QuestionError
-from ..problems.answer import Answer
-from ..problems.arrays import Array, frozen
+from ..problems.arrays import Array, Arrays, frozen
 from ..problems.convention import Convention, convention_of
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
-from ..problems.problem import AnyProblem, FunctionProblem, Problem
-from ..witnesses.ask import Witnesses, available, testify
-from ..witnesses.batched import put_together
-from ..witnesses.engines import NUMERIC, Engine, computing_on
-from ..witnesses.tolerance import epsilon
+from ..problems.problem import FunctionProblem, Problem
+from ..witnesses.ask import available
+from ..witnesses.batched import batched
+from ..witnesses.engines import NUMERIC, Engine, computing_on, names_in
+from ..witnesses.left_out import LeftOut
 from . import preflight
 from .case_report import CaseReport
-from .crosscheck import Candidate, check_problem
+from .crosscheck import Manner, check_problem
 from .environment import report_of
 from .report_data import Report
 from .ties import ties_in
 
 COMPUTED_IN = ("float16", "float32", "float64")
-References = Sequence[str] | str | None
-ConventionLike = Convention | Mapping[str, Any] | None
+# How much larger cotangents on the final states are: a clip inside step_backward shows.
+AT_THE_END = 1000.0
+
+References: TypeAlias = Sequence[str] | str | None
+ConventionLike: TypeAlias = Convention | Mapping[str, Any] | None
+Scalar: TypeAlias = Callable[[Any, Mapping[str, Any]], Any]
+Derivation: TypeAlias = Callable[[Arrays], dict[str, Array]]
 
 
 def check_cell(
@@ -54,43 +60,26 @@ def check_cell(
 ) -> Report:
     """Whether step_backward is the derivative of step: over a sequence, and at every step alone.
 
-    `cell` has parameter_shapes, state_shapes, step(xp, …) and step_backward. It is tried under random cotangents on every
-    state at every step, on each state alone, and on the final states alone, from a random initial state, against torch and
-    jax (or the `references` named) differentiating its own step, on the `device`. Errors are judged by measured rounding noise,
-    or by rtol and atol where they are given. `dtype` is what the cell is run in: "float64", or "float32" or "float16", in which
-    it may err by a small multiple of what the frameworks err by in it. The true gradient is always that in float64.
+    `cell` has parameter_shapes, state_shapes, step(xp, …) and step_backward. It is tried under
+    random cotangents on every state at every step, on each state alone, and on the final states
+    alone, from a random initial state, against torch and jax (or the `references` named)
+    differentiating its own step, on the `device`. Errors are judged by measured rounding noise, or
+    by rtol and atol where they are given. `dtype` is what the cell is run in: "float64", or
+    "float32" or "float16", in which it may err by a small multiple of what the frameworks err by
+    in it. The true gradient is always that in float64.
 
-    Raises GradientMismatch where a gradient is wrong and a QuestionError where none can be judged, unless raise_exception is
-    False: then the report says so.
+    Raises GradientMismatch where a gradient is wrong and a QuestionError where none can be judged,
+    unless raise_exception is False: then the report says so.
     """
     sizes = {"steps": steps, "batch": batch, "input_size": input_size, "hidden_size": hidden_size}
+    setting = Setting(seed, references, device, dtype)
 
     def cases() -> Iterator[CaseReport]:
-        _must_be_integers(seed, sizes)
-        _must_be_a_dtype(dtype)
+        setting.must_be_valid(sizes)
         declared = convention_of(None, rtol, atol)
-        mine = UserCell(cell, input_size, hidden_size)
-        engines, missing = _engines(references)
-        base = cell_problem(mine.name, (mine.parameters, mine.states), sizes, seed, mine)
-        base = replace(base, step=mine.differentiable_step).in_precision(dtype)
-        trials = list(_cotangent_trials(base))
-        engines, candidate = put_together(engines, trials), CellCandidate(mine)
-        three = OneForward(candidate), OneForward(candidate), OneForward(CellCandidate(mine.in_fortran_order()))
-        ties_here = cache(lambda: _ties_of_cell(mine, base))
+        return _cell_cases(UserCell(cell, input_size, hidden_size), sizes, setting, declared)
 
-        def ties(problem: Problem) -> list[str]:
-            return ties_here() if problem.variables is base.variables else _ties_of_cell(mine, problem)
-
-        for number, problem in enumerate(trials):
-
-            def local(case: CaseReport, witnesses: Witnesses, problem: Problem = problem) -> CaseReport:
-                return with_local_check(case, mine, problem, witnesses)
-
-            case = _one_case(problem, candidate, engines, declared, ties, local, first_of_all=number == 0, three=three)
-            yield replace(case, left_out={**missing, **case.left_out})
-        _all_that_were_named(references)
-
-    return _report(cases, seed, raise_exception, (device, references), dtype)
+    return _report(cases, setting, raise_exception)
 
 
 def check_gradients(
@@ -110,29 +99,34 @@ def check_gradients(
 ) -> Report:
     """Whether gradients(params, inputs) is the derivative of the loss.
 
-    loss(xp, params, inputs) -> scalar, in array-API operations, is differentiated by torch and jax; loss(params, inputs), any
-    NumPy code, by complex step where it follows, and by differences. gradients returns a dict whose keys name params, or inputs
-    it also differentiates; or a tuple or list in the order of params; nests as params does. What it does not return is listed
-    as not given. `setup` runs before every evaluation. `convention` declares what the code means to return (see
-    comparisons.convention).
+    loss(xp, params, inputs) -> scalar, in array-API operations, is differentiated by torch and
+    jax; loss(params, inputs), any NumPy code, by complex step where it follows, and by
+    differences. gradients returns a dict whose keys name params, or inputs it also differentiates;
+    or a tuple or list in the order of params; nests as params does. What it does not return is
+    listed as not given. `setup` runs before every evaluation. `convention` declares what the code
+    means to return (see comparisons/problems/convention.py).
 
     Raises as check_cell does.
     """
+    setting = Setting(seed, references, device)
 
     def cases() -> Iterator[CaseReport]:
-        _must_be_integers(seed)
-        question = Question("loss", loss, params, inputs, setup, seed)
+        setting.must_be_valid()
+        function = UserFunction("loss", loss, params, inputs, setup, seed)
         declared = convention_of(convention, rtol, atol)
 
-        def given(named: Mapping[str, Array]) -> dict[str, Array]:
-            return question.call("gradients", gradients, named, [])
+        def given(named: Arrays) -> dict[str, Array]:
+            return function.call("gradients", gradients, named, [])
 
+        scalar = function.objective(declared)
         rounding = getattr(gradients, "rounding", None)
-        extra: Mapping[str, float] = {} if rounding is None else rounding(params)
-        yield _function_case("gradients", question, question.objective(declared), given, references, declared, True, extra)
-        _all_that_were_named(references)
+        noise: Mapping[str, float] = {}
+        if rounding is not None:
+            noise = rounding(params)
+        trial = FunctionTrial("gradients", function, scalar, given, extra_noise=noise)
+        yield _function_case(trial, setting, declared)
 
-    return _report(cases, seed, raise_exception, (device, references))
+    return _report(cases, setting, raise_exception)
 
 
 def check_vjp(
@@ -150,232 +144,162 @@ def check_vjp(
     atol: float | None = None,
     raise_exception: bool = True,
 ) -> Report:
-    """Whether vjp(params, inputs, cotangents) is the vector-Jacobian product of function(xp, params, inputs).
+    """Whether vjp(params, inputs, cotangents) is function(xp, params, inputs)'s.
 
-    The function returns an array, or a dict of arrays; cotangents come in the same form: random on all outputs together, then on
-    each output alone with zeros on the others. Everything else is as in check_gradients.
+    That is, its vector-Jacobian product.
+
+    The function returns an array, or a dict of arrays; cotangents come in the same form: random on
+    all outputs together, then on each output alone with zeros on the others. Everything else is as
+    in check_gradients.
     """
+    setting = Setting(seed, references, device)
 
     def cases() -> Iterator[CaseReport]:
-        _must_be_integers(seed)
-        question = Question("function", function, params, inputs, setup, seed)
+        setting.must_be_valid()
+        user = UserFunction("function", function, params, inputs, setup, seed)
         declared = convention_of(convention, rtol, atol)
-        question.must_not_be_truncated(declared)
-        outputs = question.outputs()
+        user.must_not_be_truncated(declared)
+        outputs = user.outputs()
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
             in_form = rebuild(outputs, cotangents, "output")
 
-            def given(named: Mapping[str, Array], in_form: Any = in_form) -> dict[str, Array]:
-                return question.call("vjp", vjp, named, [in_form])
+            def given(named: Arrays, in_form: Any = in_form) -> dict[str, Array]:
+                return user.call("vjp", vjp, named, [in_form])
 
-            objective = question.inner_product(cotangents)
-            yield _function_case(f"vjp, {name}", question, objective, given, references, declared, number == 0)
-        _all_that_were_named(references)
+            scalar = user.inner_product(cotangents)
+            trial = FunctionTrial(f"vjp, {name}", user, scalar, given, first_of_all=number == 0)
+            yield _function_case(trial, setting, declared)
 
-    return _report(cases, seed, raise_exception, (device, references))
-
-
-def _output_trials(outputs: Any, seed: int) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Random cotangents on all outputs together, then on each alone."""
-    rng = np.random.default_rng([seed, 4])
-    random = {path: rng.normal(size=value.shape) for path, value in flatten(outputs, "output").items()}
-    yield "all outputs", random
-    for alone in random if len(random) > 1 else ():
-        yield f"{alone} alone", {path: value if path == alone else np.zeros_like(value) for path, value in random.items()}
-
-
-def _must_be_integers(seed: Any, sizes: Mapping[str, Any] | None = None) -> None:
-    """Raises BadOption for a seed below 0, a size below 1, or what is no integer."""
-    for least, (name, value) in [(0, ("seed", seed)), *((1, item) for item in (sizes or {}).items())]:
-        if not isinstance(value, int | np.integer) or value < least:
-            raise BadOption(f"{name} is an integer of at least {least}, not {value!r}")
-
-
-def _must_be_a_dtype(dtype: Any) -> None:
-    """Raises BadOption for what NumPy cannot compute in; bfloat16 among it, in which its matrix products leave for float32."""
-    if dtype not in COMPUTED_IN:
-        raise BadOption(f"dtype is one of {', '.join(COMPUTED_IN)}, not {dtype!r}")
-
-
-def _engines(references: References, numpy_only: bool = False) -> tuple[tuple[Engine, ...], dict[str, str]]:
-    """(the engines to ask, {those that are missing: how to install them}). Raises MissingFramework where none is left."""
-    named = references.split(",") if isinstance(references, str) else references
-    return available(NUMERIC if references is None and numpy_only else named)
-
-
-def _all_that_were_named(references: References) -> None:
-    """Raises MissingFramework, after the others were asked, where a reference was named that is not installed."""
-    missing = {} if references is None else _engines(references)[1]
-    if missing:
-        raise MissingFramework(f"{'; '.join(missing.values())}; the other references were asked: raise_exception=False tells")
-
-
-def _function_case(
-    name: str,
-    question: Question,
-    scalar: Callable[[Any, Mapping[str, Any]], Any],
-    given: Callable[[Mapping[str, Array]], dict[str, Array]],
-    references: References,
-    convention: Convention,
-    first_of_all: bool,
-    extra_noise: Mapping[str, float] | None = None,
-) -> CaseReport:
-    leaves = question.leaves()
-    preflight.finite_inputs(leaves)
-    variables = {path: value for path, value in leaves.items() if is_differentiable(value)}
-    engines, missing = _engines(references, question.numpy_only)
-    if all(engine.numeric for engine in engines):
-        if convention.truncation is not None:
-            raise BadOption(
-                "convention: truncation is no derivative of the loss; numeric references cannot tell it, torch and jax can"
-            )
-        asked = given(leaves)
-        variables = {path: value for path, value in variables.items() if path in asked}
-    learned = [leaves[path].dtype for path in flatten(question.params) if is_differentiable(leaves[path])]
-    lowest = min(learned, key=lambda dtype: dtype.itemsize)
-    problem = FunctionProblem(
-        name=name,
-        function=scalar,
-        variables=frozen({path: value.astype(np.float64) for path, value in variables.items()}),
-        constants=frozen({path: value for path, value in leaves.items() if path not in variables}),
-        seed=question.seed,
-        numpy_only=question.numpy_only,
-        precision=convention.precision or (None if lowest == np.float64 else lowest.name),
-        extra_noise=extra_noise or {},
-        timed=tuple(path for path in flatten(question.inputs) if path in variables),
-        loss_label=question.role,
-    )
-
-    def value(named: Mapping[str, Array]) -> Any:
-        copies = {path: np.array(array) for path, array in named.items()}
-        result = user_code.call(question.role, scalar, np, copies)
-        user_code.unchanged(question.role, copies, named)
-        return as_array(f"{question.role}: the scalar", result, None)
-
-    def ties(problem: FunctionProblem) -> list[str]:
-        def run(watched: Callable[[Array], Any]) -> Any:
-            return scalar(np, {**problem.constants, **{path: watched(array) for path, array in problem.variables.items()}})
-
-        return ties_in(run)
-
-    case = _one_case(
-        problem, FunctionCandidate(value, given, problem.time_inputs), engines, convention, ties, None, True, first_of_all
-    )
-    judged = {row.gradient for row in case.rows}
-    learned = [path for path in flatten(question.params) if is_differentiable(leaves[path])]
-    return replace(case, not_given=[path for path in learned if path not in judged], left_out={**missing, **case.left_out})
+    return _report(cases, setting, raise_exception)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A candidate that was asked this very problem before, and has shown that it answers the same again."""
+class Setting:
+    """Under what a check runs.
 
-    candidate: Candidate
-    problem: AnyProblem
-    told: Answer
-
-    def answer(self, problem: AnyProblem) -> Answer:
-        """What it said; what it says to any other problem."""
-        return self.told if problem is self.problem else self.candidate.answer(problem)
-
-
-def _one_case(
-    problem: AnyProblem,
-    candidate: Candidate,
-    engines: tuple[Engine, ...],
-    convention: Convention,
-    ties_of: Callable[[Any], list[str]],
-    local: Callable[[CaseReport, Witnesses], CaseReport] | None = None,
-    partial: bool = False,
-    first_of_all: bool = True,
-    three: tuple[Candidate, Candidate, Candidate] | None = None,
-) -> CaseReport:
-    """Preflight, comparison, and what else can be said of a failure.
-
-    `three` are the candidate as it is asked at first, as it is asked again, and as it is asked in another memory order. Unless
-    it is the `first_of_all` trials of one code, the last is enough where it is as near to the first as the second had to be.
+    The seed, whom to ask, where they compute, in what the candidate computes.
     """
-    once, again, turned = three or (candidate, candidate, candidate)
-    first = once.answer(problem)
-    preflight.finite_forward(first, problem.rounding_dtype.name)
-    in_another_order = turned.answer(problem.in_fortran_order())
-    if first_of_all or not preflight.is_repeated(first, in_another_order):
-        preflight.repeatable(first, again.answer(problem))
-    preflight.same_in_any_layout(first, in_another_order, epsilon(problem.rounding_dtype))
-    ties = ties_of(problem)
-    for engine in engines:
-        if engine.reason_not(problem) is None:
-            with contextlib.suppress(Exception):  # who cannot will say so when it is asked
-                engine.begin(problem)
-    case = check_problem(problem, _Asked(candidate, problem, first), engines, convention, partial)
-    preflight.same_forward(case)
-    preflight.finite_references(case)
-    if ties and not case.passed and not preflight.outside_kink(case):
-        moved = preflight.beside(problem)
-        explained = bool(ties_of(moved)) or check_problem(moved, candidate, engines, convention, partial).passed
-        preflight.not_at_kink(case, explained, ties)
-    if not case.passed and local is not None:
-        case = local(case, testify(problem, engines, convention, set(first.gradients)))
-    if case.passed and first_of_all:
-        preflight.not_vacuous(case, initial_states(problem))
-    if all(engine.numeric for engine in engines):
-        case = replace(case, notes=[*case.notes, NUMERIC_ONLY])
-    return replace(case, notes=[*case.notes, *(f"at a kink: {tie}" for tie in ties)])
+
+    seed: int
+    references: References
+    device: str = "cpu"
+    dtype: str = "float64"
+
+    def must_be_valid(self, sizes: Mapping[str, Any] | None = None) -> None:
+        """Raises BadOption for a seed below 0, a size below 1, or what is no integer.
+
+        So too for a dtype that NumPy cannot compute in; bfloat16 is one, whose matrix products
+        are float32.
+        """
+        _must_be_at_least(0, "seed", self.seed)
+        for name, size in (sizes or {}).items():
+            _must_be_at_least(1, name, size)
+        if self.dtype not in COMPUTED_IN:
+            raise BadOption(f"dtype is one of {', '.join(COMPUTED_IN)}, not {self.dtype!r}")
+
+    def engines(self, numpy_only: bool = False) -> tuple[tuple[Engine, ...], dict[str, LeftOut]]:
+        """(the engines to ask, {those that are missing: how to install them}).
+
+        Raises MissingFramework where none is left.
+        """
+        named = names_in(self.references)
+        return available(NUMERIC if named is None and numpy_only else named)
+
+    def all_that_were_named(self) -> None:
+        """Raises MissingFramework where a reference was named that is not installed.
+
+        That is said after the others were asked.
+        """
+        missing = {} if self.references is None else self.engines()[1]
+        if missing:
+            advice = "; ".join(str(left) for left in missing.values())
+            raise MissingFramework(f"{advice}; the other references were asked: raise_exception=False tells")
 
 
-def initial_states(problem: AnyProblem) -> set[str]:
-    """The names of the initial states: a step need not read all of them."""
-    return {f"{name}_0" for name in problem.state_sizes} if isinstance(problem, Problem) else set()
+def _must_be_at_least(least: int, name: str, value: Any) -> None:
+    if not isinstance(value, int | np.integer) or value < least:
+        raise BadOption(f"{name} is an integer of at least {least}, not {value!r}")
 
 
-NUMERIC_ONLY = (
-    "the loss is NumPy code, so that only numeric references could be asked: an error below their uncertainty, and in large "
-    "arrays which entry is wrong, are not seen; write it as loss(xp, params, inputs) to have torch and jax differentiate it"
-)
-
-
-def _report(
-    cases: Callable[[], Iterator[CaseReport]],
-    seed: int,
-    raise_exception: bool,
-    place: tuple[str, References],
-    dtype: str = "float64",
-) -> Report:
-    """Run the cases; raise, or put into the report, what is wrong with a gradient or with the question.
-
-    place: the device, and the references that are to compute there.
-    """
+def _report(cases: Callable[[], Iterator[CaseReport]], setting: Setting, raise_exception: bool) -> Report:
+    """Run the cases; raise, or tell in the report, what is wrong with a gradient or question."""
     done: list[CaseReport] = []
     errors: list[QuestionError] = []
     try:
-        asked = _engines(place[1])[0] if place[0] != "cpu" else ()
-        with contextlib.redirect_stdout(sys.stderr), np.errstate(all="ignore"), computing_on(place[0], asked):
+        asked = setting.engines()[0] if setting.device != "cpu" else ()
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            np.errstate(all="ignore"),
+            computing_on(setting.device, asked),
+        ):
             done.extend(cases())
+            setting.all_that_were_named()
     except QuestionError as error:
         errors.append(error)
-    report = replace(report_of(done, seed, dtype), errors=errors)
+    report = replace(report_of(done, setting.seed, setting.dtype), errors=errors)
     if raise_exception:
         report.raise_for_failure()
     return report
 
 
-def _cotangent_trials(base: Problem) -> Iterator[Problem]:
-    """The problem under cotangents on all states at every step, on each state alone, and on the final states alone.
+# Cells.
 
-    The last are a thousand times larger: step_backward is linear in them, and a clip inside it shows.
+
+def _cell_cases(cell: UserCell, sizes: Mapping[str, int], setting: Setting, declared: Convention) -> Iterator[CaseReport]:
+    """A user's cell under every choice of cotangents."""
+    engines, missing = setting.engines()
+    base = cell_problem(cell.name, (cell.parameters, cell.states), sizes, setting.seed, cell)
+    base = replace(base, step=cell.differentiable_step).in_precision(setting.dtype)
+    trials = list(cotangent_trials(base))
+    engines = batched(engines, trials)
+    candidate = CellCandidate(cell)
+
+    # The trials differ in their cotangents alone: whoever is asked runs forward for the first of
+    # them.
+    once, again = OneForward(candidate), OneForward(candidate)
+    turned = OneForward(CellCandidate(cell.in_fortran_order()))
+    ties_here = cache(lambda: _ties_of_cell(cell, base))
+
+    def ties(problem: Problem) -> list[str]:
+        return ties_here() if problem.variables is base.variables else _ties_of_cell(cell, problem)
+
+    initial_states = frozenset(f"{name}_0" for name in base.state_sizes)
+    for number, problem in enumerate(trials):
+        manner = Manner(
+            from_outside=True,
+            first_of_all=number == 0,
+            once=once,
+            again=again,
+            turned=turned,
+            ties=ties,
+            unread=initial_states,
+        )
+        case = check_problem(problem, candidate, engines, declared, manner)
+        yield replace(case, left_out={**missing, **case.left_out})
+
+
+def cotangent_trials(base: Problem) -> Iterator[Problem]:
+    """The problem under cotangents on all states at every step, on each alone, at the end alone.
+
+    The last are a thousand times larger: step_backward is linear in them, and a clip inside it
+    shows.
     """
     cotangents = {name: value for name, value in base.constants.items() if name.startswith("cotangent_")}
 
-    def trial(what: str, kept: Mapping[str, Array]) -> Problem:
-        zeroed = {name: kept.get(name, np.zeros_like(value)) for name, value in cotangents.items()}
-        return replace(base, name=f"{base.cell}, cotangents on {what}", constants=frozen({**base.constants, **zeroed}))
+    def trial(what: str, kept: Arrays) -> Problem:
+        constants = dict(base.constants)
+        for name, value in cotangents.items():
+            constants[name] = kept.get(name, np.zeros_like(value))
+        return replace(base, name=f"{base.cell}, cotangents on {what}", constants=frozen(constants))
 
     yield trial("all states", cotangents)
     if len(cotangents) > 1:
         for name, value in cotangents.items():
             yield trial(f"{name.removeprefix('cotangent_')} alone", {name: value})
     if base.steps > 0:
-        at_end = {name: np.concatenate([np.zeros_like(value[:-1]), 1000 * value[-1:]]) for name, value in cotangents.items()}
+        at_end: dict[str, Array] = {}
+        for name, value in cotangents.items():
+            at_end[name] = np.concatenate([np.zeros_like(value[:-1]), AT_THE_END * value[-1:]])
         yield trial("the final states", at_end)
 
 
@@ -386,9 +310,107 @@ def _ties_of_cell(cell: UserCell, problem: Problem) -> list[str]:
         params = {name: watched(problem.variables[name]) for name in problem.parameter_names}
         state = {name: watched(problem.variables[f"{name}_0"]) for name in problem.state_sizes}
         for x in problem.x:
-            state = {
-                name: watched(np.asarray(value))
-                for name, value in cell.differentiable_step(np, params, state, watched(x)).items()
-            }
+            new_state = cell.differentiable_step(np, params, state, watched(x))
+            state = {name: watched(np.asarray(value)) for name, value in new_state.items()}
 
     return ties_in(run)
+
+
+# Functions.
+
+
+@dataclass(frozen=True)
+class FunctionTrial:
+    """A scalar function of a user's, and the gradients that were derived for it.
+
+    scalar(xp, named) -> scalar      the loss, or the outputs under cotangents
+    given(named) -> {path: array}    the derivation
+    first_of_all                     whether nothing of this code has been asked before
+    extra_noise                      absolute error by variable that the way of reading out the
+                                     gradient adds
+    """
+
+    name: str
+    user: UserFunction
+    scalar: Scalar
+    given: Derivation
+    first_of_all: bool = True
+    extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def problem(self, variables: Arrays, precision: str | None) -> FunctionProblem:
+        """The function of these variables, all other arrays being constants.
+
+        Without a declared precision the candidate works in the lowest of its parameters.
+        """
+        leaves = self.user.leaves()
+        dtypes = [leaves[path].dtype for path in self.learned()]
+        lowest = min(dtypes, key=lambda dtype: dtype.itemsize)
+        constants = {path: value for path, value in leaves.items() if path not in variables}
+        in_double = {path: value.astype(np.float64) for path, value in variables.items()}
+        return FunctionProblem(
+            name=self.name,
+            function=self.scalar,
+            variables=frozen(in_double),
+            constants=frozen(constants),
+            seed=self.user.seed,
+            numpy_only=self.user.numpy_only,
+            precision=precision or (None if lowest == np.float64 else lowest.name),
+            extra_noise=self.extra_noise,
+            timed=tuple(path for path in flatten(self.user.inputs) if path in variables),
+            loss_label=self.user.role,
+        )
+
+    def learned(self) -> list[str]:
+        """The paths of the params that have a gradient."""
+        params = flatten(self.user.params)
+        return [path for path, value in params.items() if is_differentiable(value)]
+
+    def value(self, named: Arrays) -> Any:
+        """The scalar in NumPy, on copies."""
+        copies = {path: np.array(array) for path, array in named.items()}
+        result = user_code.call(self.user.role, self.scalar, np, copies)
+        user_code.unchanged(self.user.role, copies, named)
+        return as_array(f"{self.user.role}: the scalar", result, None)
+
+    def ties(self, problem: FunctionProblem) -> list[str]:
+        """Ties met where the function is evaluated."""
+
+        def run(watched: Callable[[Array], Any]) -> Any:
+            variables = {path: watched(array) for path, array in problem.variables.items()}
+            return self.scalar(np, {**problem.constants, **variables})
+
+        return ties_in(run)
+
+
+def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention) -> CaseReport:
+    leaves = trial.user.leaves()
+    preflight.finite_inputs(leaves)
+    variables = {path: value for path, value in leaves.items() if is_differentiable(value)}
+    engines, missing = setting.engines(trial.user.numpy_only)
+    if all(engine.numeric for engine in engines):
+        if declared.truncation is not None:
+            raise BadOption(
+                "convention: truncation is no derivative of the loss; numeric references cannot tell it, torch and jax can"
+            )
+        # every variable costs evaluations: only those of which a gradient is given
+        asked = trial.given(leaves)
+        variables = {path: value for path, value in variables.items() if path in asked}
+    problem = trial.problem(variables, declared.precision)
+    candidate = FunctionCandidate(trial.value, trial.given, problem.time_inputs)
+    manner = Manner(partial=True, from_outside=True, first_of_all=trial.first_of_all, ties=trial.ties)
+    case = check_problem(problem, candidate, engines, declared, manner)
+    judged = {row.gradient for row in case.rows}
+    not_given = [path for path in trial.learned() if path not in judged]
+    return replace(case, not_given=not_given, left_out={**missing, **case.left_out})
+
+
+def _output_trials(outputs: Any, seed: int) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Random cotangents on all outputs together, then on each alone."""
+    rng = np.random.default_rng([seed, 4])
+    random: dict[str, Array] = {}
+    for path, value in flatten(outputs, "output").items():
+        random[path] = rng.normal(size=value.shape)
+    yield "all outputs", random
+    for alone in random if len(random) > 1 else ():
+        kept = {path: np.zeros_like(value) for path, value in random.items()}
+        yield f"{alone} alone", {**kept, alone: random[alone]}

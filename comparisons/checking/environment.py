@@ -13,7 +13,8 @@ PACKAGES = ("numpy", "torch", "jax", "scipy", "array-api-compat")
 
 def environment(seed: int, dtype: str) -> dict[str, Any]:
     """What a report must say to be repeated: versions (null where not installed), seed, dtype."""
-    return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version(), "seed": seed, "dtype": dtype}
+    versions: dict[str, Any] = {name: _version(name) for name in PACKAGES}
+    return versions | {"python": platform.python_version(), "seed": seed, "dtype": dtype}
 
 
 def _version(package: str) -> str | None:

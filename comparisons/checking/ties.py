@@ -1,9 +1,12 @@
-"""Where a function stands at a kink: comparisons, maxima and absolute values of numbers that are tied."""
+"""Where a function stands at a kink.
+
+Comparisons, maxima and absolute values of numbers that are tied.
+"""
 
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,7 +17,10 @@ TIE = 16  # units in the last place within which two numbers are tied
 
 
 class Watched(np.ndarray[Any, Any]):
-    """An array that notices when a comparison, max, min or abs is asked of numbers that are tied; results are watched too."""
+    """An array that notices a comparison, max, min or abs of numbers that are tied.
+
+    What is computed from it is watched too.
+    """
 
     ties: list[str]
 
@@ -33,26 +39,31 @@ class Watched(np.ndarray[Any, Any]):
         return watch(getattr(ufunc, method)(*plain, **kwargs), self.ties)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """The plain result, watched; ties noted for the functions that ask for them in NumPy's own code."""
+        """The plain result, watched.
+
+        Ties noted for the functions that ask for them in NumPy's own code.
+        """
         del types
         if func in REDUCTIONS:
-            self._note_reduction(
-                REDUCTIONS[func], np.asarray(_plain(args[0])), kwargs.get("axis", args[1] if len(args) > 1 else None)
-            )
+            positional = args[1] if len(args) > 1 else None
+            axis = kwargs.get("axis", positional)
+            self._note_reduction(REDUCTIONS[func], np.asarray(_plain(args[0])), axis)
         if func is np.clip:
-            named = [kwargs[name] for name in ("a_min", "a_max", "min", "max") if name in kwargs]
+            named = [kwargs[name] for name in BOUNDS if name in kwargs]
             for bound in (*args[1:3], *named):
                 if bound is not None:
                     self._note("maximum", [_plain(args[0]), _plain(bound)])
         return watch(func(*_plain(args), **_plain(kwargs)), self.ties)
 
     def _note(self, name: str, values: list[Any]) -> None:
+        """Note two numbers that are equal to within some units in the last place."""
         one = np.asarray(values[0])
         other = np.asarray(values[1]) if len(values) > 1 else np.zeros(())
         if one.dtype.kind != "f":
             return
         scale = np.maximum(np.abs(one), np.abs(other))
-        if bool(np.any(np.abs(one - other) <= TIE * np.finfo(one.dtype).eps * scale)):
+        near = TIE * np.finfo(one.dtype).eps * scale
+        if bool(np.any(np.abs(one - other) <= near)):
             tie = f"{KINKS[name]}{_line_of_user()}"
             if tie not in self.ties:
                 self.ties.append(tie)
@@ -61,15 +72,21 @@ class Watched(np.ndarray[Any, Any]):
         """Note a maximum or minimum that two entries share."""
         if value.dtype.kind != "f" or value.size < 2 or isinstance(axis, tuple):
             return
-        ordered = np.sort(value.reshape(-1) if axis is None else value, axis=-1 if axis is None else axis)
-        ends = np.take(ordered, [-1, -2] if name == "maximum" else [0, 1], axis=-1 if axis is None else axis)
-        one, other = np.split(ends, 2, axis=-1 if axis is None else axis)
+        if axis is None:
+            value, axis = value.reshape(-1), -1
+        ordered = np.sort(value, axis=axis)
+        last_two = [-1, -2] if name == "maximum" else [0, 1]
+        one, other = np.split(np.take(ordered, last_two, axis=axis), 2, axis=axis)
         self._note(name, [one, other])
 
 
-REDUCTIONS: dict[Any, str] = {np.max: "maximum", np.amax: "maximum", np.min: "minimum", np.amin: "minimum"}
-
-
+BOUNDS = ("a_min", "a_max", "min", "max")
+REDUCTIONS: dict[Any, str] = {
+    np.max: "maximum",
+    np.amax: "maximum",
+    np.min: "minimum",
+    np.amin: "minimum",
+}
 KINKS = {
     "maximum": "a tie of maximum",
     "minimum": "a tie of minimum",
@@ -87,7 +104,8 @@ KINKS = {
 def watch(value: Any, ties: list[str]) -> Any:
     """The value watched, if it is an array of numbers; containers from inside out."""
     if isinstance(value, tuple):
-        return tuple(watch(item, ties) for item in value)  # pyright: ignore[reportUnknownVariableType]
+        items = cast(tuple[Any, ...], value)
+        return tuple(watch(item, ties) for item in items)
     if not isinstance(value, np.ndarray | np.floating):
         return value
     watched = np.asarray(value).view(Watched)  # pyright: ignore[reportUnknownArgumentType]
@@ -99,9 +117,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Watched):
         return value.view(np.ndarray)
     if isinstance(value, tuple | list):
-        return type(value)(_plain(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        items = [_plain(item) for item in cast(list[Any], value)]
+        return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        named = cast(dict[str, Any], value)
+        return {key: _plain(item) for key, item in named.items()}
     return value
 
 
@@ -114,7 +134,9 @@ def _line_of_user() -> str:
 
 
 def ties_in(run: Callable[[Callable[[Array], Any]], Any]) -> list[str]:
-    """The ties met while `run(watched)` evaluates the function; `watched` turns an array into one that notices.
+    """The ties met while `run(watched)` evaluates the function.
+
+    `watched` turns an array into one that notices.
 
     A function that cannot be run on watched arrays has nothing noted.
     """

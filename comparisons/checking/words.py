@@ -1,14 +1,17 @@
 """A report in words."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from ..judging.findings import LocalRow
 from ..judging.verdict import Verdict
+from ..witnesses.left_out import Kind
 from .case_report import CaseReport
+
+ALONE = "  step_backward alone, given the true ∂L/∂s_t at each step, is"
 
 
 def report_lines(cases: Sequence[CaseReport]) -> list[str]:
-    """Every case in words; one that only repeats what another has said of the same gradients, in a line."""
+    """Every case in words; in one line what only repeats what another has said."""
     lines: list[str] = []
     told: dict[frozenset[tuple[str, str]], str] = {}
     for case in cases:
@@ -22,28 +25,50 @@ def report_lines(cases: Sequence[CaseReport]) -> list[str]:
 
 
 def case_lines(case: CaseReport) -> list[str]:
-    """The case in words: one line where all agree, else each wrong gradient, and what is known of the mistake."""
+    """One line where all agree, else each wrong gradient, and what is known of the mistake."""
     if case.passed:
-        worst = f"worst error {case.worst_over_noise():.2g} times the measured noise"
-        notes = [*not_given_lines(case), *left_out_lines(case), *(f"  note: {note}" for note in case.notes)]
-        return [f"{case.name}: {len(case.rows)} comparisons agree; {worst}", *notes]
+        return _agreement(case)
     if case.forward_differs:
         head = f"{case.name}: the forward passes differ; no gradient was compared"
         return [head, *(f"  {row.sentence()}" for row in case.failures())]
+    return _disagreement(case)
+
+
+def _agreement(case: CaseReport) -> list[str]:
+    worst = f"worst error {case.worst_over_noise():.2g} times the measured noise"
+    lines = [f"{case.name}: {len(case.rows)} comparisons agree; {worst}"]
+    return [*lines, *not_given_lines(case), *left_out_lines(case), *_note_lines(case)]
+
+
+def _disagreement(case: CaseReport) -> list[str]:
     failures = case.failures()
     lines = [f"{case.name}: {len(failures)} of {len(case.rows)} comparisons disagree"]
     lines += _local_lines(case.local)
-    lines += [f"  diagnosis: {found['text']}" for found in case.diagnosis]
+    lines += [f"  diagnosis: {found.text}" for found in case.diagnosis]
     lines += [f"  {row.sentence()}" for row in _one_per_gradient(failures)]
-    right = dict.fromkeys(row.gradient for row in case.rows if row.passed)
-    wrong = {row.gradient for row in failures}
-    lines += [f"  right: {', '.join(name for name in right if name not in wrong)}"] if set(right) - wrong else []
+    lines += _right_line(case)
     lines += not_given_lines(case)
     lines += left_out_lines(case)
-    names = ", ".join(dict.fromkeys(row.reference for row in case.rows))
-    agreement = "agree among themselves" if case.references_agree else "do NOT agree among themselves"
-    lines.append(f"  references asked: {names}; they {agreement}" if "," in names else f"  reference asked: {names}")
-    return lines + [f"  note: {note}" for note in case.notes]
+    return [*lines, _references_line(case), *_note_lines(case)]
+
+
+def _note_lines(case: CaseReport) -> list[str]:
+    return [f"  note: {note}" for note in case.notes]
+
+
+def _right_line(case: CaseReport) -> list[str]:
+    """The gradients that are right against every reference."""
+    wrong = {row.gradient for row in case.failures()}
+    right = dict.fromkeys(row.gradient for row in case.rows if row.gradient not in wrong)
+    return [f"  right: {', '.join(right)}"] if right else []
+
+
+def _references_line(case: CaseReport) -> str:
+    names = list(dict.fromkeys(row.reference for row in case.rows))
+    if len(names) < 2:
+        return f"  reference asked: {', '.join(names)}"
+    agreement = "agree" if case.references_agree else "do NOT agree"
+    return f"  references asked: {', '.join(names)}; they {agreement} among themselves"
 
 
 def not_given_lines(case: CaseReport) -> list[str]:
@@ -53,24 +78,28 @@ def not_given_lines(case: CaseReport) -> list[str]:
 
 def left_out_lines(case: CaseReport) -> list[str]:
     """The references that should have been asked and could not: not those that do not apply."""
-    broken = ("cannot follow", "reference ")
-    return [f"  left out: {name}: {reason}" for name, reason in case.left_out.items() if reason.startswith(broken)]
+    lines: list[str] = []
+    for name, left in case.left_out.items():
+        if left.kind is not Kind.NOT_APPLICABLE:
+            lines.append(f"  left out: {name}: {left}")
+    return lines
 
 
 def _one_per_gradient(rows: Sequence[Verdict]) -> list[Verdict]:
     """The first row of each gradient: the others say the same against other references."""
-    return list({row.gradient: row for row in reversed(rows)}.values())[::-1]
+    first: dict[str, Verdict] = {}
+    for row in rows:
+        first.setdefault(row.gradient, row)
+    return list(first.values())
 
 
-def _local_lines(local: Sequence[dict[str, Any]]) -> list[str]:
+def _local_lines(local: Sequence[LocalRow]) -> list[str]:
     """Which outputs of step_backward are wrong by themselves."""
     if not local:
         return []
-    wrong = [f"{row['output']} (steps {row['wrong_steps']})" for row in local if not row["passed"]]
-    right = [row["output"] for row in local if row["passed"]]
+    wrong = [f"{row.output} (steps {row.wrong_steps})" for row in local if not row.passed]
+    right = [row.output for row in local if row.passed]
     if not wrong:
-        return [
-            "  step_backward alone, given the true ∂L/∂s_t at each step, is right in every output: the error is between steps"
-        ]
-    line = f"  step_backward alone, given the true ∂L/∂s_t at each step, is wrong in {', '.join(wrong)}"
+        return [f"{ALONE} right in every output: the error is between steps"]
+    line = f"{ALONE} wrong in {', '.join(wrong)}"
     return [line + (f"; right in {', '.join(right)}" if right else "")]

@@ -1,106 +1,150 @@
-"""step_backward by itself: given the true ∂L/∂s_t at every step, which of its outputs are wrong, and at which steps.
+"""step_backward by itself.
 
-Over a whole sequence one wrong carry makes every gradient wrong. Here each step gets the total derivative from a reference, so
-that an error stays in its own step and its own output. What would put a wrong output right is then tried on the cell itself:
-a common factor, and each square weight transposed inside step_backward.
+Given the true ∂L/∂s_t at every step, which of its outputs are wrong, and at which steps.
+
+Over a whole sequence one wrong carry makes every gradient wrong. Here each step gets the total
+derivative from a reference, so that an error stays in its own step and its own output. What would
+put a wrong output right is then tried on the cell itself: a common factor, and each square weight
+transposed inside step_backward.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..candidates.trajectory import local_gradients
-from ..candidates.user_cell import UserCell
-from ..checking.case_report import CaseReport
 from ..judging.comparator import ratios, step_errors, which_steps
-from ..problems.arrays import Array
+from ..judging.findings import Finding, LocalRow, Mistake
+from ..problems.arrays import Array, Arrays
 from ..problems.problem import Problem
 from ..witnesses import tolerance
 from ..witnesses.ask import Witnesses
 from .of_gradients import closeness, factor_between, known_sizes, name_factor
 
-Truth = dict[str, tuple[Array, Array]]  # output → (its value at every step, its noise at every step)
+
+@dataclass(frozen=True)
+class TrueOutput:
+    """What an output of step_backward is at every step, and its noise at every step."""
+
+    value: Array
+    noise: Array
+
+    def over_noise(self, given: Array) -> Array:
+        """The largest error of each step in units of its noise."""
+        return ratios(step_errors(given, self.value), self.noise)
 
 
-def with_local_check(case: CaseReport, cell: UserCell, problem: Problem, witnesses: Witnesses) -> CaseReport:
-    """The case with `local` rows, and with what they explain put before the other explanations."""
-    reference, noise = witnesses.plain[witnesses.first], witnesses.noise
+@dataclass(frozen=True)
+class OneStep:
+    """A cell at every step of a problem by itself, given the true ∂L/∂s_t of each."""
+
+    cell: Any
+    problem: Problem
+    d_state: Arrays
+    truth: Mapping[str, TrueOutput]
+
+    @property
+    def limit(self) -> float:
+        """How many times its noise an output may be off."""
+        return tolerance.limit_of(self.problem)
+
+    def outputs(self, params: Arrays) -> dict[str, Array]:
+        """Every output of step_backward at every step, by the name under which it is reported.
+
+        (T, …).
+        """
+        shares, carried = local_gradients(self.cell, self.problem, self.d_state, params)
+        named = {f"d_params[{name!r}]": value for name, value in shares.items() if name != "x"}
+        named["d_x"] = shares["x"]
+        named |= {f"d_state_prev[{name!r}]": value for name, value in carried.items()}
+        return named
+
+    def row(self, output: str, given: Array) -> LocalRow:
+        """An output against the truth."""
+        over = self.truth[output].over_noise(given)
+        wrong = [int(at) for at in np.flatnonzero(~(over <= self.limit))]
+        steps = which_steps(wrong, len(over), 1) if wrong else None
+        return LocalRow(output, not wrong, steps, float(np.max(over)))
+
+
+@dataclass(frozen=True)
+class LocalCheck:
+    """The outputs of step_backward by themselves, and what would put the wrong ones right."""
+
+    rows: list[LocalRow] = field(default_factory=list[LocalRow])
+    findings: list[Finding] = field(default_factory=list[Finding])
+
+
+def check_one_step(cell: Any, problem: Problem, witnesses: Witnesses) -> LocalCheck:
+    """step_backward of a cell under random cotangents on its states, at every step alone.
+
+    Empty where the first reference does not tell single steps.
+    """
     if not witnesses.first.tells_steps:
-        return case
+        return LocalCheck()
+    reference, noise = witnesses.plain[witnesses.first], witnesses.noise
     d_state = {name: reference.steps[f"{name}_0"] for name in problem.state_sizes}
     truth = true_outputs(problem, reference.steps, noise.steps)
-    given = outputs(cell, problem, d_state, problem.variables)
-    limit = tolerance.limit_of(problem)
-    rows = [_row(output, limit, given[output], *truth[output]) for output in given]
-    wrong = [row["output"] for row in rows if not row["passed"]]
-    found = [*_factors(problem, wrong, given, truth), *_transposes(cell, problem, d_state, wrong, truth)]
-    return replace(case, local=rows, diagnosis=[*found, *case.diagnosis])
+    one_step = OneStep(cell, problem, d_state, truth)
+    given = one_step.outputs(problem.variables)
+    rows = [one_step.row(output, value) for output, value in given.items()]
+    wrong = {row.output: given[row.output] for row in rows if not row.passed}
+    findings = [*_factors(one_step, wrong), *_transposes(one_step, list(wrong))]
+    return LocalCheck(rows, findings)
 
 
-def outputs(cell: UserCell, problem: Problem, d_state: Mapping[str, Array], params: Mapping[str, Array]) -> dict[str, Array]:
-    """Every output of step_backward at every step, by the name under which it is reported: (T, …)."""
-    shares, carried = local_gradients(cell, problem, d_state, params)
-    d_params = {f"d_params[{name!r}]": value for name, value in shares.items() if name != "x"}
-    return {**d_params, "d_x": shares["x"], **{f"d_state_prev[{name!r}]": value for name, value in carried.items()}}
+def true_outputs(problem: Problem, steps: Arrays, noise: Arrays) -> dict[str, TrueOutput]:
+    """Every output of step_backward, from a reference's shares of the steps.
 
-
-def true_outputs(problem: Problem, steps: Mapping[str, Array], noise: Mapping[str, Array]) -> Truth:
-    """The same from a reference's shares of the steps.
-
-    d_state_prev is the total derivative one step before, less the loss's own derivative there: a difference, with the noise
-    of both terms.
+    d_state_prev is the total derivative one step before, less the loss's own derivative there: a
+    difference, with the noise of both terms.
     """
-    truth = {f"d_params[{name!r}]": (steps[name], noise[name]) for name in problem.parameter_names}
-    truth["d_x"] = (steps["x"], noise["x"])
+    truth: dict[str, TrueOutput] = {}
+    for name in problem.parameter_names:
+        truth[f"d_params[{name!r}]"] = TrueOutput(steps[name], noise[name])
+    truth["d_x"] = TrueOutput(steps["x"], noise["x"])
     for name in problem.state_sizes:
         total, level = steps[f"{name}_0"][:-1], noise[f"{name}_0"][:-1]
-        direct = np.concatenate([np.zeros_like(total[:1]), problem.constants[f"cotangent_{name}"][:-1]])
-        own = tolerance.unit(problem) * np.abs(direct).reshape(len(direct), -1).max(axis=1)
-        truth[f"d_state_prev[{name!r}]"] = (total - direct, level + own)
+        cotangents = problem.constants[f"cotangent_{name}"][:-1]
+        direct = np.concatenate([np.zeros_like(total[:1]), cotangents])
+        sizes = np.abs(direct).reshape(len(direct), -1).max(axis=1)
+        own = tolerance.unit(problem) * sizes
+        truth[f"d_state_prev[{name!r}]"] = TrueOutput(total - direct, level + own)
     return truth
 
 
-def _over_noise(given: Array, true: Array, noise: Array) -> Array:
-    return ratios(step_errors(given, true), noise)
+def _found(mistake: Mistake, output: str, text: str) -> Finding:
+    return Finding(mistake, f"step_backward: {output}", None, 1.0, text)
 
 
-def _row(output: str, limit: float, given: Array, true: Array, noise: Array) -> dict[str, Any]:
-    over = _over_noise(given, true, noise)
-    wrong = [t for t in range(len(over)) if not over[t] <= limit]
-    steps = which_steps(wrong, len(over), 1) if wrong else None
-    return {"output": output, "passed": not wrong, "wrong_steps": steps, "error_over_noise": float(np.max(over))}
-
-
-def _found(mistake: str, where: str, text: str) -> dict[str, Any]:
-    return {"mistake": mistake, "where": where, "source": None, "explains": 1.0, "text": text}
-
-
-def _factors(problem: Problem, wrong: list[str], given: Mapping[str, Array], truth: Truth) -> list[dict[str, Any]]:
+def _factors(one_step: OneStep, wrong: Mapping[str, Array]) -> list[Finding]:
     """Outputs that are the truth times a number."""
-    found: list[dict[str, Any]] = []
-    for output in wrong:
-        true, noise = truth[output]
-        factor = factor_between(given[output], true, float(np.max(noise)))
+    found: list[Finding] = []
+    problem = one_step.problem
+    for output, given in wrong.items():
+        true = one_step.truth[output]
+        within = one_step.limit * float(np.max(true.noise))
+        factor = factor_between(given, true.value, within)
         if factor is not None and factor != 1:
-            text = f"{output} is exact up to {name_factor(factor, known_sizes(problem), closeness(problem))}"
-            found.append(_found("factor", f"step_backward: {output}", text))
+            called = name_factor(factor, known_sizes(problem), closeness(problem))
+            found.append(_found(Mistake.FACTOR, output, f"{output} is exact up to {called}"))
     return found
 
 
-def _transposes(
-    cell: UserCell, problem: Problem, d_state: Mapping[str, Array], wrong: list[str], truth: Truth
-) -> list[dict[str, Any]]:
+def _transposes(one_step: OneStep, wrong: list[str]) -> list[Finding]:
     """Outputs that are right once a square weight is transposed inside step_backward alone."""
-    found: list[dict[str, Any]] = []
-    for name in problem.parameter_names if wrong else ():
-        weight = problem.variables[name]
+    found: list[Finding] = []
+    variables = one_step.problem.variables
+    for name in one_step.problem.parameter_names if wrong else ():
+        weight = variables[name]
         if weight.ndim != 2 or weight.shape[0] != weight.shape[1] or weight.size == 1:
             continue
-        instead = outputs(cell, problem, d_state, {**problem.variables, name: weight.T})
+        instead = one_step.outputs({**variables, name: weight.T})
         for output in wrong:
-            if bool(np.all(_over_noise(instead[output], *truth[output]) <= tolerance.limit_of(problem))):
+            over = one_step.truth[output].over_noise(instead[output])
+            if bool(np.all(over <= one_step.limit)):
                 text = f"{output} is right with {name} transposed in step_backward: {name} stands where its transpose belongs"
-                found.append(_found("transposed_weight", f"step_backward: {output}", text))
+                found.append(_found(Mistake.TRANSPOSED_WEIGHT, output, text))
     return found

@@ -1,7 +1,7 @@
-"""Hold one array against another, step by step, and say how far apart they are in units of rounding noise.
+"""Hold one array against another, step by step, in units of rounding noise.
 
-This module does not know who made the values. Everything is written so that NaN fails: a ratio passes only when it is
-known to be at most the limit.
+This module does not know who made the values. Everything is written so that NaN fails: a ratio
+passes only when it is known to be at most the limit.
 """
 
 import math
@@ -10,22 +10,67 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..problems.arrays import Array
-from .verdict import Verdict
+from .verdict import Reason, Verdict
+
+GATES = (4, 3)  # how many blocks of rows a cell may stack
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """noise of the whole tensor, or of every entry; of each step (first axis) if there are steps; the ratio allowed."""
+    """How far apart two arrays may be.
+
+    total   noise of the whole tensor, or of every entry
+    steps   noise of each step (first axis), where there are steps
+    limit   how many times the noise an error may be
+    """
 
     total: float | Array
     steps: Array | None
     limit: float
 
 
+@dataclass(frozen=True)
+class Side:
+    """What one side says of a quantity.
+
+    whole    the array; None where it is missing
+    shares   the share of each step in it, first axis the step; None where they are not told
+    """
+
+    whole: Array | None
+    shares: Array | None = None
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How the steps of a quantity are numbered, and which way the walk back goes.
+
+    first_step   the number of the step that index 0 of its shares stands for
+    reverse      the run is backwards in time, and its way back forwards
+    """
+
+    first_step: int = 1
+    reverse: bool = False
+
+    def first_wrong(self, wrong: list[int]) -> int | None:
+        """The number of the step at which the walk back first meets a wrong share.
+
+        `wrong` are indices.
+        """
+        if not wrong:
+            return None
+        return self.first_step + (wrong[0] if self.reverse else wrong[-1])
+
+
 def ratios(error: Array, noise: Array | float) -> Array:
-    """error / noise: no error is 0 whatever the noise, an error without noise is infinite, infinite noise explains nothing."""
+    """error / noise.
+
+    No error is 0 whatever the noise, an error without noise is infinite, infinite noise explains
+    nothing.
+    """
     with np.errstate(all="ignore"):
-        over = np.where(np.isfinite(noise), np.asarray(error, dtype=np.float64) / noise, np.nan)
+        over = np.asarray(error, dtype=np.float64) / noise
+    over = np.where(np.isfinite(noise), over, np.nan)
     return np.where(error == 0, 0.0, over)
 
 
@@ -34,62 +79,66 @@ def step_errors(actual: Array, expected: Array) -> Array:
     return np.abs(actual - expected).reshape(len(expected), -1).max(axis=1, initial=0.0)
 
 
-def reason_to_reject(actual: Array | None, expected: Array) -> str | None:
+def reason_to_reject(actual: Array | None, expected: Array) -> Reason | None:
     """What disqualifies a value before any tolerance is looked at, or None."""
     if actual is None:
-        return "missing"
+        return Reason.MISSING
     if actual.shape != expected.shape:
-        return f"wrong shape: {actual.shape} where {expected.shape} belongs,"
+        return Reason.WRONG_SHAPE
     if not np.isfinite(actual).all():
-        return "not finite"
+        return Reason.NOT_FINITE
     if not np.isfinite(expected).all():
-        return "not finite in the reference"
+        return Reason.NOT_FINITE_IN_REFERENCE
     return None
 
 
 def compare(
-    names: tuple[str, str],
-    values: tuple[Array | None, Array],
-    steps: tuple[Array | None, Array | None],
+    gradient: str,
+    reference: str,
+    actual: Side,
+    expected: Side,
     yardstick: Yardstick,
-    first_step: int = 1,
-    reverse: bool = False,
+    walk: Walk = Walk(),
 ) -> Verdict:
-    """The verdict on values = (actual, expected) called names = (gradient, reference).
+    """The verdict on what `actual` says of a gradient, held against what the reference says.
 
-    `steps` are the shares of each step on both sides, first axis the step, its index 0 being step `first_step`; a side that does
-    not tell them is None, and only the whole is judged. `reverse`: the run is backwards in time, and its way back forwards.
+    Single steps are judged where both sides tell them; else the whole alone is.
     """
-    actual, expected = values
-    reason, noise = reason_to_reject(actual, expected), _largest(np.asarray(yardstick.total))
-    if actual is None or actual.shape != expected.shape:
-        nan = math.nan
-        return Verdict(*names, nan, nan, noise, nan, None, None, None, None, None, None, None, reason, False)
+    mine, theirs = actual.whole, expected.whole
+    assert theirs is not None
+    kind = reason_to_reject(mine, theirs)
+    noise = _largest(np.asarray(yardstick.total))
+    if mine is None or mine.shape != theirs.shape:
+        shapes = "" if mine is None else f": {mine.shape} where {theirs.shape} belongs,"
+        return Verdict(gradient, reference, noise=noise, kind=kind, detail=shapes)
     with np.errstate(invalid="ignore", over="ignore"):
-        error = np.abs(actual - expected)
+        error = np.abs(mine - theirs)
     over = ratios(error, yardstick.total)
-    over_steps = _judge_steps(steps, yardstick)
-    wrong = [] if over_steps is None else [t for t in range(len(over_steps)) if not over_steps[t] <= yardstick.limit]
-    worst_step = None if over_steps is None else _largest(over_steps)
-    if reason is None and not (_largest(over) <= yardstick.limit and (worst_step is None or worst_step <= yardstick.limit)):
-        reason = "differs" if actual.any() else "all zero"
+    over_steps = _judge_steps(actual.shares, expected.shares, yardstick)
+    wrong = [] if over_steps is None else _beyond(over_steps, yardstick.limit)
+    within = _largest(over) <= yardstick.limit and not wrong
+    if kind is None and not within:
+        kind = Reason.DIFFERS if mine.any() else Reason.ALL_ZERO
     worst = np.unravel_index(int(np.argmax(error)), error.shape) if error.size else None
-    scale = _largest(np.abs(expected))
+    scale = _largest(np.abs(theirs))
+    wrong_steps = None
+    if wrong and over_steps is not None:
+        wrong_steps = which_steps(wrong, len(over_steps), walk.first_step)
     return Verdict(
-        *names,
+        gradient,
+        reference,
         max_abs_error=_largest(error),
         max_rel_error=float(ratios(np.asarray(_largest(error)), scale)),
         noise=noise,
         error_over_noise=_largest(over),
-        step_error_over_noise=worst_step,
-        where=None if reason is None else where_wrong(~(over <= yardstick.limit)),
-        wrong_steps=which_steps(wrong, len(over_steps), first_step) if wrong and over_steps is not None else None,
+        step_error_over_noise=None if over_steps is None else _largest(over_steps),
+        where=None if kind is None else where_wrong(~(over <= yardstick.limit)),
+        wrong_steps=wrong_steps,
         worst_index=None if worst is None else [int(i) for i in worst],
-        candidate_value=None if worst is None else float(actual[worst]),
-        reference_value=None if worst is None else float(expected[worst]),
-        first_wrong_step=wrong[0 if reverse else -1] + first_step if wrong else None,
-        reason=reason,
-        passed=reason is None,
+        candidate_value=None if worst is None else float(mine[worst]),
+        reference_value=None if worst is None else float(theirs[worst]),
+        first_wrong_step=walk.first_wrong(wrong),
+        kind=kind,
     )
 
 
@@ -98,9 +147,13 @@ def _largest(values: Array) -> float:
     return float(np.max(values, initial=0.0))
 
 
-def _judge_steps(steps: tuple[Array | None, Array | None], yardstick: Yardstick) -> Array | None:
+def _beyond(over: Array, limit: float) -> list[int]:
+    """The indices at which a ratio is not known to be within the limit."""
+    return [int(at) for at in np.flatnonzero(~(over <= limit))]
+
+
+def _judge_steps(actual: Array | None, expected: Array | None, yardstick: Yardstick) -> Array | None:
     """Error over noise of each step; None where one side does not tell its steps."""
-    actual, expected = steps
     if actual is None or expected is None or yardstick.steps is None:
         return None
     if actual.shape != expected.shape:
@@ -111,7 +164,8 @@ def _judge_steps(steps: tuple[Array | None, Array | None], yardstick: Yardstick)
 
 def which_steps(wrong: list[int], count: int, first_step: int) -> str:
     """The wrong steps in words: '3–9 of 1–12'; `wrong` are indices."""
-    return f"{_runs([index + first_step for index in wrong])} of {_span(first_step, count - 1 + first_step)}"
+    numbers = [index + first_step for index in wrong]
+    return f"{_runs(numbers)} of {_span(first_step, count - 1 + first_step)}"
 
 
 def _runs(numbers: list[int]) -> str:
@@ -130,26 +184,33 @@ def _span(first: int, last: int) -> str:
 
 
 def where_wrong(wrong: Array) -> str | None:
-    """The part of a matrix or vector that is wrong, where that is less than all: rows, columns, one of k blocks of rows."""
+    """The part of a matrix or vector that is wrong, where that is less than all.
+
+    Rows, columns, or one of k equal blocks of rows.
+    """
     if not 1 <= wrong.ndim <= 2 or wrong.all() or not wrong.any() or wrong.size < 2:
         return None
-    rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
     if wrong.sum() == 1:
         return "one entry only"
-    blocks = _blocks(rows, len(wrong))
+    rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
     if len(rows) < len(wrong):
-        return f"rows {_runs([int(row) for row in rows])} of {len(wrong)} only{blocks}"
+        return f"rows {_indices(rows)} of {len(wrong)} only{_blocks(rows, len(wrong))}"
     columns = np.flatnonzero(wrong.any(axis=0)) if wrong.ndim == 2 else rows
     if len(columns) < wrong.shape[-1]:
-        return f"columns {_runs([int(column) for column in columns])} of {wrong.shape[-1]} only"
+        return f"columns {_indices(columns)} of {wrong.shape[-1]} only"
     return None
 
 
+def _indices(found: Array) -> str:
+    return _runs([int(index) for index in found])
+
+
 def _blocks(rows: Array, count: int) -> str:
-    """' (block 2 of 4)', where the rows fall into one of 4 or 3 equal blocks, as gates stacked on the first axis do."""
-    for gates in (4, 3):
-        if count % gates == 0 and count > gates:
-            touched = sorted({int(row) // (count // gates) for row in rows})
-            if len(touched) == 1:
-                return f" (block {touched[0] + 1} of {gates}, as gates are stacked)"
+    """' (block 2 of 4)', where the rows fall into one of 4 or 3 equal blocks, as gates do."""
+    for gates in GATES:
+        if count % gates or count <= gates:
+            continue
+        touched = {int(row) // (count // gates) for row in rows}
+        if len(touched) == 1:
+            return f" (block {touched.pop() + 1} of {gates}, as gates are stacked)"
     return ""

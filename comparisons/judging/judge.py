@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,76 +11,133 @@ from ..problems.arrays import Array
 from ..problems.problem import AnyProblem, Differentiable
 from ..witnesses import tolerance
 from ..witnesses.ask import Witnesses
-from .comparator import Yardstick, compare
+from .comparator import Side, Walk, Yardstick, compare
 from .verdict import Verdict
+
+COARSE = 1e-3  # of a gradient: a larger error that cannot be seen is worth a note
+MOST_ENTRIES = 3  # entries at a kink that a note names
+
+
+class Judged(NamedTuple):
+    """The verdicts on the forward pass, those on the gradients, and what is not given."""
+
+    forward: list[Verdict]
+    rows: list[Verdict]
+    not_given: list[str]
 
 
 def true_errors(answer: Answer, witnesses: Witnesses) -> dict[str, dict[str, float]]:
-    """gradient → {"manual", and each reference: a proven bound of its error}, where a proof was asked for.
+    """gradient → {"manual", and each reference.
 
-    In units in the last place of the gradient's largest entry; along directions, of √n times that for n entries.
+    A proven bound of its error}, where a proof was asked for.
+
+    In units in the last place of the gradient's largest entry; along directions, of √n times that
+    for n entries.
     """
-    proof = next((told.proof for told in witnesses.plain.values() if told.proof), dict[str, Enclosed]())
-    answers = {"manual": answer} | {engine.name: told for engine, told in witnesses.plain.items() if not told.proof}
+    proof = _proof_among(witnesses)
+    answers = {"manual": answer}
+    answers |= {engine.name: told for engine, told in witnesses.plain.items() if not told.proof}
     found: dict[str, dict[str, float]] = {}
     for name, enclosed in proof.items():
-        given = {
-            who: told.gradients[name] for who, told in answers.items() if name in told.gradients and name not in told.directions
-        }
-        for who, value in given.items():
-            unit = float(np.spacing(np.max(np.abs(value), initial=0.0)))
-            unit *= 1.0 if enclosed.directions is None else math.sqrt(value.size)
-            found.setdefault(name, {})[who] = float(np.max(enclosed.distance(value), initial=0.0)) / unit
+        for who, told in answers.items():
+            if name in told.gradients and name not in told.directions:
+                found.setdefault(name, {})[who] = _in_last_places(told.gradients[name], enclosed)
     return found
 
 
-def judge_answer(
-    problem: AnyProblem, answer: Answer, witnesses: Witnesses, partial: bool = False
-) -> tuple[list[Verdict], list[Verdict], list[str]]:
-    """(verdicts on the forward pass, verdicts on the gradients, what is not given) of an answer; nobody is asked anything.
+def _proof_among(witnesses: Witnesses) -> dict[str, Enclosed]:
+    for told in witnesses.plain.values():
+        if told.proof:
+            return told.proof
+    return {}
 
-    There are none on the gradients where the forward passes differ.
+
+def _in_last_places(gradient: Array, enclosed: Enclosed) -> float:
+    """How far a gradient is at most from the exact one, in units in the last place."""
+    unit = float(np.spacing(np.max(np.abs(gradient), initial=0.0)))
+    unit *= 1.0 if enclosed.directions is None else math.sqrt(gradient.size)
+    return float(np.max(enclosed.distance(gradient), initial=0.0)) / unit
+
+
+def judge_answer(problem: AnyProblem, answer: Answer, witnesses: Witnesses, partial: bool = False) -> Judged:
+    """The verdicts on an answer; nobody is asked anything.
+
+    There are none on the gradients where the forward passes differ. `partial`: what is not given is
+    listed, not failed.
     """
-    forward = [
-        judge(problem, answer, reference, engine.name, name, witnesses.noise_against(engine))
-        for engine, reference in witnesses.told.items()
-        for name in ("loss", *(f"state {state}" for state in reference.states))
-        if not reference.uncertainty
-    ]
-    asked = [*problem.variables, *(n for n in witnesses.told[witnesses.first].gradients if n not in problem.variables)]
+    forward = _forward_rows(problem, answer, witnesses)
+    told = witnesses.told[witnesses.first].gradients
+    asked = [*problem.variables, *(name for name in told if name not in problem.variables)]
     not_given = [name for name in asked if name not in answer.gradients] if partial else []
+    if not all(row.passed for row in forward):
+        return Judged(forward, [], not_given)
     rows: list[Verdict] = []
-    if all(row.passed for row in forward):
-        rows = [
-            judge(problem, answer, reference, engine.name, name, noise)
-            for engine, reference in witnesses.told.items()
-            for noise in [witnesses.noise_against(engine)]
-            for name in asked
-            if name in reference.gradients and name not in not_given
-        ]
-    return forward, rows, not_given
+    for engine, reference in witnesses.told.items():
+        noise = witnesses.noise_against(engine)
+        for name in asked:
+            if name in reference.gradients and name not in not_given:
+                rows.append(judge(problem, answer, reference, engine.name, name, noise))
+    return Judged(forward, rows, not_given)
 
 
-def judge(problem: Differentiable, answer: Answer, reference: Answer, engine: str, name: str, noise: tolerance.Noise) -> Verdict:
+def _forward_rows(problem: AnyProblem, answer: Answer, witnesses: Witnesses) -> list[Verdict]:
+    """The loss and the states against every reference that is not itself uncertain."""
+    rows: list[Verdict] = []
+    for engine, reference in witnesses.told.items():
+        if reference.uncertainty:
+            continue
+        noise = witnesses.noise_against(engine)
+        for name in ("loss", *(f"state {state}" for state in reference.states)):
+            rows.append(judge(problem, answer, reference, engine.name, name, noise))
+    return rows
+
+
+def judge(
+    problem: Differentiable,
+    answer: Answer,
+    reference: Answer,
+    engine: str,
+    name: str,
+    noise: tolerance.Noise,
+) -> Verdict:
     """The verdict on one quantity of an answer against one reference."""
-    mine, expected = tolerance.quantities(answer).get(name), tolerance.quantities(reference)[name]
-    level = noise.total[name]
-    if mine is not None and name in reference.directions:
-        directions = reference.directions[name]
-        if mine.shape == directions.shape[1:]:
-            mine = project(mine, directions)
-    level = max(level, reference.uncertainty.get(name, 0.0))
+    mine = tolerance.quantities(answer).get(name)
+    expected = tolerance.quantities(reference)[name]
+    directions = reference.directions.get(name)
+    if mine is not None and directions is not None and mine.shape == directions.shape[1:]:
+        mine = project(mine, directions)
+    verdict = compare(
+        name,
+        engine,
+        Side(mine, tolerance.step_quantities(answer).get(name)),
+        Side(expected, tolerance.step_quantities(reference).get(name)),
+        yardstick_for(name, reference, noise),
+        Walk(problem.first_step(name), problem.runs_backwards(name)),
+    )
+    if directions is None:
+        return verdict
+    return replace(verdict, where=None, along_directions=True)
+
+
+def yardstick_for(name: str, reference: Answer, noise: tolerance.Noise) -> Yardstick:
+    """How far from the reference a quantity may be.
+
+    By measured noise, or by the rtol and atol that were asked for.
+    """
+    level = max(noise.total[name], reference.uncertainty.get(name, 0.0))
     if name in reference.directions and not reference.uncertainty:
-        level *= math.sqrt(reference.directions[name][0].size)  # errors of the entries add up in an inner product with ±1
+        # errors of the entries add up in an inner product with ±1
+        level *= math.sqrt(reference.directions[name][0].size)
     yardstick = Yardstick(level, noise.steps.get(name), noise.limit)
     if noise.allowed is not None and name in reference.gradients:
         rtol, atol = noise.allowed
+        expected = tolerance.quantities(reference)[name]
         yardstick = Yardstick(atol + rtol * np.abs(expected), None, 1.0)
     if name in reference.kinks:
-        yardstick = replace(yardstick, total=yardstick.total + reference.kinks[name] / yardstick.limit)
-    steps = (tolerance.step_quantities(answer).get(name), tolerance.step_quantities(reference).get(name))
-    verdict = compare((name, engine), (mine, expected), steps, yardstick, problem.first_step(name), problem.runs_backwards(name))
-    return replace(verdict, where=None, along_directions=True) if name in reference.directions else verdict
+        # anything between the one-sided derivatives is right
+        allowance = reference.kinks[name] / yardstick.limit
+        yardstick = replace(yardstick, total=yardstick.total + allowance)
+    return yardstick
 
 
 def project(gradient: Array, directions: Array) -> Array:
@@ -87,13 +145,20 @@ def project(gradient: Array, directions: Array) -> Array:
     return np.tensordot(directions, gradient, axes=gradient.ndim)
 
 
+def _least_seen(name: str, reference: Answer, noise: tolerance.Noise) -> float:
+    """The smallest error in a gradient that could be seen."""
+    return noise.limit * max(noise.total[name], reference.uncertainty.get(name, 0.0))
+
+
 def vacuous(witnesses: Witnesses) -> list[str]:
     """The gradients whose true value does not rise above rounding."""
-    first, noise = witnesses.told[witnesses.first], witnesses.noise
-    sizes = {name: float(np.max(np.abs(value), initial=0.0)) for name, value in first.gradients.items()}
-    return [
-        name for name, size in sizes.items() if size <= noise.limit * max(noise.total[name], first.uncertainty.get(name, 0.0))
-    ]
+    first = witnesses.told[witnesses.first]
+    found: list[str] = []
+    for name, value in first.gradients.items():
+        size = float(np.max(np.abs(value), initial=0.0))
+        if size <= _least_seen(name, first, witnesses.noise):
+            found.append(name)
+    return found
 
 
 def kinks(witnesses: Witnesses) -> list[str]:
@@ -101,26 +166,30 @@ def kinks(witnesses: Witnesses) -> list[str]:
     notes: list[str] = []
     for engine, told in witnesses.told.items():
         for name, gap in told.kinks.items():
-            entries = [list(map(int, at)) for at in np.argwhere(gap)[:3]]
-            more = ", …" if np.count_nonzero(gap) > len(entries) else ""
-            at = "" if name in told.directions or not gap.ndim else f" at {', '.join(map(str, entries))}{more}"
+            at = "" if name in told.directions or not gap.ndim else f" at {_entries(gap)}"
             notes.append(f"the function has a kink in {name}{at}: {engine.name} allow all between its one-sided derivatives")
     return notes
 
 
-COARSE = 1e-3
+def _entries(gap: Array) -> str:
+    """'[0, 1], [2, 3], …', of the entries that are not zero."""
+    entries = [list(map(int, at)) for at in np.argwhere(gap)[:MOST_ENTRIES]]
+    more = ", …" if np.count_nonzero(gap) > len(entries) else ""
+    return f"{', '.join(map(str, entries))}{more}"
 
 
 def coarse(witnesses: Witnesses) -> list[str]:
     """A note on the gradients in which an error of a thousandth could not be seen."""
-    first, unseen = witnesses.told[witnesses.first], dict[str, float]()
+    first = witnesses.told[witnesses.first]
+    unseen: list[str] = []
     for name, value in first.gradients.items():
         size = float(np.max(np.abs(value), initial=0.0))
-        least = witnesses.noise.limit * max(witnesses.noise.total[name], first.uncertainty.get(name, 0.0))
+        least = _least_seen(name, first, witnesses.noise)
         if COARSE * size < least < size:
-            unseen[name] = least / size
-    told = ", ".join(f"{share:.1g} of {name}" for name, share in unseen.items())
-    return [f"rounding is so large here that errors below {told} could not be seen"] if unseen else []
+            unseen.append(f"{least / size:.1g} of {name}")
+    if not unseen:
+        return []
+    return [f"rounding is so large here that errors below {', '.join(unseen)} could not be seen"]
 
 
 def judged_otherwise(witnesses: Witnesses) -> list[str]:
@@ -134,13 +203,15 @@ def judged_otherwise(witnesses: Witnesses) -> list[str]:
 
 
 def references_agree(problem: Differentiable, witnesses: Witnesses) -> bool:
-    """Whether every reference is within the limit of the first, in every gradient that both tell."""
+    """Whether every reference is within the limit of the first in all that both tell."""
     first = witnesses.told[witnesses.first]
-    rows = [
-        judge(problem, first, reference, engine.name, name, witnesses.noise_against(engine))
-        for engine, reference in witnesses.told.items()
-        if not reference.directions and engine is not witnesses.first
-        for name in reference.gradients
-        if name in first.gradients and name not in first.directions
-    ]
-    return all(row.passed for row in rows)
+    for engine, reference in witnesses.told.items():
+        if reference.directions or engine is witnesses.first:
+            continue
+        noise = witnesses.noise_against(engine)
+        for name in reference.gradients:
+            if name not in first.gradients or name in first.directions:
+                continue
+            if not judge(problem, first, reference, engine.name, name, noise).passed:
+                return False
+    return True

@@ -1,9 +1,7 @@
 """A Report as tables for a terminal, by rich."""
 
-import math
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -13,9 +11,11 @@ from rich.text import Text
 
 from ..checking.case_report import CaseReport
 from ..checking.report_data import Report
+from ..checking.training_row import ParameterRow, TrainingRow
 from ..checking.words import report_lines
 from ..judging.verdict import Verdict
 
+NOT_TOLD = "–"
 NARROW = 120  # columns where the output is not a terminal
 
 
@@ -40,7 +40,7 @@ def console(stderr: bool = False) -> Console:
 
 def number(value: float | None) -> str:
     """Two digits, or a dash for what was not asked."""
-    return "–" if value is None else f"{value:.1e}"
+    return NOT_TOLD if value is None else f"{value:.1e}"
 
 
 def ratio(value: float) -> str:
@@ -53,7 +53,7 @@ def verdict_text(passed: bool) -> Text:
     return Text("agree", style="green") if passed else Text("DIFFER", style="bold red")
 
 
-def summaryblank_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Table:
+def summary_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Table:
     """A line per case: sizes, loss, each reference's worst relative error, the share of rounding, the verdict."""
     names = list(references)
     table = blank_table("Hand-derived gradients against the references: worst relative error")
@@ -89,7 +89,7 @@ def _sizes(case: CaseReport) -> tuple[int | None, ...]:
     return (case.steps, case.batch, case.input_size, case.hidden_size, case.output_size)
 
 
-def detailblank_table(case: CaseReport) -> Table:
+def detail_table(case: CaseReport) -> Table:
     """A line per gradient and reference."""
     table = blank_table(f"{full_name(case)}: every gradient against every reference")
     table.add_column("gradient", overflow="fold")
@@ -110,9 +110,9 @@ def _cells(row: Verdict) -> list[str | Text]:
         number(row.max_rel_error),
         number(row.noise),
         ratio(row.error_over_noise),
-        "–" if row.step_error_over_noise is None else ratio(row.step_error_over_noise),
-        "–" if row.worst_index is None else ",".join(map(str, row.worst_index)),
-        "–" if row.first_wrong_step is None else str(row.first_wrong_step),
+        NOT_TOLD if row.step_error_over_noise is None else ratio(row.step_error_over_noise),
+        NOT_TOLD if row.worst_index is None else ",".join(map(str, row.worst_index)),
+        NOT_TOLD if row.first_wrong_step is None else str(row.first_wrong_step),
     ]
 
 
@@ -120,11 +120,11 @@ OPTIMISERS = {"sgd": "plain SGD", "momentum": "SGD with momentum", "adam": "Adam
 CLIPS = {"norm": ", gradients clipped by global norm", "value": ", gradients clipped by value"}
 
 
-def way_of_training(run: Mapping[str, Any]) -> str:
-    """Optimiser, clipping and cell in words; plain SGD where a report says nothing of it."""
-    optimiser = str(run.get("optimiser", "sgd"))
-    words = OPTIMISERS.get(optimiser, optimiser) + CLIPS.get(str(run.get("clip")), "")
-    return f"{run['cell']}, {words}" if "cell" in run else words
+def way_of_training(run: TrainingRow) -> str:
+    """Cell, optimiser and clipping in words."""
+    optimiser = str(run.settings.get("optimiser"))
+    clip = str(run.settings.get("clip"))
+    return f"{run.cell}, {OPTIMISERS.get(optimiser, optimiser)}{CLIPS.get(clip, '')}"
 
 
 def training_lines(report: Report) -> list[str]:
@@ -132,17 +132,21 @@ def training_lines(report: Report) -> list[str]:
     lines: list[str] = []
     for run in report.training:
         lines.append(
-            f"{run['text']}: {run['characters']:,} characters, {run['vocabulary']} distinct; {run['updates']} updates "
-            f"({way_of_training(run)}) took the loss per character from {run['loss_before']:.3f} to {run['loss_after']:.3f}"
+            f"{run.text}: {run.characters:,} characters, {run.vocabulary} distinct; {run.updates} updates "
+            f"({way_of_training(run)}) took the loss per character from {run.loss_before:.3f} "
+            f"to {run.loss_after:.3f}"
         )
-        for row in run["rows"]:
-            state = "stayed together" if row["passed"] else "DRIFTED APART"
-            by = f" ({row['updated_by']})" if "updated_by" in row else ""
-            lines.append(
-                f"  manual and {row['reference']}{by}, trained apart from the same weights, {state}: parameters differ by "
-                f"{row['max_rel_error']:.1e} relative ({row['parameter']}; {ratio(row['error_over_noise'])} the noise)"
-            )
+        lines += [_parameter_line(row) for row in run.rows]
     return lines
+
+
+def _parameter_line(row: ParameterRow) -> str:
+    state = "stayed together" if row.passed else "DRIFTED APART"
+    worst = f"{row.parameter}; {ratio(row.error_over_noise)} the noise"
+    return (
+        f"  manual and {row.reference} ({row.updated_by}), trained apart from the same weights, {state}: "
+        f"parameters differ by {row.max_rel_error:.1e} relative ({worst})"
+    )
 
 
 def closing_line(report: Report, seconds: float) -> str:
@@ -162,37 +166,50 @@ def indented(line: str) -> RenderableType:
 
 def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
     """The whole report: details first if verbose, then the table, the training, the failures, the totals."""
-    references = list(dict.fromkeys(row.reference for case in report.cases for row in [*case.rows, *case.forward]))
-    parts: list[RenderableType] = [detailblank_table(case) for case in report.cases] if verbose else []
-    parts.append(summaryblank_table(report.cases, references))
-    parts += [proofblank_table(report.cases)] if any(case.true_error for case in report.cases) else []
-    parts += [
-        indented(line)
-        for line in [
-            *training_lines(report),
-            *report_lines([case for case in report.cases if not case.passed]),
-            *(f"{type(error).__name__}: {error}" for error in report.errors),
-            *report.notes,
-        ]
-    ]
-    parts += [Text(legend(), style="dim"), Text(closing_line(report, seconds), style="bold" if math.isfinite(seconds) else "")]
-    return Group(*parts)
-
-
-def rendered_check(report: Report, seconds: float, verbose: bool) -> RenderableType:
-    """A check of somebody's derivation: what is wrong, or one line that nothing is; then the table of every gradient."""
-    parts: list[RenderableType] = [indented(line) for line in str(report).splitlines()]
-    parts += [detailblank_table(case) for case in report.cases] if verbose else []
-    parts += [gradientblank_table(report.cases)] if report.passed and not verbose else []
-    parts += [proofblank_table(report.cases)] if any(case.true_error for case in report.cases) else []
+    parts: list[RenderableType] = []
+    if verbose:
+        parts += [detail_table(case) for case in report.cases]
+    parts.append(summary_table(report.cases, _references_in(report.cases)))
+    parts += _proof_if_told(report.cases)
+    failed = [case for case in report.cases if not case.passed]
+    errors = [f"{type(error).__name__}: {error}" for error in report.errors]
+    lines = [*training_lines(report), *report_lines(failed), *errors, *report.notes]
+    parts += [indented(line) for line in lines]
+    parts.append(Text(legend(), style="dim"))
     parts.append(Text(closing_line(report, seconds), style="bold"))
     return Group(*parts)
 
 
-def proofblank_table(cases: Iterable[CaseReport]) -> Table:
+def _references_in(cases: Iterable[CaseReport]) -> list[str]:
+    """The references of all rows, in the order in which they come."""
+    names: dict[str, None] = {}
+    for case in cases:
+        names |= dict.fromkeys(row.reference for row in [*case.rows, *case.forward])
+    return list(names)
+
+
+def rendered_check(report: Report, seconds: float, verbose: bool) -> RenderableType:
+    """A check of somebody's derivation: what is wrong, or that nothing is; then every gradient."""
+    parts: list[RenderableType] = [indented(line) for line in str(report).splitlines()]
+    if verbose:
+        parts += [detail_table(case) for case in report.cases]
+    elif report.passed:
+        parts.append(gradient_table(report.cases))
+    parts += _proof_if_told(report.cases)
+    parts.append(Text(closing_line(report, seconds), style="bold"))
+    return Group(*parts)
+
+
+def _proof_if_told(cases: Sequence[CaseReport]) -> list[RenderableType]:
+    return [proof_table(cases)] if any(case.true_error for case in cases) else []
+
+
+def proof_table(cases: Sequence[CaseReport]) -> Table:
     """A line per case and gradient: how far each is from the exact gradient, provably."""
-    cases = list(cases)
-    names = list(dict.fromkeys(who for case in cases for errors in case.true_error.values() for who in errors))
+    names: dict[str, None] = {}
+    for case in cases:
+        for errors in case.true_error.values():
+            names |= dict.fromkeys(errors)
     table = blank_table("True error, proven: units in the last place of the gradient's largest entry")
     for heading in ("case", "gradient"):
         table.add_column(heading, overflow="fold")
@@ -200,22 +217,25 @@ def proofblank_table(cases: Iterable[CaseReport]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for case in cases:
         for gradient, errors in case.true_error.items():
-            told = [f"{errors[name]:.3g}" if name in errors else "–" for name in names]
+            told = [f"{errors[name]:.3g}" if name in errors else NOT_TOLD for name in names]
             table.add_row(Text(full_name(case)), Text(gradient), *told)
     return table
 
 
-def gradientblank_table(cases: Iterable[CaseReport]) -> Table:
+def gradient_table(cases: Sequence[CaseReport]) -> Table:
     """A line per case and gradient: the worst relative error against each reference, in short."""
-    rows = [(case, row) for case in cases for row in case.rows]
-    names = list(dict.fromkeys(row.reference for _, row in rows))
+    lines: dict[tuple[str, str], dict[str, Verdict]] = {}
+    for case in cases:
+        for row in case.rows:
+            lines.setdefault((case.name, row.gradient), {})[row.reference] = row
+    names = list(dict.fromkeys(row.reference for case in cases for row in case.rows))
     table = blank_table("Relative error of each gradient, by reference")
     for heading in ("check", "gradient"):
         table.add_column(heading, overflow="fold")
     for name in (*names, "error / noise"):
         table.add_column(name, justify="right", no_wrap=True)
-    for case_name, gradient in dict.fromkeys((case.name, row.gradient) for case, row in rows):
-        told = {row.reference: row for case, row in rows if (case.name, row.gradient) == (case_name, gradient)}
+    for (case_name, gradient), told in lines.items():
         errors = [number(told[name].max_rel_error if name in told else None) for name in names]
-        table.add_row(Text(case_name), Text(gradient), *errors, ratio(max(row.worst_over_noise for row in told.values())))
+        worst = max(row.worst_over_noise for row in told.values())
+        table.add_row(Text(case_name), Text(gradient), *errors, ratio(worst))
     return table

@@ -4,10 +4,9 @@ Every variant is checked against a reference and dumped; every number is compute
 back (comparisons.cure_variants, comparisons.cure_rows).
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from ..candidates.built_in_cells import built_in
 from ..checking.environment import environment
 from ..errors import BadTarget, MissingFramework
 from ..judging.verdict import Verdict
+from ..plain_data import json_text, plain
 from ..problems.problem import Problem
 from ..reporting import dump
 from ..reporting.files import complete_or_absent, prepare_file
@@ -45,23 +45,14 @@ class Cures:
         return bool(self.rows) and all(row.agrees for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as docs/cures.md describes it; numbers that JSON cannot hold are strings, as in a report."""
-        told = {"schema": SCHEMA, "passed": self.passed, **asdict(self)}
-        return {("variants" if key == "rows" else key): _spelt(value) for key, value in told.items()}
+        """Plain data, as docs/cures.md describes it."""
+        told = {name: plain(value) for name, value in vars(self).items()}
+        told = {("variants" if name == "rows" else name): value for name, value in told.items()}
+        return {"schema": SCHEMA, "passed": self.passed, **told}
 
     def to_json(self) -> str:
         """The text of to_dict()."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
-
-
-def _spelt(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    if isinstance(value, Mapping):
-        return {str(key): _spelt(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(value, list):
-        return [_spelt(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
-    return value
+        return json_text(self)
 
 
 def examine(folder: Path, engine: Engine, seed: int, sizes: Mapping[str, int], variants: Sequence[Variant] = VARIANTS) -> Cures:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,8 +23,10 @@ from ..candidates.built_in_cells import CellCandidate, built_in
 from ..candidates.draw import problem_of
 from ..checking.case_report import CaseReport
 from ..checking.crosscheck import check_problem
+from ..checking.training_row import ParameterRow, TrainingRow
 from ..errors import BadText
-from ..judging.comparator import Yardstick, compare
+from ..judging.comparator import Side, Yardstick, compare
+from ..judging.verdict import Verdict
 from ..places import ROOT
 from ..problems.answer import Answer
 from ..problems.arrays import Array, frozen
@@ -118,11 +120,38 @@ def windows(corpus: Corpus, steps: int, batch: int) -> list[Window]:
 
 @dataclass(frozen=True)
 class Training:
-    """One training run side by side: the checks made on the way, a row per reference for the parameters at the end, remarks."""
+    """One training, of all side by side.
+
+    checks   the cross-checks made on the way
+    row      what came of it, with the parameters at the end against every reference
+    notes    remarks
+    """
 
     checks: list[CaseReport]
-    summary: dict[str, Any]
+    row: TrainingRow
     notes: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is trained, and for how long: a recipe on a corpus, from the weights of a seed."""
+
+    corpus: Corpus
+    case: Case
+    recipe: Recipe
+    updates: int
+    seed: int = 0
+    dtype: str = "float64"
+
+    @property
+    def windows(self) -> list[Window]:
+        """The text, cut."""
+        return windows(self.corpus, self.case.steps, self.case.batch)
+
+    def checked_at(self) -> set[int]:
+        """The updates before which gradients are cross-checked: the first, the last, and between."""
+        intervals = self.recipe.checks - 1
+        return {self.updates * k // intervals for k in range(self.recipe.checks)}
 
 
 def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: int) -> Case:
@@ -143,42 +172,61 @@ def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: i
     )
 
 
-def train_together(
-    corpus: Corpus, case: Case, recipe: Recipe, engines: Sequence[Engine], updates: int, seed: int, dtype: str,
-    watch: Callable[[CaseReport], None] | None = None,
-) -> Training:  # fmt: skip
-    """Cross-check at the first and last update and between, and compare the trained parameters of all."""
-    cut = windows(corpus, case.steps, case.batch)
+def train_side_by_side(course: Course, engines: Sequence[Engine]) -> Training:
+    """Cross-check at the first and last update and between; then the trained parameters of all."""
+    cut, recipe, case = course.windows, course.recipe, course.case
     candidate = built_in(case.cell, case.options)
-    start = _at_window(problem_of(case, seed, dtype), cut[0], None)
+    start = _at_window(problem_of(case, course.seed, course.dtype), cut[0], None)
     askable = [engine for engine in engines if engine.reason_not(start) is None]
     ruled = {engine: by_framework(engine.package, recipe.settings) for engine in askable}
     rules = {engine: rule for engine, (rule, _) in ruled.items()}
-    trained = {
-        epsilon: _train(start, cut, updates, candidate.answer, by_hand(recipe.settings, epsilon))
-        for epsilon in dict.fromkeys(rule.clip_epsilon for rule in rules.values()) or (0.0,)
-    }
+
+    # By hand once for each ε of the references' clipping: what is to stay together is clipped alike.
+    trained: dict[float, list[Problem]] = {}
+    for epsilon in dict.fromkeys(rule.clip_epsilon for rule in rules.values()) or (0.0,):
+        rule = by_hand(recipe.settings, epsilon)
+        trained[epsilon] = _train(start, cut, course.updates, candidate.answer, rule)
     on_the_way = next(iter(trained.values()))
+
+    lost = _first_lost(on_the_way)
     checks: list[CaseReport] = []
-    lost = next((at for at, problem in enumerate(on_the_way) if not _is_finite(problem)), len(on_the_way))
-    for number in sorted({updates * k // (recipe.checks - 1) for k in range(recipe.checks)} & set(range(lost))):
-        problem = replace(on_the_way[number].in_precision(dtype), name=f"{case.name}, update {number}")
+    for number in sorted(course.checked_at() & set(range(lost))):
+        at = on_the_way[number].in_precision(course.dtype)
+        problem = replace(at, name=f"{case.name}, update {number}")
         checks.append(check_problem(problem, candidate, engines))
-        if watch is not None:
-            watch(checks[-1])
-    others = {engine: _train(start, cut, updates, _without_shares(engine), rule)[-1] for engine, rule in rules.items()}
-    noise = _noise(start, cut, updates, others, rules)
-    rows = [
-        _worst_parameter(trained[rules[engine].clip_epsilon][-1], engine.name, other, noise) | {"updated_by": rules[engine].by}
-        for engine, other in others.items()
-    ]
-    losses = {name: _mean_loss(candidate, on_the_way[at], cut) for name, at in (("loss_before", 0), ("loss_after", updates))}
-    about = {"text": corpus.name, "characters": len(corpus.tokens), "vocabulary": len(corpus.vocabulary), "updates": updates}
-    how = {"cell": case.cell, **recipe.settings}
-    summary = {**about, **how, **losses, "rows": rows, "passed": all(row["passed"] for row in rows)}
+
+    others: dict[Engine, Problem] = {}
+    for engine, rule in rules.items():
+        others[engine] = _train(start, cut, course.updates, _without_shares(engine), rule)[-1]
+    noise = _noise(start, cut, course.updates, others, rules)
+    rows: list[ParameterRow] = []
+    for engine, other in others.items():
+        mine = trained[rules[engine].clip_epsilon][-1]
+        verdicts = _parameters(mine, engine.name, other, noise)
+        rows.append(_row_of(verdicts, rules[engine].by))
+    row = TrainingRow(
+        text=course.corpus.name,
+        characters=len(course.corpus.tokens),
+        vocabulary=len(course.corpus.vocabulary),
+        updates=course.updates,
+        cell=case.cell,
+        settings=dict(recipe.settings),
+        loss_before=_mean_loss(candidate, on_the_way[0], cut),
+        loss_after=_mean_loss(candidate, on_the_way[course.updates], cut),
+        rows=rows,
+    )
     remarks = [note for _, note in ruled.values() if note is not None]
-    remarks += [f"{case.name}: from update {lost} on, the weights trained by hand are not finite"] * (lost < len(on_the_way))
-    return Training(checks, summary, remarks)
+    if lost < len(on_the_way):
+        remarks.append(f"{case.name}: from update {lost} on, the weights trained by hand are not finite")
+    return Training(checks, row, remarks)
+
+
+def _first_lost(on_the_way: Sequence[Problem]) -> int:
+    """Before which update the weights or the state are first not finite; one past the last where never."""
+    for number, problem in enumerate(on_the_way):
+        if not _is_finite(problem):
+            return number
+    return len(on_the_way)
 
 
 def _at_window(problem: Problem, window: Window, states: Mapping[str, Array] | None) -> Problem:
@@ -259,20 +307,27 @@ def _rounded(answer: Answer, name: str, rng: np.random.Generator) -> Array:
     return gradient + np.finfo(gradient.dtype).eps * size * rng.uniform(-1, 1, gradient.shape).astype(gradient.dtype)
 
 
-def _worst_parameter(mine: Problem, name: str, other: Problem, noise: Mapping[str, float]) -> dict[str, Any]:
-    verdicts = [
-        compare((weight, name), (mine.variables[weight], other.variables[weight]), (None, None), yardstick)
-        for weight, level in noise.items()
-        for yardstick in [Yardstick(level, None, tolerance.LIMIT)]
-    ]
+def _parameters(mine: Problem, name: str, other: Problem, noise: Mapping[str, float]) -> list[Verdict]:
+    """The trained parameters by hand against those of a reference."""
+    limit = tolerance.limit_of(mine)
+    verdicts: list[Verdict] = []
+    for weight, level in noise.items():
+        values = Side(mine.variables[weight]), Side(other.variables[weight])
+        verdicts.append(compare(weight, name, *values, Yardstick(level, None, limit)))
+    return verdicts
+
+
+def _row_of(verdicts: Sequence[Verdict], updated_by: str) -> ParameterRow:
+    """The worst parameter, and whether all are within the limit."""
     worst = max(verdicts, key=lambda verdict: verdict.worst_over_noise)
-    return {
-        "reference": name,
-        "parameter": worst.gradient,
-        "max_rel_error": worst.max_rel_error,
-        "error_over_noise": worst.error_over_noise,
-        "passed": all(verdict.passed for verdict in verdicts),
-    }
+    return ParameterRow(
+        reference=worst.reference,
+        parameter=worst.gradient,
+        max_rel_error=worst.max_rel_error,
+        error_over_noise=worst.error_over_noise,
+        passed=all(verdict.passed for verdict in verdicts),
+        updated_by=updated_by,
+    )
 
 
 def _mean_loss(candidate: CellCandidate, weights: Problem, cut: list[Window]) -> float:

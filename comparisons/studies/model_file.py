@@ -16,7 +16,7 @@ import numpy as np
 
 from ..candidates.built_in_cells import weights_from_torch
 from ..candidates.draw import LARGEST, must_fit, numbers_in, state_size
-from ..errors import BadCheckpoint, BadOption
+from ..errors import BadModelFile, BadOption
 from ..problems.arrays import Array
 from ..problems.cases import PROJECTION, SOFTMAX, Case
 
@@ -69,7 +69,7 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ModelFile:
     """What was found in a file, and what was skipped, in words."""
 
     name: str
@@ -83,10 +83,10 @@ class Checkpoint:
         return [*lines, *assumed, *(f"{self.name}: skipped {reason}" for reason in self.skipped)]
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path) -> ModelFile:
     """The recurrent layers of a .safetensors file, or of a state_dict saved by torch.
 
-    Raises BadCheckpoint for a file that cannot be read, or that holds no recurrent layer.
+    Raises BadModelFile for a file that cannot be read, or that holds no recurrent layer.
     """
     tensors = _tensors(path)
     groups: dict[str, dict[str, Array]] = {}
@@ -105,10 +105,10 @@ def read(path: Path) -> Checkpoint:
     others = [name for name in tensors if not WEIGHT.match(name)]
     if not found:
         nothing = f"none of its {len(tensors)} tensors is called weight_hh_l0 ({_some(others) or 'it is empty'})"
-        raise BadCheckpoint(f"{path} holds no recurrent layer: {'; '.join(skipped) or nothing}")
+        raise BadModelFile(f"{path} holds no recurrent layer: {'; '.join(skipped) or nothing}")
     if others:
         skipped.append(f"{len(others)} other tensor{'s' * (len(others) > 1)}: {_some(others)}")
-    return Checkpoint(path.name, found, skipped)
+    return ModelFile(path.name, found, skipped)
 
 
 def _some(names: list[str]) -> str:
@@ -116,11 +116,11 @@ def _some(names: list[str]) -> str:
 
 
 def _tensors(path: Path) -> dict[str, Array]:
-    """All floating-point tensors by name. Raises BadCheckpoint."""
+    """All floating-point tensors by name. Raises BadModelFile."""
     if not path.is_file():
-        raise BadCheckpoint(f"{path}: there is no such file")
+        raise BadModelFile(f"{path}: there is no such file")
     if path.suffix not in SUFFIXES:
-        raise BadCheckpoint(f"{path}: a checkpoint is a file ending in {', '.join(SUFFIXES)}")
+        raise BadModelFile(f"{path}: a checkpoint is a file ending in {', '.join(SUFFIXES)}")
     load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
     return {name: _as_array(value) for name, value in _flat("", load(path))}
 
@@ -133,7 +133,7 @@ def _load_safetensors(path: Path) -> Any:
         with opened(path, framework="pt", device="cpu") as stored:
             return {name: stored.get_tensor(name) for name in list(stored.keys())}
     except (SafetensorError, OSError) as error:
-        raise BadCheckpoint(f"{path} is no safetensors file: {error}") from error
+        raise BadModelFile(f"{path} is no safetensors file: {error}") from error
 
 
 def _load_torch(path: Path) -> Any:
@@ -144,7 +144,7 @@ def _load_torch(path: Path) -> Any:
     except Exception as error:  # a file that is none of torch's may break its unpickler anywhere
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.160}"
         advice = "only tensors in dicts are loaded, never code: save model.state_dict()"
-        raise BadCheckpoint(f"{path} cannot be loaded with weights_only=True ({advice}): {reason}") from error
+        raise BadModelFile(f"{path} cannot be loaded with weights_only=True ({advice}): {reason}") from error
 
 
 def _flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:

@@ -14,64 +14,96 @@ from ..problems.problem import AnyProblem, FunctionProblem
 from ..user_code import at_line, comes_from_outside, describe
 from . import tolerance
 from .engines import Engine, select
+from .left_out import Kind, LeftOut
 
 FIRST_SAMPLES = 1
 
+ADVICE = "array-API code says xp.tanh, not np.tanh or math.tanh, and takes no number out with float()"
 
-def available(references: Sequence[str] | None) -> tuple[tuple[Engine, ...], dict[str, str]]:
-    """(the engines that can be loaded, {missing ones: how to install them}). Raises MissingFramework when none can."""
-    engines, missing = select(None if references is None else tuple(references)), dict[str, str]()
+
+def available(
+    references: Sequence[str] | None,
+) -> tuple[tuple[Engine, ...], dict[str, LeftOut]]:
+    """(the engines that can be loaded, {missing ones: how to install them}).
+
+    Raises MissingFramework when none can.
+    """
+    engines = select(None if references is None else tuple(references))
+    missing: dict[str, LeftOut] = {}
     for engine in engines:
         try:
             engine.load()
         except MissingFramework as error:
-            missing[engine.name] = str(error)
+            missing[engine.name] = LeftOut(Kind.MISSING, str(error))
     if len(missing) == len(engines):
-        raise MissingFramework("; ".join(missing.values()) or "no reference was named")
+        advice = "; ".join(str(left) for left in missing.values())
+        raise MissingFramework(advice or "no reference was named")
     return tuple(engine for engine in engines if engine.name not in missing), missing
 
 
-def ask(problem: AnyProblem, engines: Iterable[Engine]) -> tuple[dict[Engine, Answer], dict[str, str]]:
-    """(answers, {engine: why it has none}). An exception that comes out of code from outside leaves that engine out.
+@dataclass(frozen=True)
+class Asked:
+    """The plain answers of those who could be asked, and why the others were not."""
+
+    answers: dict[Engine, Answer]
+    left_out: dict[str, LeftOut]
+
+
+def ask(problem: AnyProblem, engines: Iterable[Engine]) -> Asked:
+    """What each engine answers. An exception out of code from outside leaves that engine out.
 
     Raises NothingFollows where no engine answers.
     """
     answers: dict[Engine, Answer] = {}
-    left_out: dict[str, str] = {}
+    left_out: dict[str, LeftOut] = {}
     for engine in engines:
-        reason = engine.reason_not(problem)
-        if reason is None:
-            try:
-                with contextlib.redirect_stdout(sys.stderr):
-                    answers[engine] = engine.answer(problem)
-            except (Exception, SystemExit) as error:
-                if not (isinstance(error, CannotFollow) or comes_from_outside(error)):
-                    raise
-                what = str(error) if isinstance(error, CannotFollow) else describe(error) + at_line(error.__traceback__)
-                reason = f"cannot follow: {what}"
-        if reason is not None:
-            left_out[engine.name] = reason
+        told = _ask_one(problem, engine)
+        if isinstance(told, LeftOut):
+            left_out[engine.name] = told
+        else:
+            answers[engine] = told
     if not answers:
-        advice = "array-API code says xp.tanh, not np.tanh or math.tanh, and takes no number out with float()"
-        broken = {name: reason for name, reason in left_out.items() if reason.startswith("cannot follow")} or left_out
-        raise NothingFollows(
-            f"{problem.name}: no reference can answer; {advice}. {'; '.join(f'{k}: {v}' for k, v in broken.items())}"
-        )
-    return answers, left_out
+        raise _nothing_follows(problem, left_out)
+    return Asked(answers, left_out)
+
+
+def _ask_one(problem: AnyProblem, engine: Engine) -> Answer | LeftOut:
+    reason = engine.reason_not(problem)
+    if reason is not None:
+        return LeftOut(Kind.NOT_APPLICABLE, reason)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return engine.answer(problem)
+    except CannotFollow as error:
+        return LeftOut(Kind.CANNOT_FOLLOW, f"cannot follow: {error}")
+    except (Exception, SystemExit) as error:
+        if not comes_from_outside(error):
+            raise
+        what = describe(error) + at_line(error.__traceback__)
+        return LeftOut(Kind.CANNOT_FOLLOW, f"cannot follow: {what}")
+
+
+def _nothing_follows(problem: AnyProblem, left_out: Mapping[str, LeftOut]) -> NothingFollows:
+    """The error, with the reasons of those who were asked; of all where nobody was."""
+    tried = {name: left for name, left in left_out.items() if left.kind is Kind.CANNOT_FOLLOW}
+    told = [f"{name}: {left}" for name, left in (tried or left_out).items()]
+    return NothingFollows(f"{problem.name}: no reference can answer; {ADVICE}. {'; '.join(told)}")
 
 
 @dataclass(frozen=True)
 class Witnesses:
-    """What the references say: plain answers, the same under the convention, and the noise of the problem.
+    """What the references say: plain answers, the same under the convention, and the noise.
 
-    own        the noise of references that round otherwise than the one on which `noise` was measured, torch's modules say
+    own        the noise of references that round otherwise than the one on which `noise` was
+               measured, torch's modules say
     remarks    what was noticed while noise was measured
-    overflown  references whose own gradient is not finite in the precision that the candidate works in
+    overflown  references whose own gradient is not finite in the precision that the candidate
+               works in
     """
 
     plain: dict[Engine, Answer]
     told: dict[Engine, Answer]
-    left_out: dict[str, str]
+    left_out: dict[str, LeftOut]
     noise: tolerance.Noise
     own: dict[Engine, tolerance.Noise] = field(default_factory=dict[Engine, tolerance.Noise])
     remarks: list[str] = field(default_factory=list[str])
@@ -84,63 +116,81 @@ class Witnesses:
 
     def noise_against(self, engine: Engine) -> tolerance.Noise:
         """What rounding explains of a difference from this reference."""
-        return tolerance.largest(self.noise, self.own[engine]) if engine in self.own else self.noise
+        if engine not in self.own:
+            return self.noise
+        return tolerance.largest(self.noise, self.own[engine])
 
 
 def witness_of(answers: Mapping[Engine, Answer]) -> Engine:
-    """The engine on which noise is measured: a finite one that tells steps, under stochastic arithmetic if there is one."""
+    """The engine on which noise is measured.
+
+    A finite one that tells steps, under stochastic arithmetic if there is one.
+    """
 
     def last_resort(engine: Engine) -> tuple[bool, ...]:
-        finite = all(np.isfinite(value).all() for value in (*answers[engine].gradients.values(), *answers[engine].steps.values()))
-        return (not finite, engine.numeric, not engine.tells_steps, not engine.rounds_at_random)
+        told = answers[engine]
+        arrays = (*told.gradients.values(), *told.steps.values())
+        is_finite = all(np.isfinite(value).all() for value in arrays)
+        return (not is_finite, engine.numeric, not engine.tells_steps, not engine.rounds_at_random)
 
     return min(answers, key=last_resort)
 
 
 def testify(problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]) -> Witnesses:
-    """Ask every engine and measure the noise; `names` are the gradients that the convention applies to.
+    """Ask every engine and measure the noise.
 
-    The references answer in float64, whatever the candidate works in.
+    `names` are the gradients that the convention applies to. The references answer in float64,
+    whatever the candidate works in.
     """
     problem = in_double(problem)
     return measured(problem, ask(problem, engines), convention, names, tolerance.SAMPLES)
 
 
 def testify_briefly(problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]) -> Witnesses:
-    """The same with the noise of one sample: it only grows with samples, so that what agrees by one agrees by all."""
+    """The same with the noise of one sample.
+
+    It only grows with samples, so that what agrees by one agrees by all.
+    """
     problem = in_double(problem)
     return measured(problem, ask(problem, engines), convention, names, FIRST_SAMPLES)
 
 
 def in_double(problem: AnyProblem) -> AnyProblem:
-    """The problem for a candidate that works in the arrays' own precision, with the arrays in float64."""
+    """The problem with its arrays in float64, for a candidate that works in their own precision."""
     return problem if problem.dtype.itemsize >= 8 else problem.in_precision(problem.dtype)
 
 
-def measured(
-    problem: AnyProblem,
-    asked: tuple[Mapping[Engine, Answer], dict[str, str]],
-    convention: Convention,
-    names: set[str],
-    samples: int,
-) -> Witnesses:
+def measured(problem: AnyProblem, asked: Asked, convention: Convention, names: set[str], samples: int) -> Witnesses:
     """The answers with the noise by so many samples, and under the convention."""
-    plain, left_out = dict(asked[0]), asked[1]
+    plain = dict(asked.answers)
     first = witness_of(plain)
     noise, lowered = _noise(problem, plain, first, samples)
     own = _own_noise(problem, plain, first, samples)
-    told = {engine: convention.apply(answer, problem.steps, problem.batch, names) for engine, answer in plain.items()}
-    extra: Mapping[str, float] = problem.extra_noise if isinstance(problem, FunctionProblem) else {}
+    told: dict[Engine, Answer] = {}
+    for engine, answer in plain.items():
+        told[engine] = convention.apply(answer, problem.steps, problem.batch, names)
+    for name, value in plain[first].uncertainty.items():
+        noise.total[name] = max(noise.total[name], value)
+
+    # A convention's factor scales the gradient, and with it what rounding does to it.
+    extra: Mapping[str, float] = {}
+    if isinstance(problem, FunctionProblem):
+        extra = problem.extra_noise
     factor = dict.fromkeys(names, abs(convention.factor(problem.steps, problem.batch)))
-    noise.total.update({name: max(noise.total[name], value) for name, value in plain[first].uncertainty.items()})
     common = tolerance.scaled(noise, factor, extra, convention.allowed)
-    each = {engine: tolerance.scaled(found, factor, {}, convention.allowed) for engine, found in own.items()}
-    return Witnesses(plain, told, left_out, common, each, lowered.remarks, lowered.overflown)
+    each: dict[Engine, tolerance.Noise] = {}
+    for engine, found in own.items():
+        each[engine] = tolerance.scaled(found, factor, {}, convention.allowed)
+    return Witnesses(plain, told, asked.left_out, common, each, lowered.remarks, lowered.overflown)
 
 
 @dataclass(frozen=True)
 class _Lowered:
-    """What the frameworks themselves err by in a lower precision, what was noticed, and which of them overflow in it."""
+    """What the frameworks themselves err by in a lower precision.
+
+    remarks    what was noticed
+    overflown  those that overflow in it
+    """
 
     errors: list[tolerance.Noise] = field(default_factory=list[tolerance.Noise])
     remarks: list[str] = field(default_factory=list[str])
@@ -148,8 +198,14 @@ class _Lowered:
 
 
 def _noise(problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int) -> tuple[tolerance.Noise, _Lowered]:
-    """The noise measured on `first`; in a lower precision than float64 each framework's own error in it counts as well."""
-    samples = 0 if plain[first].uncertainty else (1 if first.numeric else samples)
+    """The noise measured on `first`.
+
+    In a lower precision than float64 each framework's own error in it counts as well.
+    """
+    if plain[first].uncertainty:
+        samples = 0
+    elif first.numeric:
+        samples = 1
     lowered = _own_errors(problem, plain)
     unable = problem.lowered() is not problem and (first.numeric or not lowered.errors)
     noise = tolerance.measure(problem, first.answer, plain[first], samples, first.rounds_at_random, in_double=unable)
@@ -157,22 +213,27 @@ def _noise(problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, s
 
 
 def _own_noise(problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int) -> dict[Engine, tolerance.Noise]:
-    """What the own rounding of the other references adds, where the full number of samples is asked for."""
+    """What the own rounding of the other references adds, where all samples are asked for."""
     if samples < tolerance.SAMPLES or problem.lowered() is not problem:
         return {}
-    others = {engine: answer for engine, answer in plain.items() if engine.rounds_at_random and engine is not first}
-    return {engine: tolerance.own_noise(problem, engine.answer, answer, samples) for engine, answer in others.items()}
+    found: dict[Engine, tolerance.Noise] = {}
+    for engine, answer in plain.items():
+        if engine.rounds_at_random and engine is not first:
+            found[engine] = tolerance.own_noise(problem, engine.answer, answer, samples)
+    return found
 
 
 def _own_errors(problem: AnyProblem, plain: Mapping[Engine, Answer]) -> _Lowered:
     """How far each framework in the candidate's precision is from itself in float64."""
     found, lowered = _Lowered(), problem.lowered()
+    if lowered is problem:
+        return found
     for engine, answer in plain.items():
-        if lowered is problem or engine.numeric or engine.by_name:
+        if engine.numeric or engine.by_name:
             continue
         try:
             told = engine.answer(lowered).astype(np.float64)
-        except Exception as error:  # a framework that lacks an operation in that precision says nothing of it
+        except Exception as error:  # one that lacks an operation in that precision says nothing
             found.remarks.append(f"{engine.name} does not run in {lowered.dtype.name}: {describe(error)}")
             continue
         if finite(told):
@@ -185,5 +246,6 @@ def _own_errors(problem: AnyProblem, plain: Mapping[Engine, Answer]) -> _Lowered
 
 def finite(answer: Answer) -> bool:
     """Whether all that it tells is finite."""
-    told = (np.asarray(answer.loss), *answer.gradients.values(), *answer.steps.values(), *answer.states.values())
+    arrays = (*answer.gradients.values(), *answer.steps.values(), *answer.states.values())
+    told = (np.asarray(answer.loss), *arrays)
     return all(bool(np.isfinite(value).all()) for value in told)

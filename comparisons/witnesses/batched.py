@@ -1,18 +1,24 @@
-"""Trials of one cell that differ in their cotangents alone, put to a reference together: one forward serves them all.
+"""Trials of one cell that differ in their cotangents alone, asked in one batch.
+
+One forward serves them all.
 
 Nothing outlives the check, and an answer is handed out once, for the very numbers that it was computed from.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..problems.answer import Answer
 from ..problems.arrays import same_arrays
 from ..problems.problem import AnyProblem, Problem
 from .engines import Engine
 
-LARGEST = 1 << 22  # numbers in all the answers to one question; where there are more, trials are asked one by one
+# Numbers in all the answers to one batch; where there are more, trials are asked one by one.
+LARGEST = 1 << 22
+
+
+Key: TypeAlias = tuple[str, str, int | None]  # a trial's name, its dtype, the rounding seed
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,14 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Together(Engine):
-    """The engine that works out all trials when the first of them asks, plain or moved, and answers the later as they come."""
+class Batched(Engine):
+    """The engine that works out all trials when the first of them asks, plain or moved.
+
+    The later ones are answered as they come.
+    """
 
     trials: tuple[Problem, ...] = field(default=(), compare=False, repr=False)
-    waiting: dict[Any, Waiting] = field(default_factory=dict[Any, Waiting], compare=False, repr=False)
+    waiting: dict[Key, Waiting] = field(default_factory=dict[Key, Waiting], compare=False, repr=False)
 
     def answer(self, problem: AnyProblem, rounding_seed: int | None = None, shares: bool = True) -> Answer:
         """As an Engine's."""
@@ -50,27 +59,33 @@ class Together(Engine):
         names = [trial.name for trial in self.trials]
         if problem.name not in names:
             return []
-        own, *others = [trial.astype(problem.dtype) for trial in self.trials[names.index(problem.name) :]]
+        left = self.trials[names.index(problem.name) :]
+        own, *others = [trial.astype(problem.dtype) for trial in left]
         if not same_arrays(own.constants, problem.constants):
             return []
         return [replace(problem, name=other.name, constants=other.constants) for other in others]
 
 
-def _key(problem: Problem, rounding_seed: int | None) -> tuple[str, str, int | None]:
+def _key(problem: Problem, rounding_seed: int | None) -> Key:
     return problem.name, problem.dtype.name, rounding_seed
 
 
 def _same(one: Problem, other: Problem) -> bool:
-    return one.step is other.step and same_arrays(one.variables, other.variables) and same_arrays(one.constants, other.constants)
+    if one.step is not other.step or not same_arrays(one.variables, other.variables):
+        return False
+    return same_arrays(one.constants, other.constants)
 
 
-def put_together(engines: Iterable[Engine], trials: Sequence[Problem]) -> tuple[Engine, ...]:
-    """The engines, those of them that can take several trials at once taking these together."""
-    numbers = sum(map(_numbers, trials))
-    return tuple(
-        Together(**_like(engine), trials=tuple(trials)) if engine.takes_several and numbers <= LARGEST else engine
-        for engine in engines
-    )
+def batched(engines: Iterable[Engine], trials: Sequence[Problem]) -> tuple[Engine, ...]:
+    """The engines, those of them that can take several trials at once taking these in one batch."""
+    small = sum(map(_numbers, trials)) <= LARGEST
+    made: list[Engine] = []
+    for engine in engines:
+        if small and engine.takes_several:
+            made.append(Batched(**_like(engine), trials=tuple(trials)))
+        else:
+            made.append(engine)
+    return tuple(made)
 
 
 def _numbers(trial: Problem) -> int:

@@ -326,6 +326,21 @@ def computing_on(device: str, engines: Iterable[Engine]) -> Generator[None]:
         yield
 
 
+def names_in(references: Sequence[str] | str | None) -> list[str] | None:
+    """The names of references, from a list of them or a text with commas; None for all.
+
+    Raises UnknownName for an empty one.
+    """
+    if references is None:
+        return None
+    given = references.split(",") if isinstance(references, str) else references
+    names = [name.strip() for name in given]
+    if "" in names:
+        known = ", ".join(engine.name for engine in ENGINES)
+        raise UnknownName(f"a reference without a name; there are {known}")
+    return names
+
+
 def select(names: tuple[str, ...] | None) -> tuple[Engine, ...]:
     """The engines of these names, in the table's order; all that differentiate by themselves for None. Raises UnknownName."""
     known = [engine.name for engine in ENGINES]

@@ -10,7 +10,7 @@ import pytest
 from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
 from bptt_crosscheck.comparisons.candidates.draw import problem_of
 from bptt_crosscheck.comparisons.checking.case_report import CaseReport
-from bptt_crosscheck.comparisons.checking.crosscheck import check_problem
+from bptt_crosscheck.comparisons.checking.crosscheck import Manner, check_problem
 from bptt_crosscheck.comparisons.problems.answer import Answer
 from bptt_crosscheck.comparisons.problems.cases import CASES, Case
 from bptt_crosscheck.comparisons.problems.problem import Problem
@@ -95,7 +95,7 @@ class Trial:
     def check(self, candidate: Any = None, references: Any = ("torch",)) -> CaseReport:
         """The report on a candidate; references are names, or engines."""
         engines = [REPLAYED.get(each, each) for each in references]
-        return check_problem(self.problem, candidate or self.candidate, engines, partial=self.candidate.partial)
+        return check_problem(self.problem, candidate or self.candidate, engines, manner=Manner(partial=self.candidate.partial))
 
     def planted(self, change: Callable[[Answer], Answer], references: Any = ("torch",)) -> CaseReport:
         """The report on the right derivation with its answer changed."""

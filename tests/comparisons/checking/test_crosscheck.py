@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.candidates.built_in_cells import CellCandidate, built_in
 from bptt_crosscheck.comparisons.candidates.draw import problem_of
-from bptt_crosscheck.comparisons.checking import crosscheck
+from bptt_crosscheck.comparisons.checking import environment
 from bptt_crosscheck.comparisons.checking.crosscheck import check_problem
 from bptt_crosscheck.comparisons.checking.environment import report_of
 from bptt_crosscheck.comparisons.errors import MissingFramework, NotFinite, QuestionError, UnknownName
 from bptt_crosscheck.comparisons.problems.cases import CASES, Case
+from bptt_crosscheck.comparisons.witnesses import ask as asking
 from bptt_crosscheck.comparisons.witnesses import tolerance
 from bptt_crosscheck.comparisons.witnesses.engines import ENGINES
 from bptt_crosscheck.manual.activations import ACTIVATIONS
@@ -527,27 +528,27 @@ def test_a_reference_without_steps_judges_the_whole(trial, with_gradient):
 
 
 def test_available_references():
-    engines, missing = crosscheck.available(None)
+    engines, missing = asking.available(None)
     assert ([engine.name for engine in engines], missing) == (["torch", "jax", "torch.nn"], {})
-    engines, missing = crosscheck.available(["jax"])
+    engines, missing = asking.available(["jax"])
     assert [engine.name for engine in engines] == ["jax"]
     with pytest.raises(UnknownName, match="torch, jax"):
-        crosscheck.available(["theano"])
+        asking.available(["theano"])
 
 
 def no_package(name):
-    return replace(ENGINES[0], name=name, module="reference.no_such_module", package=f"the-{name}-package")
+    return replace(ENGINES[0], name=name, module="no_such_module", package=f"the-{name}-package")
 
 
 def test_a_reference_that_cannot_be_loaded_is_named(monkeypatch):
-    monkeypatch.setattr(crosscheck, "select", lambda names: (ENGINES[0], no_package("a")))
-    engines, missing = crosscheck.available(None)
+    monkeypatch.setattr(asking, "select", lambda names: (ENGINES[0], no_package("a")))
+    engines, missing = asking.available(None)
     assert engines == ENGINES[:1]
     assert list(missing) == ["a"]
-    assert "pip install the-a-package" in missing["a"]
-    monkeypatch.setattr(crosscheck, "select", lambda names: (no_package("a"), no_package("b")))
+    assert "pip install the-a-package" in str(missing["a"])
+    monkeypatch.setattr(asking, "select", lambda names: (no_package("a"), no_package("b")))
     with pytest.raises(MissingFramework, match=r"the-a-package.*the-b-package"):
-        crosscheck.available(None)
+        asking.available(None)
 
 
 # The report.
@@ -562,8 +563,8 @@ def test_report_of_cases_says_where_it_was_made(trial):
 
 
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
-    monkeypatch.setattr(crosscheck, "PACKAGES", ("numpy", "no-such-package-at-all"))
-    assert crosscheck.environment(0, "float64")["no-such-package-at-all"] is None
+    monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package-at-all"))
+    assert environment.environment(0, "float64")["no-such-package-at-all"] is None
 
 
 # Proof.

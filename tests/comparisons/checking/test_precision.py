@@ -8,9 +8,10 @@ import pytest
 import torch
 from bptt_crosscheck import GradientMismatch, check_cell, check_gradients, from_jax, from_torch
 from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
-from bptt_crosscheck.comparisons.checking import crosscheck
+from bptt_crosscheck.comparisons.checking.crosscheck import check_problem
 from bptt_crosscheck.comparisons.errors import BadOption
 from bptt_crosscheck.comparisons.problems.convention import Convention
+from bptt_crosscheck.comparisons.witnesses import ask
 from bptt_crosscheck.comparisons.witnesses.tolerance import LOW_LIMIT
 from bptt_crosscheck.manual.cells.gru import GRU
 from bptt_crosscheck.manual.cells.lstm import LSTM
@@ -24,7 +25,7 @@ BOTH = ["torch", "jax"]
 def test_the_derivations_are_as_good_as_the_frameworks(trial, name, dtype):
     case = trial(name)
     problem = case.problem.in_precision(dtype)
-    report = crosscheck.check_problem(problem, case.candidate, crosscheck.available(BOTH)[0])
+    report = check_problem(problem, case.candidate, ask.available(BOTH)[0])
     assert report.passed, [row.sentence() for row in report.failures()]
     assert report.worst_over_noise() < LOW_LIMIT
     right = case.candidate.answer(problem)
@@ -63,7 +64,7 @@ def test_a_multiple_of_the_frameworks_own_error_is_too_much(trial, dtype):
     case = trial("gru")
     problem = case.problem.in_precision(dtype)
     candidate = type(case.candidate)(Worse("after"))
-    report = crosscheck.check_problem(problem, candidate, crosscheck.available(["torch"])[0])
+    report = check_problem(problem, candidate, ask.available(["torch"])[0])
     assert {row.gradient for row in report.failures()} >= {"W_xh", "W_hh"}
 
 
@@ -143,10 +144,10 @@ def test_arrays_in_bfloat16_say_so_themselves():
 
 def test_what_overflows_in_the_frameworks_themselves_is_said(trial):
     problem = trial("tanh").problem.with_variables({"W_hy": np.full((6, 5), 6e4)}).in_precision("float16")
-    witnesses = crosscheck.testify(problem, crosscheck.available(["torch"])[0], Convention(), set())
+    witnesses = ask.testify(problem, ask.available(["torch"])[0], Convention(), set())
     assert witnesses.overflown == ["torch"]
     loss_alone = trial("tanh", loss="squared-error", reduction="sum").problem
     far = replace(loss_alone, constants={**loss_alone.constants, "target": loss_alone.constants["target"] + 300})
-    overflown = crosscheck.testify(far.in_precision("float16"), crosscheck.available(["torch"])[0], Convention(), set()).overflown
+    overflown = ask.testify(far.in_precision("float16"), ask.available(["torch"])[0], Convention(), set()).overflown
     assert overflown == ["torch"], "where the loss alone does"
     assert "in float16 the gradient of torch itself is not finite" in witnesses.remarks

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.checking.case_report import CaseReport
 from bptt_crosscheck.comparisons.checking.report_data import Report
-from bptt_crosscheck.comparisons.judging.comparator import Yardstick, compare
+from bptt_crosscheck.comparisons.judging.comparator import Side, Yardstick, compare
 
 
 def verdict(name, actual, expected, reference="torch"):
     """One of two steps; the noise is 1e-15."""
     values = None if actual is None else np.array(actual), np.array(expected)
-    return compare((name, reference), values, values, Yardstick(1e-15, np.full(2, 1e-15), 64.0))
+    mine, theirs = (Side(value, value) for value in values)
+    return compare(name, reference, mine, theirs, Yardstick(1e-15, np.full(2, 1e-15), 64.0))
 
 
 RIGHT = verdict("W_hh", [1.0, 2.0], [1.0, 2.0])
@@ -148,7 +149,8 @@ def test_text_of_a_report():
 
 def test_shares_that_are_wrong_under_a_right_whole_are_said_to_be():
     whole, right, wrong = (np.array(value) for value in ([3.0], [1.0, 2.0], [2.0, 1.0]))
-    found = compare(("b_h", "torch"), (whole, whole), (wrong[:, None], right[:, None]), Yardstick(1e-15, np.full(2, 1e-15), 64.0))
+    yardstick = Yardstick(1e-15, np.full(2, 1e-15), 64.0)
+    found = compare("b_h", "torch", Side(whole, wrong[:, None]), Side(whole, right[:, None]), yardstick)
     assert not found.passed
     assert found.only_in_steps
     assert "only in the shares of single steps, 1.0e+15 times what rounding explains; walking back" in found.sentence()

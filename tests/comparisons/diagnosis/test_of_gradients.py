@@ -28,7 +28,7 @@ def asked():
 def explained(asked, **changed):
     """The texts for the truth with some gradients changed."""
     problem, truth, noise = asked
-    return [found["text"] for found in diagnose(problem, replace(truth, gradients={**truth.gradients, **changed}), truth, noise)]
+    return [found.text for found in diagnose(problem, replace(truth, gradients={**truth.gradients, **changed}), truth, noise)]
 
 
 def test_the_truth_needs_no_explanation(asked):
@@ -175,8 +175,8 @@ CELLS = {
 def test_a_cell_is_told_which_output_is_wrong_by_itself_and_why(cell, words, outputs):
     report = check_cell(cell, raise_exception=False, **{**SIZES, "steps": 5}, **TORCH)
     local = report.cases[0].local
-    assert {row["output"] for row in local if not row["passed"]} == outputs
-    assert {row["output"] for row in local} == {"d_params['W']", "d_params['U']", "d_x", "d_state_prev['h']"}
+    assert {row.output for row in local if not row.passed} == outputs
+    assert {row.output for row in local} == {"d_params['W']", "d_params['U']", "d_x", "d_state_prev['h']"}
     diagnosis = report.to_dict()["cases"][0]["diagnosis"]
     assert any(words in found["text"] for found in diagnosis) == bool(words)
     for found in diagnosis:

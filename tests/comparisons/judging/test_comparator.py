@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from bptt_crosscheck.comparisons.judging.comparator import Yardstick, compare, ratios, reason_to_reject, step_errors
+from bptt_crosscheck.comparisons.judging.comparator import Side, Walk, Yardstick, compare, ratios, reason_to_reject, step_errors
 
 LIMIT = 64.0
 
@@ -13,7 +13,8 @@ def judge(actual, expected, noise=1e-3, steps=(None, None), step_noise=None, fir
     values = (None if actual is None else np.array(actual, dtype=float), np.array(expected, dtype=float))
     told = tuple(None if side is None else np.array(side, dtype=float) for side in steps)
     yardstick = Yardstick(noise, None if step_noise is None else np.array(step_noise, dtype=float), LIMIT)
-    return compare(("W_hh", "torch"), values, told, yardstick, first_step)
+    mine, theirs = (Side(value, shares) for value, shares in zip(values, told, strict=True))
+    return compare("W_hh", "torch", mine, theirs, yardstick, Walk(first_step))
 
 
 @pytest.mark.parametrize(
@@ -53,8 +54,8 @@ def test_step_errors_are_the_largest_within_each_step():
 def test_what_disqualifies_a_value_never_passes(actual, expected, reason):
     verdict = judge(actual, expected, noise=1e30)
     found = reason_to_reject(None if actual is None else np.array(actual), np.array(expected))
-    assert (verdict.passed, verdict.reason) == (False, found)
-    assert str(found).startswith(reason)
+    assert (verdict.passed, verdict.kind) == (False, found)
+    assert str(verdict.reason).startswith(reason)
 
 
 @pytest.mark.parametrize(("noise", "reason"), [(0.0, "all zero"), (1e-3, "all zero"), (1.0, None)])

@@ -6,7 +6,7 @@ import pytest
 from bptt_crosscheck.comparisons.errors import BadOption, UnknownName
 from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
 from bptt_crosscheck.comparisons.studies import built_in_cases
-from bptt_crosscheck.comparisons.studies.built_in_cases import Question, results
+from bptt_crosscheck.comparisons.studies.built_in_cases import RunOptions, results
 from bptt_crosscheck.comparisons.studies.language_model import corpus_of
 from bptt_crosscheck.comparisons.studies.model_file import Checkpoint
 from bptt_crosscheck.comparisons.witnesses.ask import available
@@ -20,7 +20,7 @@ def engines():
 def question(**given):
     corpus = corpus_of("text", "abracadabra, simsalabim\n" * 4)
     plain = {"cell": None, "sizes": {}, "seed": 0, "dtype": "float64", "corpus": corpus, "quick": False, "dump": None}
-    return Question(**plain | given)
+    return RunOptions(**plain | given)
 
 
 def cases(**given):
@@ -41,7 +41,7 @@ def test_what_there_is_not():
     with pytest.raises(UnknownName, match="no cell is called 'lstmm'"):
         cases(cell="lstmm")
     with pytest.raises(BadOption, match="there is no case of the cell gru"):
-        cases(cell="gru", checkpoint=Checkpoint("model.pt", [], []))
+        cases(cell="gru", model_file=Checkpoint("model.pt", [], []))
     with pytest.raises(BadOption, match="too large"):
         question(sizes={"hidden_size": 5000}).validate()
 

@@ -13,13 +13,14 @@ from bptt_crosscheck.comparisons.problems.cases import CASES
 from bptt_crosscheck.comparisons.studies import language_model, optimisers
 from bptt_crosscheck.comparisons.studies.language_model import (
     TRAININGS,
+    Course,
     Recipe,
     corpus_of,
     default_corpus,
     read_corpus,
     recipes,
     text_case,
-    train_together,
+    train_side_by_side,
     windows,
 )
 from bptt_crosscheck.comparisons.witnesses.engines import ENGINES
@@ -43,8 +44,8 @@ def model(text=RHYME, steps=4, batch=2, hidden_size=5, cell="rnn"):
     return corpus, text_case(corpus, like, steps, batch, hidden_size)
 
 
-def trained(updates=6, seed=0, dtype="float64", engines=TORCH, watch=None, recipe=PLAIN, **how):
-    return train_together(*model(**how, cell=recipe.cell), recipe, engines, updates, seed, dtype, watch)
+def trained(updates=6, seed=0, dtype="float64", engines=TORCH, recipe=PLAIN, **how):
+    return train_side_by_side(Course(*model(**how, cell=recipe.cell), recipe, updates, seed, dtype), engines)
 
 
 # Texts.
@@ -136,24 +137,22 @@ def test_the_text_as_a_case():
 
 def together(training):
     """Reference → who updated its weights; all of them far within the limit."""
-    rows = training.summary["rows"]
+    rows = training.row.to_dict()["rows"]
     assert all(row["passed"] and 0 <= row["error_over_noise"] < 16 for row in rows)
     return {row["reference"]: row["updated_by"] for row in rows}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_training_stays_together_with_every_reference(dtype):
-    heard = []
-    training = trained(12, dtype=dtype, engines=ALL, watch=heard.append)
-    assert training.summary["passed"]
+    training = trained(12, dtype=dtype, engines=ALL)
+    assert training.row.to_dict()["passed"]
     assert together(training) == {"torch": "torch.optim", "jax": "optax", "torch.nn": "torch.optim"}
     assert [check.name.rpartition(", ")[2] for check in training.checks] == ["update 0", "update 6", "update 12"]
     assert all(check.passed for check in training.checks)
-    assert heard == training.checks
 
 
 def test_training_lowers_the_loss():
-    summary = trained(60).summary
+    summary = trained(60).row.to_dict()
     assert summary["passed"]
     assert summary["loss_after"] < 0.9 * summary["loss_before"]
     assert summary["loss_before"] == pytest.approx(np.log(summary["vocabulary"]), abs=1)
@@ -161,7 +160,7 @@ def test_training_lowers_the_loss():
 
 
 def test_training_is_determined_by_its_seed():
-    one, two, other = (trained(seed=seed).summary for seed in (0, 0, 1))
+    one, two, other = (trained(seed=seed).row.to_dict() for seed in (0, 0, 1))
     assert one == two
     assert one["loss_after"] != other["loss_after"]
 
@@ -190,7 +189,7 @@ def test_the_state_is_carried_from_window_to_window_and_starts_again_with_the_te
 
 
 def test_a_text_of_one_character_has_nothing_to_learn():
-    summary = trained(text="aaaaaaaaaa").summary
+    summary = trained(text="aaaaaaaaaa").row.to_dict()
     assert summary["passed"]
     assert summary["loss_before"] == summary["loss_after"] == 0
 
@@ -206,8 +205,8 @@ class Slightly(RNN):
 def test_training_with_a_wrong_derivation_drifts_apart(monkeypatch):
     monkeypatch.setitem(built_in_cells.CELLS, "rnn", Slightly)
     training = trained()
-    assert not training.summary["passed"]
-    (row,) = training.summary["rows"]
+    assert not training.row.to_dict()["passed"]
+    (row,) = training.row.to_dict()["rows"]
     assert (row["passed"], row["reference"]) == (False, "torch")
     assert row["error_over_noise"] > 1e4
     assert not any(check.passed for check in training.checks)
@@ -222,7 +221,7 @@ def test_training_whose_own_gradients_are_nan_does_not_stay_together(monkeypatch
 
     monkeypatch.setitem(built_in_cells.CELLS, "rnn", Broken)
     training = trained(2)
-    assert not training.summary["passed"]
+    assert not training.row.to_dict()["passed"]
     assert training.notes == ["text rhyme: from update 1 on, the weights trained by hand are not finite"]
     assert [check.name for check in training.checks] == ["text rhyme, update 0"]
     assert not any(check.passed for check in training.checks)
@@ -233,7 +232,7 @@ def test_other_cells_are_trained_as_their_case_says():
     relu = next(case for case in CASES if case.name == "relu")
     case = text_case(corpus, relu, 4, 2, 5)
     assert case.options == relu.options
-    assert train_together(corpus, case, PLAIN, TORCH, 3, 0, "float64").summary["passed"]
+    assert train_side_by_side(Course(corpus, case, PLAIN, 3), TORCH).row.passed
 
 
 # Optimisers.
@@ -244,11 +243,11 @@ def test_a_hundred_updates_on_real_text_stay_together(recipe):
     """At the rates of the table the loss falls, with the references' own optimisers beside."""
     corpus = default_corpus()
     like = next(case for case in CASES if case.cell == recipe.cell)
-    training = train_together(corpus, text_case(corpus, like, 4, 4, 8), replace(recipe, checks=2), ALL, 100, 1, "float64")
+    training = train_side_by_side(Course(corpus, text_case(corpus, like, 4, 4, 8), replace(recipe, checks=2), 100, 1), ALL)
     assert together(training) == {"torch": "torch.optim", "jax": "optax", "torch.nn": "torch.optim"}
-    assert training.summary["passed"]
-    assert training.summary["loss_after"] < 0.85 * training.summary["loss_before"]
-    assert {"cell": recipe.cell, **recipe.settings}.items() <= training.summary.items()
+    assert training.row.to_dict()["passed"]
+    assert training.row.to_dict()["loss_after"] < 0.85 * training.row.to_dict()["loss_before"]
+    assert {"cell": recipe.cell, **recipe.settings}.items() <= training.row.to_dict().items()
     assert {check.name.rpartition(", ")[2] for check in training.checks} == {"update 0", "update 100"}
     assert training.notes == []
 
@@ -257,7 +256,7 @@ def test_a_hundred_updates_on_real_text_stay_together(recipe):
 def test_the_clips_act(recipe):
     """Without the clip the same training ends elsewhere."""
     clipped, free = trained(recipe=recipe), trained(recipe=replace(recipe, settings={**recipe.settings, "clip": None}))
-    assert clipped.summary["loss_after"] != free.summary["loss_after"]
+    assert clipped.row.to_dict()["loss_after"] != free.row.to_dict()["loss_after"]
     assert len(clipped.checks) == recipe.checks
 
 
@@ -296,11 +295,11 @@ right_norm = by_hand.clip_by_global_norm
     ids=["dampened momentum", "one-sided clip", "ε inside", "norm by norm"],
 )  # fmt: skip
 def test_training_by_a_wrong_rule_drifts_apart_under_right_gradients(monkeypatch, name, wrong, recipe):
-    assert trained(recipe=recipe).summary["passed"]
+    assert trained(recipe=recipe).row.to_dict()["passed"]
     monkeypatch.setattr(by_hand, name, wrong)
     training = trained(recipe=recipe)
-    assert not training.summary["passed"]
-    assert training.summary["rows"][0]["error_over_noise"] > 1e4
+    assert not training.row.to_dict()["passed"]
+    assert training.row.to_dict()["rows"][0]["error_over_noise"] > 1e4
     assert all(check.passed for check in training.checks)
 
 
@@ -312,7 +311,7 @@ def test_a_wrong_rule_of_one_reference_explains_nothing(monkeypatch):
     )
     right._rule.cache_clear()
     try:
-        rows = {row["reference"]: row["passed"] for row in trained(recipe=ADAM, engines=ALL).summary["rows"]}
+        rows = {row["reference"]: row["passed"] for row in trained(recipe=ADAM, engines=ALL).row.to_dict()["rows"]}
     finally:
         right._rule.cache_clear()
     assert rows == {"torch": True, "jax": False, "torch.nn": True}
@@ -321,7 +320,7 @@ def test_a_wrong_rule_of_one_reference_explains_nothing(monkeypatch):
 def test_each_reference_is_clipped_as_its_framework_does(monkeypatch):
     assert together(trained(recipe=BY_NORM, engines=ALL))
     monkeypatch.setitem(optimisers.CLIP_EPSILON, "optax", 1e-6)
-    rows = {row["reference"]: row["passed"] for row in trained(recipe=BY_NORM, engines=ALL).summary["rows"]}
+    rows = {row["reference"]: row["passed"] for row in trained(recipe=BY_NORM, engines=ALL).row.to_dict()["rows"]}
     assert rows == {"torch": True, "jax": False, "torch.nn": True}
 
 

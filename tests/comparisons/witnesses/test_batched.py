@@ -33,11 +33,11 @@ class Counting(Elman):
 def trials_of(cell, dtype="float64"):
     mine = UserCell(cell, SIZES["input_size"], SIZES["hidden_size"])
     base = cell_problem(mine.name, (mine.parameters, mine.states), SIZES, 0, mine)
-    return mine, list(entry_points._cotangent_trials(replace(base, step=mine.differentiable_step).in_precision(dtype)))
+    return mine, list(entry_points.cotangent_trials(replace(base, step=mine.differentiable_step).in_precision(dtype)))
 
 
 def asked(engine, trials):
-    (found,) = batched.put_together([engine], trials)
+    (found,) = batched.batched([engine], trials)
     return found
 
 
