@@ -418,6 +418,14 @@ def test_the_package_itself_costs_nothing():
     assert loaded_by(f"import {PACKAGE}") - STANDARD == {PACKAGE}
 
 
+def test_the_root_under_another_name_loads_nothing():
+    """pytest takes this folder, which has an __init__, for a package, and imports it."""
+    spec = f"importlib.util.spec_from_file_location('clone', {str(ROOT / '__init__.py')!r})"
+    steps = ("import importlib.util", f"spec = {spec}", "m = importlib.util.module_from_spec(spec)")
+    execute = "sys.modules['clone'] = m; spec.loader.exec_module(m); hasattr(m, 'setup_module')"
+    assert loaded_by("; ".join((*steps, execute))) - STANDARD == {"clone"}
+
+
 def test_public_names_are_where_the_package_says():
     source = (ROOT / "__init__.py").read_text(encoding="utf-8")
     typed = {each.name for each in imports(source, PACKAGE) if each.name.startswith(f"{PACKAGE}.")}
