@@ -23,6 +23,7 @@ from bptt_crosscheck.comparisons.trial.false_alarms import derivations
 from bptt_crosscheck.comparisons.trial.trial import EVERY_FURTHER
 from bptt_crosscheck.comparisons.witnesses.engines import ENGINES, select
 from bptt_crosscheck.comparisons.witnesses.tolerance import LIMIT, LOW_LIMIT
+from bptt_crosscheck.comparisons.witnesses.torch_modules import TORCH_MODULES
 from bptt_crosscheck.reference.equations.steps import STEPS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -255,6 +256,23 @@ def test_every_built_in_cell_is_in_the_table_of_readme():
     assert [name for name in files if not (ROOT / "manual" / "cells" / name).is_file()] == []
 
 
+@pytest.mark.parametrize("cell", sorted(set(CELLS) - set(TORCH_MODULES)))
+def test_a_cell_costs_four_files(cell):
+    """Its derivation, which need not know the name, and the three that CONTRIBUTING lists.
+
+    Studies are left out: they ask about cells of their choice.
+    """
+    sources = [path for path in SOURCES if path.parent != ROOT / "comparisons" / "studies"]
+    naming = {str(path.relative_to(ROOT)) for path in sources if f'"{cell}"' in text_of(path)}
+    tables = {
+        "comparisons/candidates/built_in_cells.py",
+        "comparisons/problems/cases.py",
+    }
+    family = naming - tables
+    assert naming >= tables
+    assert [Path(name).parent.name for name in family] == ["equations"]
+
+
 @every_document
 def test_how_often_jax_is_asked_is_told(path):
     told = re.findall(r"one\s+problem\s+in\s+(\w+)", text_of(path))
@@ -270,11 +288,16 @@ def test_how_many_orders_of_summation_there_are_is_told(path):
     assert set(told) <= {NUMBERS[len(orders)]}
 
 
-@pytest.mark.parametrize(
-    "folder", ["manual", "reference", "comparisons", "tests", "examples", "docs"]
-)
+@pytest.mark.parametrize("folder", [*FOLDERS, "tests", "examples", "docs"])
 def test_every_folder_is_explained(folder):
     assert re.search(rf"^    {folder}/ ", README, flags=re.MULTILINE)
+
+
+def test_every_room_is_explained():
+    house = text_of(ROOT / "CONTRIBUTING.md")
+    for room in {path.parent for path in SOURCES} - {ROOT / folder for folder in FOLDERS}:
+        assert re.search(rf"^ {{6}}.*\b{room.name}/ ", README, flags=re.MULTILINE), room
+        assert room.parent.name != "comparisons" or f"{room.name}/" in house, room
 
 
 def test_every_error_is_explained():
