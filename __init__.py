@@ -1,8 +1,9 @@
-"""Check a hand-derived gradient of a recurrent network against references that share no code with it.
+"""Check hand-derived gradients of recurrent networks against references that share no code.
 
-check_cell, check_gradients and check_vjp are the entry points; docs/your-derivation.md explains them. This folder is the package
-`bptt_crosscheck`: manual/, reference/ and comparisons/ are its parts, `bptt_crosscheck.manual` and so on. Each public name is
-imported when it is first asked for: `bptt-crosscheck --help` waits for none of them.
+check_cell, check_gradients and check_vjp are the entry points; docs/your-derivation.md explains
+them. This folder is the package `bptt_crosscheck`: manual/, reference/ and comparisons/ are its
+parts, `bptt_crosscheck.manual` and so on. Each public name is imported when it is first asked for:
+`bptt-crosscheck --help` waits for none of them.
 """
 
 from importlib import import_module

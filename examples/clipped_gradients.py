@@ -1,6 +1,7 @@
-"""Gradients that are clipped before they are handed out: declared as a convention, and clipped from one side only by mistake.
+"""Gradients clipped before they are handed out: declared, and clipped from one side by mistake.
 
-"if gradient > c: gradient = c" leaves −100 as it is. Declared as clipping at ±c, it is reported; the two-sided one passes.
+"if gradient > c: gradient = c" leaves −100 as it is. Declared as clipping at ±c, it is reported;
+the two-sided one passes.
 
     python examples/clipped_gradients.py
 """
@@ -32,11 +33,13 @@ def plain(params, inputs):
 
 
 def clipped(params, inputs):
-    return {name: np.clip(gradient, -CLIP, CLIP) for name, gradient in plain(params, inputs).items()}
+    found = plain(params, inputs)
+    return {name: np.clip(gradient, -CLIP, CLIP) for name, gradient in found.items()}
 
 
 def clipped_from_above(params, inputs):
-    return {name: np.where(gradient > CLIP, CLIP, gradient) for name, gradient in plain(params, inputs).items()}
+    found = plain(params, inputs)
+    return {name: np.where(gradient > CLIP, CLIP, gradient) for name, gradient in found.items()}
 
 
 def example():
@@ -52,4 +55,5 @@ if __name__ == "__main__":
         ("clipped from above only, declared", clipped_from_above, {"clip_value": CLIP}),
     ):
         print(f"--- {title}")
-        print(check_gradients(gradients, loss, *example(), convention=convention, raise_exception=False))
+        options = {"convention": convention, "raise_exception": False}
+        print(check_gradients(gradients, loss, *example(), **options))

@@ -1,6 +1,7 @@
-"""Code that draws random numbers: setup() runs before every evaluation and puts the generator back to where it was.
+"""Code that draws random numbers: setup(), before every evaluation, puts the generator back.
 
-Without it the same question is answered differently each time, and the check says so instead of judging a gradient.
+Without it the same question is answered differently each time, and the check says so instead of
+judging a gradient.
 
     python comparisons/report.py check examples/dropout_with_setup.py
 """
@@ -44,7 +45,8 @@ def gradients(params, inputs):
 
 def example():
     random = np.random.default_rng(1)
-    return {"W": random.normal(size=(5, 3)), "U": random.normal(scale=0.5, size=(5, 5))}, {"x": random.normal(size=(6, 3))}
+    params = {"W": random.normal(size=(5, 3)), "U": random.normal(scale=0.5, size=(5, 5))}
+    return params, {"x": random.normal(size=(6, 3))}
 
 
 if __name__ == "__main__":

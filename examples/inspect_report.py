@@ -1,4 +1,4 @@
-"""What a Report holds, for those who want more than its text: rows, step_backward by itself, the diagnosis, plain data.
+"""What a Report holds: rows, step_backward by itself, the diagnosis, plain data.
 
 The mistake in it: the gradient of U is handed out transposed.
 
@@ -37,7 +37,10 @@ def main():
     print(f"\n{case.name}: every gradient against every reference")
     for row in case.rows:
         verdict = "agrees" if row.passed else f"{row.reason} at steps {row.wrong_steps}"
-        print(f"  {row.gradient:4} {row.reference:6} error {row.error_over_noise:.1e} times what rounding explains: {verdict}")
+        print(
+            f"  {row.gradient:4} {row.reference:6} "
+            f"error {row.error_over_noise:.1e} times what rounding explains: {verdict}"
+        )
 
     print("\nstep_backward by itself, given the true gradient of its state")
     for local in case.local:
@@ -49,7 +52,8 @@ def main():
 
     data = report.to_dict()  # the same as plain data; report.to_json() is its text
     print("\nkeys of to_dict():", ", ".join(data))
-    print("environment:", json.dumps({name: data["environment"][name] for name in ("seed", "dtype")}))
+    told = {name: data["environment"][name] for name in ("seed", "dtype")}
+    print("environment:", json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""A jax.custom_vjp with a backward written by hand, on trial against torch and jax differentiating plain operations: from_jax.
+"""A jax.custom_vjp with a backward written by hand, against plain operations: from_jax.
 
-The loss may be compiled, scanned, or both; the gradients of x and of the initial state are checked along with the weights.
+The loss may be compiled, scanned, or both; the gradients of x and of the initial state are checked
+along with the weights.
 
     python comparisons/report.py check examples/jax_custom_vjp_gru.py
 """
@@ -13,7 +14,7 @@ from bptt_crosscheck import check_gradients, from_jax
 
 @jax.custom_vjp
 def gru_cell(params, h, x):
-    """h′ = (1 − z) ⊙ n + z ⊙ h, reset after the matrix product; gates stacked in the order r, z, n."""
+    """h′ = (1 − z) ⊙ n + z ⊙ h, reset after the matrix product; gates stacked as r, z, n."""
     return gru_forward(params, h, x)[0]
 
 

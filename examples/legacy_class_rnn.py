@@ -1,6 +1,7 @@
-"""Code that was there before: a class with its weights and gradients as attributes, and a loss of its own in NumPy.
+"""Code that was there before: a class with weights and gradients as attributes, all in NumPy.
 
-Nothing of it is changed. The loss is differentiated numerically, so that torch and jax need not understand it.
+Nothing of it is changed. The loss is differentiated numerically, so that torch and jax need not
+understand it.
 
     python comparisons/report.py check examples/legacy_class_rnn.py
 """
@@ -10,7 +11,7 @@ from bptt_crosscheck import check_gradients, from_attributes, set_attributes
 
 
 class CharRNN:
-    """Tokens in, softmax out; weights, gradients and the last hidden state are kept on the object."""
+    """Tokens in, softmax out; weights, gradients and the last state are kept on the object."""
 
     def __init__(self, vocabulary, hidden, rng):
         self.Wxh = rng.normal(0, 0.4, (hidden, vocabulary))
@@ -29,7 +30,9 @@ class CharRNN:
             y = self.Why @ hs[t] + self.by
             ps[t] = np.exp(y) / np.sum(np.exp(y))
             loss += -np.log(ps[t][targets[t], 0])
-        self.dWxh, self.dWhh, self.dWhy = np.zeros_like(self.Wxh), np.zeros_like(self.Whh), np.zeros_like(self.Why)
+        self.dWxh = np.zeros_like(self.Wxh)
+        self.dWhh = np.zeros_like(self.Whh)
+        self.dWhy = np.zeros_like(self.Why)
         self.dbh, self.dby = np.zeros_like(self.bh), np.zeros_like(self.by)
         dhnext = np.zeros_like(hprev)
         for t in reversed(range(len(tokens))):

@@ -37,7 +37,8 @@ def gradients(params, inputs):
 
 def example():
     rng = np.random.default_rng(0)
-    return {name: rng.normal(size=4) for name in "wuv"}, {"x": rng.normal(size=7), "target": rng.normal(size=7)}
+    params = {name: rng.normal(size=4) for name in "wuv"}
+    return params, {"x": rng.normal(size=7), "target": rng.normal(size=7)}
 
 
 if __name__ == "__main__":

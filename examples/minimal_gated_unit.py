@@ -9,7 +9,10 @@ import numpy as np
 
 
 class MinimalGatedUnit:
-    """f = σ(W_f x + U_f h + b_f),  n = tanh(W_n x + U_n (f ⊙ h) + b_n),  h′ = (1 − f) ⊙ h + f ⊙ n."""
+    """h′ = (1 − f) ⊙ h + f ⊙ n.
+
+    f = σ(W_f x + U_f h + b_f),  n = tanh(W_n x + U_n (f ⊙ h) + b_n)
+    """
 
     def parameter_shapes(self, input_size, hidden_size):
         w, u, b = (hidden_size, input_size), (hidden_size, hidden_size), (hidden_size,)
@@ -19,7 +22,10 @@ class MinimalGatedUnit:
         return {"h": (hidden_size,)}
 
     def step(self, xp, params, state, x):
-        """One step on a batch, x (B, I) and h (B, H); torch and jax differentiate this very code, with xp as their namespace."""
+        """One step on a batch, x (B, I) and h (B, H).
+
+        torch and jax differentiate this very code, with xp as their namespace.
+        """
         h = state["h"]
         f = 1 / (1 + xp.exp(-(x @ params["W_f"].T + h @ params["U_f"].T + params["b_f"])))
         n = xp.tanh(x @ params["W_n"].T + (f * h) @ params["U_n"].T + params["b_n"])

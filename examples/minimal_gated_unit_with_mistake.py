@@ -1,6 +1,7 @@
-"""The minimal gated unit with a mistake that trains all the same: the way back from f to the previous h is forgotten.
+"""A mistake that trains all the same: the way back from f to the previous h is forgotten.
 
-The report says in which output of step_backward the mistake sits, though six gradients come out wrong of it.
+The report says in which output of step_backward the mistake sits, though six gradients come out
+wrong of it.
 
     python comparisons/report.py check examples/minimal_gated_unit_with_mistake.py
 """
@@ -9,7 +10,10 @@ import numpy as np
 
 
 class MinimalGatedUnit:
-    """f = σ(W_f x + U_f h + b_f),  n = tanh(W_n x + U_n (f ⊙ h) + b_n),  h′ = (1 − f) ⊙ h + f ⊙ n."""
+    """h′ = (1 − f) ⊙ h + f ⊙ n.
+
+    f = σ(W_f x + U_f h + b_f),  n = tanh(W_n x + U_n (f ⊙ h) + b_n)
+    """
 
     def parameter_shapes(self, input_size, hidden_size):
         w, u, b = (hidden_size, input_size), (hidden_size, hidden_size), (hidden_size,)

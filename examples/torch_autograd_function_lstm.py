@@ -1,6 +1,7 @@
-"""A torch.autograd.Function with a backward written by hand, on trial against torch's own and jax's: from_torch.
+"""A torch.autograd.Function with a backward written by hand, on trial: from_torch.
 
-Torch differentiates everything around it; only the cell's backward can be wrong, and in it any of six gradients.
+Torch differentiates everything around it; only the cell's backward can be wrong, and in it any of
+six gradients.
 
     python comparisons/report.py check examples/torch_autograd_function_lstm.py
 """
@@ -26,7 +27,12 @@ class LSTMCell(torch.autograd.Function):
         x, h, c, W, U, i, f, g, o, new_c = ctx.saved_tensors
         tanh_c = torch.tanh(new_c)
         dc = dc + dh * o * (1 - tanh_c**2)  # both arrive at every step
-        gates = (dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g**2), dh * tanh_c * o * (1 - o))
+        gates = (
+            dc * g * i * (1 - i),
+            dc * c * f * (1 - f),
+            dc * i * (1 - g**2),
+            dh * tanh_c * o * (1 - o),
+        )
         delta = torch.cat(gates, dim=-1)
         return delta @ W, delta @ U, dc * f, delta.T @ x, delta.T @ h, delta.sum(0)
 

@@ -1,4 +1,4 @@
-"""Code that never shows its gradients: it only updates its parameters in place. from_update reads them from the difference.
+"""Code that only updates its parameters in place: from_update reads gradients from the difference.
 
 A learning rate of 1 loses the fewest digits in that subtraction.
 
@@ -39,13 +39,19 @@ def loss(xp, params, inputs):
 
 
 gradients = from_update(
-    lambda params, inputs: sgd_step(params, inputs["x"], inputs["target"], LEARNING_RATE), learning_rate=LEARNING_RATE
+    lambda params, inputs: sgd_step(params, inputs["x"], inputs["target"], LEARNING_RATE),
+    learning_rate=LEARNING_RATE,
 )
 
 
 def example():
     rng = np.random.default_rng(0)
-    params = {"W": rng.normal(size=(4, 3)), "U": rng.normal(size=(4, 4)), "V": rng.normal(size=(2, 4)), "b": rng.normal(size=4)}
+    params = {
+        "W": rng.normal(size=(4, 3)),
+        "U": rng.normal(size=(4, 4)),
+        "V": rng.normal(size=(2, 4)),
+        "b": rng.normal(size=4),
+    }
     return params, {"x": rng.normal(size=(5, 3)), "target": rng.normal(size=2)}
 
 

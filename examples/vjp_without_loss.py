@@ -1,6 +1,7 @@
-"""A layer without a loss: its vector-Jacobian product, tried under random cotangents on each of its outputs.
+"""A layer without a loss: its vector-Jacobian product, under random cotangents on each output.
 
-That the last state is also handed out alone is where many layers go wrong: its cotangent must be added in.
+That the last state is also handed out alone is where many layers go wrong: its cotangent must be
+added in.
 
     python comparisons/report.py check examples/vjp_without_loss.py
 """
@@ -10,7 +11,7 @@ from bptt_crosscheck import check_vjp
 
 
 def function(xp, params, inputs):
-    """A leaky integrator h_t = (1 − α) h_{t−1} + α tanh(W x_t + U h_{t−1}), α = σ(a); x (T, B, I)."""
+    """Leaky integrator h_t = (1 − α) h_{t−1} + α tanh(W x_t + U h_{t−1}), α = σ(a); x (T, B, I)."""
     alpha, h, states = 1 / (1 + xp.exp(-params["a"])), inputs["h_0"], []
     for t in range(inputs["x"].shape[0]):
         h = (1 - alpha) * h + alpha * xp.tanh(inputs["x"][t] @ params["W"].T + h @ params["U"].T)
@@ -19,7 +20,7 @@ def function(xp, params, inputs):
 
 
 def vjp(params, inputs, cotangents):
-    """From the cotangents, in the form of function's outputs, to the gradients of W, U, a, x and h_0."""
+    """From cotangents, in the form of function's outputs, to the gradients of all that goes in."""
     W, U, x = params["W"], params["U"], inputs["x"]
     alpha = 1 / (1 + np.exp(-params["a"]))
     h, n = [inputs["h_0"]], []
@@ -41,7 +42,11 @@ def vjp(params, inputs, cotangents):
 
 def example():
     rng = np.random.default_rng(0)
-    params = {"W": rng.normal(size=(4, 3)), "U": rng.normal(scale=0.5, size=(4, 4)), "a": rng.normal(size=4)}
+    params = {
+        "W": rng.normal(size=(4, 3)),
+        "U": rng.normal(scale=0.5, size=(4, 4)),
+        "a": rng.normal(size=4),
+    }
     return params, {"x": rng.normal(size=(6, 2, 3)), "h_0": rng.normal(size=(2, 4))}
 
 

@@ -1,7 +1,7 @@
-"""Truncated backpropagation, whose result is no gradient of the loss: the convention declares what it is.
+"""Truncated backpropagation is no gradient of the loss: the convention declares what it is.
 
-The loop `for k in range(t, max(0, t − K) − 1, −1)` visits K + 1 steps, its own and K earlier ones; {"truncation": K} means that.
-Change the declared K by one, and dU and dW are reported as wrong.
+The loop `for k in range(t, max(0, t − K) − 1, −1)` visits K + 1 steps, its own and K earlier ones;
+{"truncation": K} means that. Change the declared K by one, and dU and dW are reported as wrong.
 
     python comparisons/report.py check examples/windowed_truncation.py
 """
@@ -58,8 +58,15 @@ loss = Unrolled(initial, step, step_loss, sequence=("x", "y"))
 
 def example():
     rng = np.random.default_rng(0)
-    params = {"U": rng.normal(size=(4, 6)), "V": rng.normal(size=(6, 4)), "W": rng.normal(scale=0.5, size=(4, 4))}
-    return params, {"x": np.array([0, 3, 5, 3, 1, 2, 3, 4]), "y": np.array([3, 5, 3, 1, 2, 3, 4, 0])}
+    params = {
+        "U": rng.normal(size=(4, 6)),
+        "V": rng.normal(size=(6, 4)),
+        "W": rng.normal(scale=0.5, size=(4, 4)),
+    }
+    return params, {
+        "x": np.array([0, 3, 5, 3, 1, 2, 3, 4]),
+        "y": np.array([3, 5, 3, 1, 2, 3, 4, 0]),
+    }
 
 
 if __name__ == "__main__":

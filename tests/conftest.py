@@ -1,4 +1,4 @@
-"""The architecture is tested first; then what several folders need: an unrolled cell with its arrays."""
+"""The architecture is tested first; then what several folders need: an unrolled cell."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any BLAS is loaded: each worker of pytest-xdist has one core
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before any BLAS is loaded: each worker of pytest-xdist has one core
 
 import numpy as np
 import pytest
@@ -52,7 +54,9 @@ class Unrolled:
 
 
 @cache
-def _function(activation: str, readout: str, options: tuple[tuple[str, str], ...]) -> tuple[Any, Any, Any]:
+def _function(
+    activation: str, readout: str, options: tuple[tuple[str, str], ...]
+) -> tuple[Any, Any, Any]:
     step = equations.bound_step("rnn", {"activation": activation})
     read = equations.bound_readout(readout, dict(options))
     return step, read, equations.SequenceLoss(step, read, ("W_xh", "W_hh", "b_h"), ("h",), "@t")
@@ -65,19 +69,41 @@ def fixture_numpy_scan() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def unrolled() -> Callable[..., Unrolled]:
-    """unrolled(activation, readout, reduction, tokens, dtype, H, seed); the same equations give the same function object."""
+    """unrolled(activation, readout, reduction, tokens, dtype, H, seed).
+
+    The same equations give the same function object.
+    """
 
     def build(
-        activation="tanh", readout="squared-error", reduction="mean", tokens=False, dtype="float64", H=4, seed=7
-    ) -> Unrolled:  # fmt: skip
+        activation="tanh",
+        readout="squared-error",
+        reduction="mean",
+        tokens=False,
+        dtype="float64",
+        H=4,
+        seed=7,
+    ) -> Unrolled:
         rng = np.random.default_rng(seed)
-        shapes = {"W_xh": (H, I), "W_hh": (H, H), "b_h": (H,), "W_hy": (V, H), "b_y": (V,), "x": (T, B, I), "h_0": (B, H)}
-        variables = {name: (0.7 * rng.normal(size=shape)).astype(dtype) for name, shape in shapes.items()}
+        shapes = {
+            "W_xh": (H, I),
+            "W_hh": (H, H),
+            "b_h": (H,),
+            "W_hy": (V, H),
+            "b_y": (V,),
+            "x": (T, B, I),
+            "h_0": (B, H),
+        }
+        variables = {
+            name: (0.7 * rng.normal(size=shape)).astype(dtype) for name, shape in shapes.items()
+        }
         variables["b_h"] += 1  # no unit of a relu is dead at every step
         for name in ("W_xh", "W_hh", "b_h"):
             variables[f"{name}@t"] = np.zeros((T, *shapes[name]), dtype)
         variables["h@t"] = np.zeros((T, B, H), dtype)
-        constants = {"mask": np.array([[1, 0], [1, 1], [0, 1]], dtype), "cotangent_h": rng.normal(size=(T, B, H)).astype(dtype)}
+        constants = {
+            "mask": np.array([[1, 0], [1, 1], [0, 1]], dtype),
+            "cotangent_h": rng.normal(size=(T, B, H)).astype(dtype),
+        }
         indices, rows = rng.integers(0, V, (T, B)), rng.normal(size=(T, B, V)).astype(dtype)
         constants["target"] = indices if readout == "softmax-cross-entropy" else rows
         if readout == "projection":

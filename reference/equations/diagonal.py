@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .parts import affine, blocks
+from .parts import Step, affine, blocks
 
 
 def lru(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, **drawn_between: float) -> dict[str, Any]:
@@ -16,3 +16,6 @@ def lru(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, **
         "re": shrink * (re * xp.cos(angle) - im * xp.sin(angle)) + gain * move_re,
         "im": shrink * (re * xp.sin(angle) + im * xp.cos(angle)) + gain * move_im,
     }
+
+
+STEPS: dict[str, Step] = {"lru": lru}

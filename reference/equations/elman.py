@@ -1,9 +1,10 @@
 """h ← φ(W x + U h + b), and what is built on it."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from .parts import NONLINEARITIES, affine
+from .parts import NONLINEARITIES, Step, affine
 
 
 def rnn(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *, activation: str) -> dict[str, Any]:
@@ -17,3 +18,10 @@ def residual(
 ) -> dict[str, Any]:
     """The old state plus α times what an RNN would make of it."""
     return {"h": state["h"] + alpha * rnn(xp, params, state, x, activation=activation)["h"]}
+
+
+STEPS: dict[str, Step] = {
+    "rnn": rnn,
+    "irnn": partial(rnn, activation="relu"),
+    "residual": residual,
+}

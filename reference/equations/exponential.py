@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .parts import affine, blocks, sigmoid
+from .parts import Step, affine, blocks, sigmoid
 
 
 def slstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any) -> dict[str, Any]:
@@ -15,3 +15,6 @@ def slstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any) 
     write, keep = xp.exp(log_input - peak), xp.exp(log_kept - peak)
     cell, normaliser = write * xp.tanh(candidate) + keep * state["c"], write + keep * state["n"]
     return {"h": sigmoid(xp, to_show) * (cell / normaliser), "c": cell, "n": normaliser, "m": peak}
+
+
+STEPS: dict[str, Step] = {"slstm": slstm}

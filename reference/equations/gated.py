@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .parts import NONLINEARITIES, affine, blocks, sigmoid
+from .parts import NONLINEARITIES, Step, affine, blocks, sigmoid
 
 
 def lstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any) -> dict[str, Any]:
@@ -59,3 +59,13 @@ def min_lstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: An
     to_keep, to_write, candidate = blocks(affine(xp, x, params["W_xh"]) + params["b_h"], 3)
     keep, write = sigmoid(xp, to_keep), sigmoid(xp, to_write)
     return {"h": (keep * state["h"] + write * NONLINEARITIES[activation](xp, candidate)) / (keep + write)}
+
+
+STEPS: dict[str, Step] = {
+    "lstm": lstm,
+    "peephole-lstm": peephole_lstm,
+    "projected-lstm": projected_lstm,
+    "gru": gru,
+    "min-gru": min_gru,
+    "min-lstm": min_lstm,
+}

@@ -1,4 +1,4 @@
-"""GRU over whole batches, (B, T, I); one function for the loss, one for the gradients, parameters as keyword arguments."""
+"""GRU over whole batches, (B, T, I): functions for loss and gradients, parameters by keyword."""
 
 import numpy as np
 

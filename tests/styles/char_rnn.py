@@ -1,4 +1,4 @@
-"""Character model with its weights as globals: tokens as lists of integers, dicts by time step, gradients clipped at the end."""
+"""Character model, weights as globals: lists of tokens, dicts by time step, clipped at the end."""
 
 import numpy as np
 

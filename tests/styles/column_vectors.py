@@ -1,4 +1,4 @@
-"""LSTM on columns: activations (n_a, m), inputs (n_x, m, T_x), dicts of parameters and of gradients, [a, x] in one array."""
+"""LSTM on columns: activations (n_a, m), inputs (n_x, m, T_x), dicts, [a, x] in one array."""
 
 import numpy as np
 
@@ -46,7 +46,9 @@ def lstm_backward(da, caches, parameters):
     gradients = {"d" + name: np.zeros_like(value) for name, value in parameters.items()}
     da_prev, dc_prev = np.zeros(da.shape[:2]), np.zeros(da.shape[:2])
     for t in reversed(range(da.shape[2])):
-        found, da_prev, dc_prev = lstm_cell_backward(da[:, :, t] + da_prev, dc_prev, caches[t], parameters)
+        found, da_prev, dc_prev = lstm_cell_backward(
+            da[:, :, t] + da_prev, dc_prev, caches[t], parameters
+        )
         for name in gradients:
             gradients[name] += found[name]
     gradients["da0"] = da_prev

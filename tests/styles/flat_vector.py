@@ -1,4 +1,4 @@
-"""All parameters in one vector θ, as optimisers from the scientific libraries want them; the gradient is one vector too."""
+"""All parameters in one vector θ, as scientific optimisers want them; so is the gradient."""
 
 import numpy as np
 
@@ -6,7 +6,11 @@ N, M = 3, 2
 
 
 def unpack(theta):
-    return theta[: N * M].reshape(N, M), theta[N * M : N * M + N * N].reshape(N, N), theta[N * M + N * N :]
+    return (
+        theta[: N * M].reshape(N, M),
+        theta[N * M : N * M + N * N].reshape(N, N),
+        theta[N * M + N * N :],
+    )
 
 
 def objective(theta, signal, wanted):

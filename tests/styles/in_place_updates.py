@@ -5,7 +5,12 @@ import numpy as np
 
 def make_weights(seed=4):
     rng = np.random.default_rng(seed)
-    return {"layers": [{"W": rng.normal(size=(3, 2)), "U": rng.normal(size=(3, 3)) / 2}, {"W": rng.normal(size=(3, 3))}]}
+    return {
+        "layers": [
+            {"W": rng.normal(size=(3, 2)), "U": rng.normal(size=(3, 3)) / 2},
+            {"W": rng.normal(size=(3, 3))},
+        ]
+    }
 
 
 def predict(weights, xs):

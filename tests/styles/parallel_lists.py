@@ -1,4 +1,4 @@
-"""Two lists that run in parallel: weights and their gradients, in the same order; a softmax over the last state."""
+"""Two parallel lists, weights and their gradients in one order; a softmax over the last state."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""No arrays at all: lists of lists of Python floats, math.tanh, one sample after the other, one number after the other."""
+"""No arrays at all: lists of lists of Python floats, one sample, one number after the other."""
 
 import math
 

@@ -20,7 +20,11 @@ class RNN:
         return sum(np.sum(e**2) for e in self.E)
 
     def backward(self):
-        self.dWx, self.dWh, self.dWy = np.zeros_like(self.Wx), np.zeros_like(self.Wh), np.zeros_like(self.Wy)
+        self.dWx, self.dWh, self.dWy = (
+            np.zeros_like(self.Wx),
+            np.zeros_like(self.Wh),
+            np.zeros_like(self.Wy),
+        )
         self.db = np.zeros_like(self.b)
         dh = np.zeros_like(self.b)
         for t in range(len(self.X) - 1, -1, -1):

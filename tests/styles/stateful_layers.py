@@ -1,4 +1,4 @@
-"""Layers that remember: forward() pushes what backward() pops, in reverse order; the state is carried on."""
+"""Layers that remember: forward() pushes what backward() pops; the state is carried on."""
 
 import numpy as np
 

@@ -1,6 +1,7 @@
-"""Ways in which people write backpropagation through time by hand, and how little it takes to have each of them checked.
+"""Ways of writing backpropagation through time by hand, and how little it takes to check each.
 
-Every file beside this one is somebody's own code, untouched. What stands between the two marks is all that is added to it.
+Every file beside this one is somebody's own code, untouched. What stands between the two marks is
+all that is added to it.
 """
 
 import inspect
@@ -9,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bptt_crosscheck import GradientMismatch, check_gradients, check_vjp, from_attributes, from_list, from_update, set_attributes
+from bptt_crosscheck import (
+    GradientMismatch,
+    check_gradients,
+    check_vjp,
+    from_attributes,
+    from_list,
+    from_update,
+    set_attributes,
+)
 
 HERE = Path(__file__).parent
 
@@ -24,8 +33,13 @@ def char_rnn(code):
 
     gradients = from_list(lambda params, inputs: run(params, inputs)[1:6], names)
     params = {name: getattr(code, name) for name in names}
-    inputs = {"tokens": [0, 3, 1, 1, 4, 2], "targets": [3, 1, 1, 4, 2, 5], "hprev": np.full((5, 1), 0.3)}
-    check_gradients(gradients, lambda p, i: run(p, i)[0], params, inputs, convention={"clip_value": 1})
+    inputs = {
+        "tokens": [0, 3, 1, 1, 4, 2],
+        "targets": [3, 1, 1, 4, 2, 5],
+        "hprev": np.full((5, 1), 0.3),
+    }
+    loss = lambda params, inputs: run(params, inputs)[0]  # noqa: E731
+    check_gradients(gradients, loss, params, inputs, convention={"clip_value": 1})
     # end of glue
 
 
@@ -72,12 +86,20 @@ def module_globals(code):
 def tuple_caches(code):
     rng = np.random.default_rng(0)
     N, T, D, H = 2, 5, 3, 4
-    weights = {"Wx": rng.normal(size=(D, H)), "Wh": rng.normal(size=(H, H)) / 2, "b": rng.normal(size=H)}
+    weights = {
+        "Wx": rng.normal(size=(D, H)),
+        "Wh": rng.normal(size=(H, H)) / 2,
+        "b": rng.normal(size=H),
+    }
     inputs = {"x": rng.normal(size=(N, T, D)), "h0": rng.normal(size=(N, H))}
     # glue
     forward = lambda params, inputs: code.rnn_forward(**inputs, **params)  # noqa: E731
     names = ("x", "h0", "Wx", "Wh", "b")
-    vjp = lambda p, i, cotangent: dict(zip(names, code.rnn_backward(cotangent, forward(p, i)[1]), strict=True))  # noqa: E731
+
+    def vjp(params, inputs, cotangent):
+        cache = forward(params, inputs)[1]
+        return dict(zip(names, code.rnn_backward(cotangent, cache), strict=True))
+
     check_vjp(vjp, lambda params, inputs: forward(params, inputs)[0], weights, inputs)
     # end of glue
 
@@ -87,7 +109,7 @@ def column_vectors(code):
     parameters, cotangent = code.initialize(n_x=3, n_a=2), rng.normal(size=(2, 4, 5))
     inputs = {"x": rng.normal(size=(3, 4, 5)), "a0": rng.normal(size=(2, 4))}
     # glue
-    forward = lambda params, inputs: code.lstm_forward(inputs["x"], inputs["a0"], params)  # noqa: E731
+    forward = lambda params, arrays: code.lstm_forward(arrays["x"], arrays["a0"], params)  # noqa: E731
     loss = lambda params, inputs: np.sum(cotangent * forward(params, inputs)[0])  # noqa: E731
 
     def gradients(params, inputs):
@@ -100,11 +122,19 @@ def column_vectors(code):
 
 def batch_first(code):
     rng = np.random.default_rng(0)
-    params = {kind + gate: rng.normal(size=(size, 4)) / 2 for gate in "zrn" for kind, size in (("W", 3), ("U", 4))}
-    inputs = {"x": rng.normal(size=(2, 5, 3)), "y": rng.normal(size=(2, 4)), "h0": rng.normal(size=(2, 4))}
+    params = {}
+    for gate in "zrn":
+        for kind, size in (("W", 3), ("U", 4)):
+            params[kind + gate] = rng.normal(size=(size, 4)) / 2
+    inputs = {
+        "x": rng.normal(size=(2, 5, 3)),
+        "y": rng.normal(size=(2, 4)),
+        "h0": rng.normal(size=(2, 4)),
+    }
     # glue
     loss = lambda params, inputs: code.mean_squared_error(**inputs, **params)  # noqa: E731
-    check_gradients(lambda params, inputs: code.gradients_of(**inputs, **params), loss, params, inputs)
+    gradients = lambda params, inputs: code.gradients_of(**inputs, **params)  # noqa: E731
+    check_gradients(gradients, loss, params, inputs)
     # end of glue
 
 
@@ -135,7 +165,8 @@ def stateful_layers(code):
         model.backward()
         return {name: layer.grad for name, layer in layers.items()}
 
-    check_gradients(gradients, loss, {name: layer.W for name, layer in layers.items()}, inputs, setup=model.reset)
+    params = {name: layer.W for name, layer in layers.items()}
+    check_gradients(gradients, loss, params, inputs, setup=model.reset)
     # end of glue
 
 
@@ -143,8 +174,10 @@ def in_place_updates(code):
     rng = np.random.default_rng(0)
     inputs = {"xs": rng.normal(size=(5, 2)), "y": rng.normal(size=3)}
     # glue
-    gradients = from_update(lambda weights, inputs: code.train_on(weights, **inputs, eta=1.0), learning_rate=1.0)
-    check_gradients(gradients, lambda weights, inputs: code.squared_error(weights, **inputs), code.make_weights(), inputs)
+    train = lambda weights, inputs: code.train_on(weights, **inputs, eta=1.0)  # noqa: E731
+    loss = lambda weights, inputs: code.squared_error(weights, **inputs)  # noqa: E731
+    gradients = from_update(train, learning_rate=1.0)
+    check_gradients(gradients, loss, code.make_weights(), inputs)
     # end of glue
 
 
@@ -153,7 +186,8 @@ def parallel_lists(code):
     # glue
     run = lambda params, inputs: code.value_and_grad(list(params.values()), **inputs)  # noqa: E731
     params = dict(zip("WUbV", code.init((3, 4, 2)), strict=True))
-    check_gradients(lambda p, i: run(p, i)[1], lambda p, i: run(p, i)[0], params, {"x": x, "label": label})
+    inputs = {"x": x, "label": label}
+    check_gradients(lambda p, i: run(p, i)[1], lambda p, i: run(p, i)[0], params, inputs)
     # end of glue
 
 
@@ -163,24 +197,42 @@ def flat_vector(code):
     # glue
     params = {"theta": rng.normal(size=18)}
     loss = lambda params, inputs: code.objective(params["theta"], **inputs)  # noqa: E731
-    check_gradients(lambda params, inputs: [code.jacobian(params["theta"], **inputs)], loss, params, inputs)
+    gradients = lambda params, inputs: [code.jacobian(params["theta"], **inputs)]  # noqa: E731
+    check_gradients(gradients, loss, params, inputs)
     # end of glue
 
 
-# style, what its author wrote, what somebody else would have written, which gradients are wrong of it
+PASSED_BACK = '    dh = top["W"].T @ (prediction - y)\n'
+UPDATED = '    top["W"] -= eta * np.outer(prediction - y, h[-1])\n'
+# style, what its author wrote, what somebody else would have written, which gradients are wrong
 MISTAKES = (
     (char_rnn, "dh = np.dot(Why.T, dy) + dhnext", "dh = np.dot(Why.T, dy)", "Wxh Whh bh"),
-    (self_attributes, "dz = dh * (1 - self.H[t + 1] ** 2)", "dz = dh * (1 - self.H[t] ** 2)", "Wx Wh b"),
+    (
+        self_attributes,
+        "dz = dh * (1 - self.H[t + 1] ** 2)",
+        "dz = dh * (1 - self.H[t] ** 2)",
+        "Wx Wh b",
+    ),
     (module_globals, "error = (outputs[t] - y[t]) / len(y)", "error = outputs[t] - y[t]", "U W V"),
     (tuple_caches, "prev_h.T.dot(dz)", "next_h.T.dot(dz)", "Wh"),
-    (column_vectors, "d.sum(axis=1, keepdims=True)", "d.mean(axis=1, keepdims=True)", "bf bi bc bo"),
+    (
+        column_vectors,
+        "d.sum(axis=1, keepdims=True)",
+        "d.mean(axis=1, keepdims=True)",
+        "bf bi bc bo",
+    ),
     (batch_first, "dh * z + drh * r + dz", "dh * z + drh + dz", "Wz Uz Wr Ur Wn Un h0"),
     (per_sample_loops, "u[i][j] * delta[i]", "u[j][i] * delta[i]", "w u b"),
-    (stateful_layers, "np.outer(dy, self.memory.pop())", "np.outer(dy, self.memory.pop(0))", "embed recur read"),
+    (
+        stateful_layers,
+        "np.outer(dy, self.memory.pop())",
+        "np.outer(dy, self.memory.pop(0))",
+        "embed recur read",
+    ),
     (
         in_place_updates,
-        '    dh = top["W"].T @ (prediction - y)\n    top["W"] -= eta * np.outer(prediction - y, h[-1])\n',
-        '    top["W"] -= eta * np.outer(prediction - y, h[-1])\n    dh = top["W"].T @ (prediction - y)\n',
+        f"{PASSED_BACK}{UPDATED}",
+        f"{UPDATED}{PASSED_BACK}",
         "layers[0].W layers[0].U",
     ),
     (parallel_lists, "dz = dh * (hs[t + 1] > 0)", "dz = dh", "W U b"),
@@ -212,8 +264,12 @@ def test_correct_code_passes(style):
 def test_a_mistake_is_found_where_it_is(style, was, now, wrong):
     with pytest.raises(GradientMismatch) as caught:
         style(written(style, was, now))
-    named = {line.split(":")[0].strip() for line in str(caught.value).split("\n") if ": differs from" in line}
-    assert {name if name in wrong.split() else name.split("[")[0] for name in named} == set(wrong.split())
+    accused = set()
+    for line in str(caught.value).split("\n"):
+        if ": differs from" in line:
+            name = line.split(":")[0].strip()
+            accused.add(name if name in wrong.split() else name.split("[")[0])
+    assert accused == set(wrong.split())
 
 
 def glue(style):
@@ -233,4 +289,6 @@ def test_most_styles_need_fewer_than_eight_lines():
 
 
 def test_every_file_here_is_checked():
-    assert {path.stem for path in HERE.glob("*.py")} - {Path(__file__).stem} == {style.__name__ for style in STYLES}
+    assert {path.stem for path in HERE.glob("*.py")} - {Path(__file__).stem} == {
+        style.__name__ for style in STYLES
+    }

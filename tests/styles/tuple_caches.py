@@ -1,4 +1,4 @@
-"""Functions that return (out, cache) and take (dout, cache) back, arrays of N samples by T steps by features, allocated first."""
+"""(out, cache) forth and (dout, cache) back, on arrays of N samples by T steps by features."""
 
 import numpy as np
 
