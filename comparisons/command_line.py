@@ -88,7 +88,9 @@ def _print_version(wanted: bool) -> None:
 
 
 Cell = Annotated[str | None, typer.Option(help="Only the cases of this cell.", show_default=False)]
-Steps = Annotated[int | None, typer.Option(min=1, help="T, in place of each case's own.", show_default=False)]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="T, in place of each case's own.", show_default=False)
+]
 Batch = Annotated[int | None, typer.Option(min=1, help="B, likewise.", show_default=False)]
 InputSize = Annotated[int | None, typer.Option(min=1, help="I, likewise.", show_default=False)]
 HiddenSize = Annotated[int | None, typer.Option(min=1, help="H, likewise.", show_default=False)]
@@ -98,11 +100,17 @@ Text = Annotated[
 ]
 ModelWeights = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Recurrent layers of a model: .safetensors, .pt.", show_default=False),
+    typer.Option(
+        metavar="FILE", help="Recurrent layers of a model: .safetensors, .pt.", show_default=False
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
-References = Annotated[str | None, typer.Option(metavar="NAMES", help="Only these, by comma.", show_default="all")]
-Precision = Annotated[Dtype, typer.Option("--dtype", help="What the derivation under test computes in.")]
+References = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="Only these, by comma.", show_default="all")
+]
+Precision = Annotated[
+    Dtype, typer.Option("--dtype", help="What the derivation under test computes in.")
+]
 Device = Annotated[str, typer.Option("--device", help="Where torch and jax compute: cpu, cuda.")]
 Json = Annotated[
     str | None,
@@ -116,7 +124,9 @@ Jobs = Annotated[
     int | None,
     typer.Option(min=1, help="Processes at work.", show_default="one a core, up to 4"),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="A case a cell, a few updates of one character model.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="A case a cell, a few updates of one character model.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Every gradient against every reference.")]
 Version = Annotated[
     bool,
@@ -280,7 +290,9 @@ def trial(
     seed: Seed = 0,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Three cells, four regimes, one mutant in twenty of each operator."),
+        typer.Option(
+            "--quick", help="Three cells, four regimes, one mutant in twenty of each operator."
+        ),
     ] = False,
     minutes: Annotated[
         float | None,

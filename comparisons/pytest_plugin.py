@@ -29,9 +29,25 @@ CHECKS = pytest.StashKey[list[dict[str, Any]]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of this plugin."""
     group = parser.getgroup("gradient oracle", "hand-derived gradients against references")
-    group.addoption("--oracle-seed", type=int, default=None, metavar="N", help="seed of every check (default: by test)")
-    group.addoption("--oracle-references", default=None, metavar="NAMES", help="references to ask, by comma (default: all)")
-    group.addoption("--oracle-report", default=None, metavar="DIR", help="write oracle.json, every check of the session, to DIR")
+    group.addoption(
+        "--oracle-seed",
+        type=int,
+        default=None,
+        metavar="N",
+        help="seed of every check (default: by test)",
+    )
+    group.addoption(
+        "--oracle-references",
+        default=None,
+        metavar="NAMES",
+        help="references to ask, by comma (default: all)",
+    )
+    group.addoption(
+        "--oracle-report",
+        default=None,
+        metavar="DIR",
+        help="write oracle.json, every check of the session, to DIR",
+    )
 
 
 @dataclass
@@ -43,21 +59,27 @@ class GradientOracle:
     reports: list[Report] = field(default_factory=list[Report], repr=False)
 
     def check_cell(self, cell: Any, **options: Any) -> Report:
-        """As comparisons.check_cell."""
+        """As bptt_crosscheck.check_cell."""
         __tracebackhide__ = True
         return self._check(entry_points.check_cell, cell, **options)
 
-    def check_gradients(self, gradients: Any, loss: Any, params: Any, inputs: Any, **options: Any) -> Report:
-        """As comparisons.check_gradients."""
+    def check_gradients(
+        self, gradients: Any, loss: Any, params: Any, inputs: Any, **options: Any
+    ) -> Report:
+        """As bptt_crosscheck.check_gradients."""
         __tracebackhide__ = True
         return self._check(entry_points.check_gradients, gradients, loss, params, inputs, **options)
 
-    def check_vjp(self, vjp: Any, function: Any, params: Any, inputs: Any, **options: Any) -> Report:
-        """As comparisons.check_vjp."""
+    def check_vjp(
+        self, vjp: Any, function: Any, params: Any, inputs: Any, **options: Any
+    ) -> Report:
+        """As bptt_crosscheck.check_vjp."""
         __tracebackhide__ = True
         return self._check(entry_points.check_vjp, vjp, function, params, inputs, **options)
 
-    def _check(self, check: Any, *arguments: Any, raise_exception: bool = True, **options: Any) -> Report:
+    def _check(
+        self, check: Any, *arguments: Any, raise_exception: bool = True, **options: Any
+    ) -> Report:
         __tracebackhide__ = True
         asked = {"seed": self.seed, "references": self.references, **options}
         report = check(*arguments, raise_exception=False, **asked)
@@ -75,13 +97,19 @@ def gradient_oracle(request: pytest.FixtureRequest) -> Generator[GradientOracle]
     names = request.config.getoption("--oracle-references")
     oracle = GradientOracle(seed, names_in(names))
     request.node.stash[CHECKS] = []
-    request.node.add_report_section("call", "gradient oracle", f"seed {seed}; repeat with --oracle-seed {seed}")
+    request.node.add_report_section(
+        "call", "gradient oracle", f"seed {seed}; repeat with --oracle-seed {seed}"
+    )
     yield oracle
-    request.node.stash[CHECKS] += [{"seed": r.environment["seed"], "report": r.to_json()} for r in oracle.reports]
+    request.node.stash[CHECKS] += [
+        {"seed": r.environment["seed"], "report": r.to_json()} for r in oracle.reports
+    ]
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: Any
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Hang the checks of a test on its last report, as plain text, so that they come home from another process."""
     report = yield
     if call.when == "teardown":
@@ -117,17 +145,25 @@ class OracleSummary:
         if not self.checks:
             return
         failed = [check for check in self.checks if not check["report"]["passed"]]
-        comparisons = sum(len(case["rows"]) for check in self.checks for case in check["report"]["cases"])
+        comparisons = sum(
+            len(case["rows"]) for check in self.checks for case in check["report"]["cases"]
+        )
         terminalreporter.section("gradient oracle")
-        terminalreporter.write_line(f"{len(self.checks)} checks, {comparisons} comparisons, {len(failed)} checks failed")
+        terminalreporter.write_line(
+            f"{len(self.checks)} checks, {comparisons} comparisons, {len(failed)} checks failed"
+        )
         for check in failed:
-            terminalreporter.write_line(f"  {check['test']} (seed {check['seed']}): {_why(check['report'])}")
+            terminalreporter.write_line(
+                f"  {check['test']} (seed {check['seed']}): {_why(check['report'])}"
+            )
 
 
 def _why(report: dict[str, Any]) -> str:
     if report["errors"]:
         return str(report["errors"][0]["error"])
-    wrong = dict.fromkeys(row["gradient"] for case in report["cases"] for row in case["rows"] if not row["passed"])
+    wrong = dict.fromkeys(
+        row["gradient"] for case in report["cases"] for row in case["rows"] if not row["passed"]
+    )
     return f"wrong: {', '.join(wrong)}"
 
 

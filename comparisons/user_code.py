@@ -54,7 +54,11 @@ def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
     except (QuestionError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        what = "left the interpreter (sys.exit)" if isinstance(error, SystemExit) else f"raised {describe(error)}"
+        what = (
+            "left the interpreter (sys.exit)"
+            if isinstance(error, SystemExit)
+            else f"raised {describe(error)}"
+        )
         raise CandidateFailed(f"{part} {what}{at_line(error.__traceback__)}") from error
 
 
@@ -62,12 +66,19 @@ def unchanged(part: str, after: Mapping[str, Any], before: Mapping[str, Any]) ->
     """Raises InputsChanged where an array that was handed to `part` is no longer what it was."""
     for name, original in before.items():
         if not _is_still(after[name], original):
-            raise InputsChanged(f"{part} writes into {name!r}, an array that it was given: work on a copy")
+            raise InputsChanged(
+                f"{part} writes into {name!r}, an array that it was given: work on a copy"
+            )
 
 
 def _is_still(now: Any, original: Any) -> bool:
     """Whether the numbers are the same; NaN is NaN."""
-    if type(now) is np.ndarray and type(original) is np.ndarray and now.shape == original.shape and (now == original).all():
+    if (
+        type(now) is np.ndarray
+        and type(original) is np.ndarray
+        and now.shape == original.shape
+        and (now == original).all()
+    ):
         return True
     return np.array_equal(now, original, equal_nan=np.asarray(original).dtype.kind in "fc")
 
@@ -82,7 +93,11 @@ def at_line(trace: TracebackType | None) -> str:
     """' at file.py:12: the line', of the innermost frame that belongs to neither an installed package nor this one."""
     for frame in reversed(traceback.extract_tb(trace)):
         path = Path(frame.filename)
-        if "site-packages" in path.parts or path.is_relative_to(STDLIB) or frame.filename.startswith(("<frozen", "<__array")):
+        if (
+            "site-packages" in path.parts
+            or path.is_relative_to(STDLIB)
+            or frame.filename.startswith(("<frozen", "<__array"))
+        ):
             continue
         if is_own(path):
             continue
@@ -97,7 +112,10 @@ def comes_from_outside(error: BaseException) -> bool:
 
 def is_own(path: Path) -> bool:
     """Whether the file is in one of this project's own three folders."""
-    return any(path.resolve().is_relative_to(ROOT / folder) for folder in ("manual", "reference", "comparisons"))
+    return any(
+        path.resolve().is_relative_to(ROOT / folder)
+        for folder in ("manual", "reference", "comparisons")
+    )
 
 
 def parameter_names(function: Callable[..., Any]) -> list[str]:

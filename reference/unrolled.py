@@ -48,7 +48,11 @@ class Unrolled:
             for t in range(len(at)):
                 first = max(0, t - window)
                 start = trajectory[first]
-                state = start if first == 0 else {name: stop_gradient(value) for name, value in start.items()}
+                state = (
+                    start
+                    if first == 0
+                    else {name: stop_gradient(value) for name, value in start.items()}
+                )
                 for k in range(first, t + 1):
                     state = self.step(xp, params, state, at[k])  # (1)
                 trajectory.append(state)

@@ -45,7 +45,9 @@ def random_model(steps=4, hidden=3, inputs=2, outputs=3, seed=0):
     rng = np.random.default_rng(seed)
     weights = (hidden, inputs), (hidden, hidden), (hidden,), (outputs, hidden), (outputs,)
     shapes = *weights, (hidden,), (steps, inputs), (steps, outputs)
-    return Model(*(0.7 * rng.standard_normal(shape) for shape in shapes), rng.integers(outputs, size=steps))
+    return Model(
+        *(0.7 * rng.standard_normal(shape) for shape in shapes), rng.integers(outputs, size=steps)
+    )
 
 
 def forward(model):
@@ -88,7 +90,10 @@ class Autograd:
 
 def autograd(model, loss, reduction="sum", window=None):
     """By torch; with a window K, the loss at t is cut off from the state before step t − K, each loss by itself."""
-    leaf = {n: torch.tensor(getattr(model, n), requires_grad=True) for n in (*WEIGHTS, "W_hy", "b_y", "h_0")}
+    leaf = {
+        n: torch.tensor(getattr(model, n), requires_grad=True)
+        for n in (*WEIGHTS, "W_hy", "b_y", "h_0")
+    }
     x = torch.tensor(model.x)
 
     def states(first, last, h):
@@ -111,17 +116,25 @@ def autograd(model, loss, reduction="sum", window=None):
         losses = [loss_at(t, h[t + 1]) for t in range(model.steps)]
     else:
         starts = [max(0, t - window) for t in range(model.steps)]
-        losses = [loss_at(t, states(start, t + 1, h[start].detach())[0][-1]) for t, start in enumerate(starts)]
+        losses = [
+            loss_at(t, states(start, t + 1, h[start].detach())[0][-1])
+            for t, start in enumerate(starts)
+        ]
     total = torch.stack(losses)
     (total.mean() if reduction == "mean" else total.sum()).backward()
     gradients = {name: value.grad.numpy() for name, value in leaf.items() if value.grad is not None}
-    along = [np.array([np.zeros_like(model.h_0) if v.grad is None else v.grad.numpy() for v in values]) for values in (h, a)]
+    along = [
+        np.array([np.zeros_like(model.h_0) if v.grad is None else v.grad.numpy() for v in values])
+        for values in (h, a)
+    ]
     return Autograd(gradients, *along)
 
 
 def jacobian(model, t, k):
     """∂h_t/∂h_k in numerator layout, by jacrev of the unrolled map."""
-    W_xh, W_hh, b_h, x = (torch.tensor(value) for value in (model.W_xh, model.W_hh, model.b_h, model.x))
+    W_xh, W_hh, b_h, x = (
+        torch.tensor(value) for value in (model.W_xh, model.W_hh, model.b_h, model.x)
+    )
 
     def unrolled(h):
         for j in range(k, t):
@@ -144,7 +157,9 @@ def test_a1_the_double_sum_over_losses_and_earlier_steps_is_the_gradient(loss):
     for t in range(1, model.steps + 1):
         for k in range(1, t + 1):
             row = e[t] @ jacobian(model, t, k)
-            immediate = np.einsum("i,ij,l->ijl", slope(a[k]), np.eye(3), h[k - 1])  # ∂⁺h_k[i]/∂W_hh[j, l]
+            immediate = np.einsum(
+                "i,ij,l->ijl", slope(a[k]), np.eye(3), h[k - 1]
+            )  # ∂⁺h_k[i]/∂W_hh[j, l]
             total += np.einsum("i,ijl->jl", row, immediate)
     assert relative_error(total, autograd(model, loss).weights["W_hh"]) <= ROUNDING
 
@@ -157,7 +172,9 @@ def test_a1_fails_when_the_derivative_is_not_the_immediate_one():
     total, sensitivity = np.zeros_like(model.W_hh), np.zeros((5, 3, 3, 3))
     for k in range(1, 5):
         immediate = np.einsum("i,ij,l->ijl", slope(a[k]), np.eye(3), h[k - 1])
-        sensitivity[k] = immediate + np.einsum("im,mjl->ijl", jacobian(model, k, k - 1), sensitivity[k - 1])
+        sensitivity[k] = immediate + np.einsum(
+            "im,mjl->ijl", jacobian(model, k, k - 1), sensitivity[k - 1]
+        )
     for t in range(1, 5):
         for k in range(1, t + 1):
             total += np.einsum("i,ijl->jl", e[t] @ jacobian(model, t, k), sensitivity[k])
@@ -196,7 +213,9 @@ def test_a3_holds_for_cross_entropy_of_the_softmax_and_fails_without_the_softmax
     y, one_hot = forward(model)[2][-1], np.eye(3)[model.label[-1]]
     expected = autograd(model, SOFTMAX).d_h[-1]
     assert relative_error(model.W_hy.T @ (softmax(y) - one_hot), expected) <= ROUNDING
-    assert relative_error(model.W_hy.T @ (y - one_hot), expected) > 0.1, "the logits are not probabilities"
+    assert relative_error(model.W_hy.T @ (y - one_hot), expected) > 0.1, (
+        "the logits are not probabilities"
+    )
 
 
 def test_a3_as_a_row_needs_the_head_untransposed():
@@ -205,7 +224,9 @@ def test_a3_as_a_row_needs_the_head_untransposed():
     row = forward(model)[2][-1] - model.wanted[-1]
     expected = autograd(model, SQUARED).d_h[-1]
     assert relative_error(row @ model.W_hy, expected) <= ROUNDING
-    assert relative_error(row @ model.W_hy.T, expected) > 0.1, "V = H here, or the shapes would not even fit"
+    assert relative_error(row @ model.W_hy.T, expected) > 0.1, (
+        "V = H here, or the shapes would not even fit"
+    )
 
 
 @every_loss
@@ -276,13 +297,18 @@ def test_a6_fails_when_its_error_is_that_of_the_net_input():
     a, h, _ = forward(model)
     truth = autograd(model, SQUARED)
     d_a = np.concatenate([np.zeros((1, 3)), truth.d_a])
-    assert all(relative_error(a6(model, d_a, a, h[:-1])[name], truth.weights[name]) > 0.1 for name in WEIGHTS)
+    assert all(
+        relative_error(a6(model, d_a, a, h[:-1])[name], truth.weights[name]) > 0.1
+        for name in WEIGHTS
+    )
 
 
 def undriven(W_hh, b_h, h_0, steps):
     """A model without inputs, of whose outputs nothing is asked."""
     idle = random_model(steps, len(h_0), inputs=1, outputs=1)
-    return replace(idle, W_hh=np.array(W_hh), b_h=np.array(b_h), h_0=np.array(h_0), x=np.zeros((steps, 1)))
+    return replace(
+        idle, W_hh=np.array(W_hh), b_h=np.array(b_h), h_0=np.array(h_0), x=np.zeros((steps, 1))
+    )
 
 
 def test_a7_a_spectral_radius_above_1_does_not_imply_exploding():
@@ -300,7 +326,9 @@ def test_a7_a_spectral_radius_below_1_does_not_imply_vanishing():
     """
     model = undriven([[1.5, -1.5], [1.5, -1.5]], [-1.5, -20.0], [0.0, -1.0], steps=30)
     np.testing.assert_array_equal(model.W_hh @ model.W_hh, 0)
-    growth = np.linalg.norm(jacobian(model, 30, 0), ord=2) / np.linalg.norm(jacobian(model, 10, 0), ord=2)
+    growth = np.linalg.norm(jacobian(model, 30, 0), ord=2) / np.linalg.norm(
+        jacobian(model, 10, 0), ord=2
+    )
     assert growth == pytest.approx(1.5**20)
     assert np.linalg.norm(model.W_hh, ord=2) > 1
 
@@ -324,7 +352,9 @@ def test_a7_the_threshold_of_the_sigmoid_is_4():
             h = torch.sigmoid(W @ h)
         return h
 
-    norm = torch.linalg.matrix_norm(torch.func.jacrev(unrolled)(torch.zeros(3, dtype=torch.float64)), ord=2)
+    norm = torch.linalg.matrix_norm(
+        torch.func.jacrev(unrolled)(torch.zeros(3, dtype=torch.float64)), ord=2
+    )
     assert 0 < norm <= (3.9 / 4) ** 100
 
 
@@ -350,7 +380,9 @@ def test_a8_an_approximation_of_each_step_does_not_carry_over_to_a_long_product(
     """Published formula A8: J_j = α I + E with ‖E‖ = α/50 keeps within 2 % at one step and is wrong by half at 20."""
     steps = np.stack([0.9 * (np.eye(2) + 0.02 * np.array([[1.0, 0.0], [0.0, -1.0]]))] * 20)
     assert relative_error(linear_map_jacobian(steps[:1]), 0.9 * np.eye(2)) == pytest.approx(0.02)
-    assert relative_error(linear_map_jacobian(steps), 0.9**20 * np.eye(2)) == pytest.approx(1.02**20 - 1)
+    assert relative_error(linear_map_jacobian(steps), 0.9**20 * np.eye(2)) == pytest.approx(
+        1.02**20 - 1
+    )
     assert 1.02**20 - 1 > 0.48
 
 
@@ -403,13 +435,17 @@ def windowed(model, window, s=None, visited=None):
 
 def windowed_by_torch(model, window):
     """Torch on one-hot rows, each loss's state detached before its window."""
-    leaf = {name: torch.tensor(getattr(model, name), requires_grad=True) for name in ("U", "W", "V")}
+    leaf = {
+        name: torch.tensor(getattr(model, name), requires_grad=True) for name in ("U", "W", "V")
+    }
     x = functional.one_hot(torch.tensor(model.tokens), 4).double()
     total = 0
     for t in range(len(x)):
         s = torch.zeros(3, dtype=torch.float64)
         for step in range(t + 1):
-            s = torch.tanh(leaf["U"] @ x[step] + leaf["W"] @ (s.detach() if step == t - window else s))
+            s = torch.tanh(
+                leaf["U"] @ x[step] + leaf["W"] @ (s.detach() if step == t - window else s)
+            )
         total += functional.cross_entropy(leaf["V"] @ s, torch.tensor(model.labels[t]))
     total.backward()
     return {name: value.grad.numpy() for name, value in leaf.items()}
@@ -500,7 +536,12 @@ def test_b4_the_in_place_subtraction_destroys_the_caller_s_forward_results():
     model = random_language_model()
     outputs, s = predict(model)
     kept = outputs.copy()
-    assert relative_error(popular_output_gradient(outputs, model.labels, s), windowed_by_torch(model, 99)["V"]) <= ROUNDING
+    assert (
+        relative_error(
+            popular_output_gradient(outputs, model.labels, s), windowed_by_torch(model, 99)["V"]
+        )
+        <= ROUNDING
+    )
     assert relative_error(outputs, kept) > 0.5
     assert relative_error(kept.sum(axis=-1), np.ones(6)) <= ROUNDING
     assert np.max(np.abs(outputs.sum(axis=-1))) <= ROUNDING, "the rows add up to 0, no longer to 1"
@@ -511,7 +552,12 @@ def test_b4_a_second_backward_from_the_same_forward_is_wrong():
     model = random_language_model()
     outputs, s = predict(model)
     popular_output_gradient(outputs, model.labels, s)
-    assert relative_error(popular_output_gradient(outputs, model.labels, s), windowed_by_torch(model, 99)["V"]) > 0.5
+    assert (
+        relative_error(
+            popular_output_gradient(outputs, model.labels, s), windowed_by_torch(model, 99)["V"]
+        )
+        > 0.5
+    )
 
 
 def test_b5_the_norm_of_a_step_jacobian_is_not_bounded_by_1():
@@ -578,7 +624,11 @@ CHAIN = {"u": 0.7, "w": -1.3, "k": 0.2, "x_0": 0.9, "x_1": -0.4, "s_before": 0.6
 V_OUT, V_BIAS, TARGET = np.array([0.8, -0.5, 1.1]), np.array([0.1, 0.0, -0.2]), 2
 CHAIN_ACTIVATIONS = {
     "tanh": (np.tanh, lambda z: np.cosh(z) ** -2.0, jnp.tanh),
-    "sigmoid": (lambda z: 1 / (1 + np.exp(-z)), lambda z: 1 / (2 + np.exp(z) + np.exp(-z)), jax.nn.sigmoid),
+    "sigmoid": (
+        lambda z: 1 / (1 + np.exp(-z)),
+        lambda z: 1 / (2 + np.exp(z) + np.exp(-z)),
+        jax.nn.sigmoid,
+    ),
 }
 every_chain = pytest.mark.parametrize("activation", CHAIN_ACTIVATIONS)
 
@@ -666,17 +716,27 @@ def test_e_error_terms_of_each_loss_at_each_earlier_step(loss):
     delta = error_terms(model, loss)
     for t in range(1, 5):
         shorter = replace(model, x=model.x[:t], wanted=model.wanted[:t], label=model.label[:t])
-        before = replace(model, x=model.x[: t - 1], wanted=model.wanted[: t - 1], label=model.label[: t - 1])
+        before = replace(
+            model, x=model.x[: t - 1], wanted=model.wanted[: t - 1], label=model.label[: t - 1]
+        )
         earlier = autograd(before, loss).d_a if t > 1 else np.zeros((0, 3))
         of_this_loss = autograd(shorter, loss).d_a - np.concatenate([earlier, np.zeros((1, 3))])
-        assert relative_error([delta[t, k] for k in range(1, t + 1)], of_this_loss, separately=1) <= ROUNDING
+        assert (
+            relative_error([delta[t, k] for k in range(1, t + 1)], of_this_loss, separately=1)
+            <= ROUNDING
+        )
 
 
 @every_loss
 def test_e_the_double_sums_of_error_terms_are_the_gradients(loss):
     """Published formula E: ΣΣ δ_{t,k} h_{k−1}ᵀ, ΣΣ δ_{t,k} x_kᵀ and ΣΣ δ_{t,k} are the gradients of U, W and b."""
     model = random_model()
-    assert worst_error(summed_terms(model, error_terms(model, loss)), weights_of(autograd(model, loss))) <= ROUNDING
+    assert (
+        worst_error(
+            summed_terms(model, error_terms(model, loss)), weights_of(autograd(model, loss))
+        )
+        <= ROUNDING
+    )
 
 
 def test_e_fails_with_the_recurrent_weight_untransposed():
@@ -722,7 +782,13 @@ def test_e_fails_when_dh_next_is_dropped_or_kept_from_the_last_sequence():
 
 def three_steps():
     """T = 3, inputs 1, 2, 3, h_0 = 0, scalar: U = 0.5, W = 0.3, b = 0.1, V = 0.8, c = −0.2, targets 0.1, 0.2, 0.3."""
-    weights = np.array([[0.3]]), np.array([[0.5]]), np.array([0.1]), np.array([[0.8]]), np.array([-0.2])
+    weights = (
+        np.array([[0.3]]),
+        np.array([[0.5]]),
+        np.array([0.1]),
+        np.array([[0.8]]),
+        np.array([-0.2]),
+    )
     x, wanted = np.array([[1.0], [2.0], [3.0]]), np.array([[0.1], [0.2], [0.3]])
     return Model(*weights, np.zeros(1), x, wanted, np.zeros(3, int))
 
@@ -731,8 +797,15 @@ def test_e_three_steps_with_inputs_1_2_3():
     """Published formula E at T = 3, x = 1, 2, 3, h_0 = 0: each of the six terms, written out, adds up to the gradient."""
     model = three_steps()
     (_, a_1, a_2, a_3), (_, h_1, h_2, h_3), _ = forward(model)
-    assert relative_error([h_1, h_2, h_3], [np.tanh([0.4]), np.tanh(0.7 + h_1 / 2), np.tanh(1 + h_2 / 2)]) <= ROUNDING
-    e_1, e_2, e_3 = (0.8 * (0.8 * h - 0.2 - wanted) for h, wanted in ((h_1, 0.1), (h_2, 0.2), (h_3, 0.3)))
+    assert (
+        relative_error(
+            [h_1, h_2, h_3], [np.tanh([0.4]), np.tanh(0.7 + h_1 / 2), np.tanh(1 + h_2 / 2)]
+        )
+        <= ROUNDING
+    )
+    e_1, e_2, e_3 = (
+        0.8 * (0.8 * h - 0.2 - wanted) for h, wanted in ((h_1, 0.1), (h_2, 0.2), (h_3, 0.3))
+    )
     d_11, d_22, d_33 = slope(a_1) * e_1, slope(a_2) * e_2, slope(a_3) * e_3
     d_21, d_32 = slope(a_1) * 0.5 * d_22, slope(a_2) * 0.5 * d_33
     d_31 = slope(a_1) * 0.5 * d_32
@@ -762,7 +835,9 @@ def recurrent_learning(model, loss, influence=True):
     sensitivity, total = np.zeros((3, 3, 3)), np.zeros((3, 3))
     for t in range(1, model.steps + 1):
         own = np.einsum("ij,l->ijl", np.eye(3), h[t - 1])
-        sensitivity = slope(a[t])[:, None, None] * (own + influence * np.einsum("im,mjl->ijl", model.W_hh, sensitivity))
+        sensitivity = slope(a[t])[:, None, None] * (
+            own + influence * np.einsum("im,mjl->ijl", model.W_hh, sensitivity)
+        )
         total += np.einsum("i,ijl->jl", e[t], sensitivity)
     return total
 
@@ -771,7 +846,10 @@ def recurrent_learning(model, loss, influence=True):
 def test_e_real_time_recurrent_learning_is_the_same_gradient_forward_in_time(loss):
     """Published formula E: RTRL's sensitivities, multiplied with each loss's own derivative, give the exact gradient."""
     model = random_model()
-    assert relative_error(recurrent_learning(model, loss), autograd(model, loss).weights["W_hh"]) <= ROUNDING
+    assert (
+        relative_error(recurrent_learning(model, loss), autograd(model, loss).weights["W_hh"])
+        <= ROUNDING
+    )
 
 
 def test_e_real_time_recurrent_learning_fails_without_the_old_sensitivity():

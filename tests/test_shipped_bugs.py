@@ -53,7 +53,9 @@ def draw(steps, weights, **more):
     """(params, inputs): weights by name and shape, x (T, B, I), and more inputs by name and shape."""
     rng = np.random.default_rng(6)
     params = {name: rng.normal(scale=0.7, size=shape) for name, shape in weights.items()}
-    return params, {name: rng.normal(size=shape) for name, shape in {"x": (steps, B, I), **more}.items()}
+    return params, {
+        name: rng.normal(size=shape) for name, shape in {"x": (steps, B, I), **more}.items()
+    }
 
 
 # haste#43: h_t = m_t ⊙ h_{t−1} + (1 − m_t) ⊙ tanh(W x_t + U h_{t−1}), zoneout with a mask for every step.
@@ -70,7 +72,10 @@ def zoneout(xp, params, inputs):
 def zoneout_vjp(params, inputs, cotangents, mask_of_step_0):
     W, U, x, mask = params["W"], params["U"], inputs["x"], inputs["mask"]
     h = np.concatenate([inputs["h_0"][None], zoneout(np, params, inputs)])
-    found, dh = {"W": np.zeros_like(W), "U": np.zeros_like(U), "x": np.zeros_like(x)}, np.zeros_like(h[0])
+    found, dh = (
+        {"W": np.zeros_like(W), "U": np.zeros_like(U), "x": np.zeros_like(x)},
+        np.zeros_like(h[0]),
+    )
     for t in reversed(range(len(x))):
         m = mask[0 if mask_of_step_0 else t]
         dh = dh + cotangents[t]
@@ -85,7 +90,9 @@ def zoneout_vjp(params, inputs, cotangents, mask_of_step_0):
 def haste(bug, steps=6):
     params, inputs = draw(steps, {"W": (H, I), "U": (H, H)}, h_0=(B, H))
     mask = np.random.default_rng(1).random((steps, B, H))
-    return check_vjp(partial(zoneout_vjp, mask_of_step_0=bug), zoneout, params, {**inputs, "mask": mask}, **TORCH)
+    return check_vjp(
+        partial(zoneout_vjp, mask_of_step_0=bug), zoneout, params, {**inputs, "mask": mask}, **TORCH
+    )
 
 
 # A layer of LSTM as a library has it: the output at every step, and the two final states.
@@ -113,7 +120,12 @@ def at_steps(cotangents):
 
 def layer_vjp(params, inputs, cotangents, tape=None):
     found = bptt.backward(LSTM(), params, tape or taped(params, inputs), at_steps(cotangents))
-    return {**found.params, "x": found.x, "h_0": found.d_state["h"][0], "c_0": found.d_state["c"][0]}
+    return {
+        **found.params,
+        "x": found.x,
+        "h_0": found.d_state["h"][0],
+        "c_0": found.d_state["c"][0],
+    }
 
 
 def initial_state_as_zero(params, inputs, cotangents):
@@ -130,7 +142,9 @@ def needs_the_output(params, inputs, cotangents):
 
 
 def final_states_ignored(params, inputs, cotangents):
-    return layer_vjp(params, inputs, {**cotangents, "h_n": 0 * cotangents["h_n"], "c_n": 0 * cotangents["c_n"]})
+    return layer_vjp(
+        params, inputs, {**cotangents, "h_n": 0 * cotangents["h_n"], "c_n": 0 * cotangents["c_n"]}
+    )
 
 
 class BufferNotCleared:
@@ -170,7 +184,14 @@ def library(bug, vjp=None, outputs=("output", "h_n", "c_n"), start=1.0):
         return {name: everything[name] for name in outputs}
 
     def answered(params, inputs, cotangents):
-        return vjp(params, inputs, {**{name: 0 * value for name, value in layer(np, params, inputs).items()}, **cotangents})
+        return vjp(
+            params,
+            inputs,
+            {
+                **{name: 0 * value for name, value in layer(np, params, inputs).items()},
+                **cotangents,
+            },
+        )
 
     return check_vjp(answered, asked, params, inputs, **TORCH)
 
@@ -184,7 +205,9 @@ class NoPeepholesInTheCarry(PeepholeLSTM):
         size = cache["c"].shape[-1]
         return delta, {
             **previous,
-            "c": previous["c"] - params["p_i"] * delta[..., :size] - params["p_f"] * delta[..., size : 2 * size],
+            "c": previous["c"]
+            - params["p_i"] * delta[..., :size]
+            - params["p_f"] * delta[..., size : 2 * size],
         }
 
 
@@ -233,7 +256,9 @@ class ReserveSpaceOverwritten(Network):
 class NoBiasAbove(Network):
     def backward(self, params, done, by_step=False):
         found = super().backward(params, done, by_step)
-        above = [name for name in found if name.startswith("b_h_l") and not name.startswith("b_h_l0")]
+        above = [
+            name for name in found if name.startswith("b_h_l") and not name.startswith("b_h_l0")
+        ]
         return {**found, **{name: np.zeros_like(found[name]) for name in above}}
 
 
@@ -248,7 +273,9 @@ class InNetwork(CellCandidate):
 def network(bug, kind, layers=3, bidirectional=True):
     case = Case("stack", "lstm", layers=layers, bidirectional=bidirectional, **SIZES)
     candidate = InNetwork(LSTM(), kind=kind if bug else Network)
-    report = report_of([check_problem(problem_of(case), candidate, select(("torch",)))], 0, "float64")
+    report = report_of(
+        [check_problem(problem_of(case), candidate, select(("torch",)))], 0, "float64"
+    )
     report.raise_for_failure()
     return report
 
@@ -269,7 +296,9 @@ def decay(xp, params, inputs):
 def decay_vjp(params, inputs, cotangents, bug=None):
     x, a, steps = inputs["x"], params["a"], len(inputs["x"])
     a = np.full_like(a, a[0]) if bug == "head 0" else a
-    start = np.broadcast_to(inputs["h_0"][:1], inputs["h_0"].shape) if bug == "row 0" else inputs["h_0"]
+    start = (
+        np.broadcast_to(inputs["h_0"][:1], inputs["h_0"].shape) if bug == "row 0" else inputs["h_0"]
+    )
     h = np.concatenate([start[None], decay(np, params, inputs)["output"]])
     dh = np.zeros_like(h[0]) if bug == "no state" else cotangents["state"]
     totals = np.zeros_like(h[1:])
@@ -410,16 +439,23 @@ def test_the_same_code_without_it_passes_and_with_it_where_it_hides(row):
 def test_a_peephole_that_is_zero_hides_its_terms():
     """tensorflow#34171: peepholes on."""
     rng = np.random.default_rng(0)
-    params = {name: rng.normal(size=shape) for name, shape in PeepholeLSTM().parameter_shapes(I, H).items()}
+    params = {
+        name: rng.normal(size=shape)
+        for name, shape in PeepholeLSTM().parameter_shapes(I, H).items()
+    }
     off = {**params, **{name: np.zeros(H) for name in ("p_i", "p_f", "p_o")}}
     initial, x = {name: rng.normal(size=(B, H)) for name in ("h", "c")}, rng.normal(size=(5, B, I))
     e = {name: rng.normal(size=(5, B, H)) for name in ("h", "c")}
 
     def d_c_0(cell, params):
-        return bptt.backward(cell, params, bptt.forward(cell, params, initial, x), e).d_state["c"][0]
+        return bptt.backward(cell, params, bptt.forward(cell, params, initial, x), e).d_state["c"][
+            0
+        ]
 
     np.testing.assert_array_equal(d_c_0(NoPeepholesInTheCarry(), off), d_c_0(PeepholeLSTM(), off))
-    assert np.max(np.abs(d_c_0(NoPeepholesInTheCarry(), params) - d_c_0(PeepholeLSTM(), params))) > 0.1
+    assert (
+        np.max(np.abs(d_c_0(NoPeepholesInTheCarry(), params) - d_c_0(PeepholeLSTM(), params))) > 0.1
+    )
 
 
 def test_every_row_of_the_docstring_is_in_the_table():

@@ -27,7 +27,9 @@ def _framework(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingFramework(f"{name} cannot be imported: pip install {name} ({error})") from error
+        raise MissingFramework(
+            f"{name} cannot be imported: pip install {name} ({error})"
+        ) from error
 
 
 def _must_have(torch: Any, device: str) -> None:
@@ -35,7 +37,9 @@ def _must_have(torch: Any, device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise MissingDevice(f"torch has no device {device!r} here: {describe(error)}; device='cpu' is everywhere") from error
+        raise MissingDevice(
+            f"torch has no device {device!r} here: {describe(error)}; device='cpu' is everywhere"
+        ) from error
 
 
 def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradients:
@@ -56,7 +60,11 @@ def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradient
         with torch.enable_grad():
             loss(rebuild(params, tensors), rebuild(inputs, tensors)).backward()
         asked = {path: tensor for path, tensor in tensors.items() if tensor.requires_grad}
-        missing = {path: torch.zeros_like(tensor) for path, tensor in asked.items() if path in flatten(params)}
+        missing = {
+            path: torch.zeros_like(tensor)
+            for path, tensor in asked.items()
+            if path in flatten(params)
+        }
         return {path: (tensor.grad if tensor.grad is not None else missing[path]).cpu().numpy()
                 for path, tensor in asked.items() if tensor.grad is not None or path in missing}  # fmt: skip
 
@@ -71,25 +79,36 @@ def from_jax(loss: Callable[[Any, Any], Any]) -> Gradients:
         leaves = {**flatten(params), **flatten(inputs)}
         with jax.enable_x64(True):
             arrays = {path: jax.numpy.asarray(value) for path, value in leaves.items()}
-            variables = {path: value for path, value in arrays.items() if is_differentiable(np.asarray(value))}
+            variables = {
+                path: value
+                for path, value in arrays.items()
+                if is_differentiable(np.asarray(value))
+            }
             fixed = {path: value for path, value in arrays.items() if path not in variables}
 
             def scalar(named: Mapping[str, Any]) -> Any:
-                return loss(rebuild(params, {**fixed, **named}), rebuild(inputs, {**fixed, **named})).reshape(())
+                return loss(
+                    rebuild(params, {**fixed, **named}), rebuild(inputs, {**fixed, **named})
+                ).reshape(())
 
             return {path: np.asarray(value) for path, value in jax.grad(scalar)(variables).items()}
 
     return gradients
 
 
-def set_attributes(target: Any, params: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
+def set_attributes(
+    target: Any, params: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> None:
     """Put every parameter on the target, an object or a module, under its own name or the one that `names` gives for it."""
     for name, value in params.items():
         setattr(target, (names or {}).get(name, name), copy.deepcopy(value))
 
 
 def from_attributes(
-    run: Callable[[Any], Any], target: Any, gradients: Mapping[str, str], names: Mapping[str, str] | None = None
+    run: Callable[[Any], Any],
+    target: Any,
+    gradients: Mapping[str, str],
+    names: Mapping[str, str] | None = None,
 ) -> Gradients:
     """Sets the parameters on `target`, calls run(inputs), and reads the gradients from its attributes.
 
@@ -136,12 +155,21 @@ class UpdateGradients:
         returned = self.update(mine, inputs)
         if returned is not None and not isinstance(returned, Mapping):
             kind = type(returned).__name__
-            raise BadContract(f"update changes params in place and returns None, or returns the new params, not a {kind}")
+            raise BadContract(
+                f"update changes params in place and returns None, or returns the new params, not a {kind}"
+            )
         before, after = flatten(params), flatten(mine if returned is None else returned)
-        return {path: (value - after[path]) / self.learning_rate for path, value in before.items() if is_differentiable(value)}
+        return {
+            path: (value - after[path]) / self.learning_rate
+            for path, value in before.items()
+            if is_differentiable(value)
+        }
 
     def rounding(self, params: Any) -> dict[str, float]:
         """ε max|W| / learning_rate for every parameter."""
         sizes = {path: value for path, value in flatten(params).items() if is_differentiable(value)}
         epsilon = {path: float(np.finfo(value.dtype).eps) for path, value in sizes.items()}
-        return {path: epsilon[path] * float(np.max(np.abs(v), initial=0.0)) / self.learning_rate for path, v in sizes.items()}
+        return {
+            path: epsilon[path] * float(np.max(np.abs(v), initial=0.0)) / self.learning_rate
+            for path, v in sizes.items()
+        }

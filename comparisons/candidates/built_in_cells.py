@@ -70,7 +70,11 @@ class CellCandidate:
         Worked out in the problem's precision, told in float64 where that is a lower one.
         """
         lowered = problem.lowered()
-        return self._answer(problem) if lowered is problem else self._answer(lowered).astype(problem.dtype)
+        return (
+            self._answer(problem)
+            if lowered is problem
+            else self._answer(lowered).astype(problem.dtype)
+        )
 
     def _answer(self, problem: Problem) -> Answer:
         return self.answer_from(problem, self.forward(problem))
@@ -79,9 +83,13 @@ class CellCandidate:
         """The answer from a forward of this very problem."""
         params, network = dict(problem.variables), self.network(problem)
         if self.algorithm == "rtrl":
-            d_params, d_initial = rtrl.gradients(self.cell, params, done.tape, done.reading.cotangents)
+            d_params, d_initial = rtrl.gradients(
+                self.cell, params, done.tape, done.reading.cotangents
+            )
             d_initial = {f"{name}_0": value for name, value in d_initial.items()}
-            return Answer(done.loss, {**d_params, **done.reading.d_params, **d_initial}, done.states)
+            return Answer(
+                done.loss, {**d_params, **done.reading.d_params, **d_initial}, done.states
+            )
         steps = network.backward(params, done, by_step=True)
         gradients = self._whole(problem, done, steps) or network.backward(params, done)
         if problem.jacobians:
@@ -93,13 +101,24 @@ class CellCandidate:
     def _whole(self, problem: Problem, done: Pass, steps: Mapping[str, Array]) -> dict[str, Array]:
         """The gradients by adding up the shares, where that is the only way to them: of one run of a cell without halves.
 
-        {} for others. The sums are those of `manual.bptt.added_up`, bit by bit, and the cell is asked once instead of twice.
+        {} for others. The sums are those of `manual.through_time.bptt.added_up`, bit by bit, and the cell is asked once instead of twice.
         """
-        if isinstance(self.cell, HoistedCell) or problem.suffixes != [""] or problem.window is not None:
+        if (
+            isinstance(self.cell, HoistedCell)
+            or problem.suffixes != [""]
+            or problem.window is not None
+        ):
             return {}
-        summed = {name: np.sum(steps[name], axis=0) for name in problem.parameter_names if name in steps}
+        summed = {
+            name: np.sum(steps[name], axis=0) for name in problem.parameter_names if name in steps
+        }
         starts = {f"{name}_0": steps[f"{name}_0"][0] for name in problem.state_sizes}
-        return {**done.reading.d_params, **summed, **starts, **{name: steps[name] for name in ("x",) if name in steps}}
+        return {
+            **done.reading.d_params,
+            **summed,
+            **starts,
+            **{name: steps[name] for name in ("x",) if name in steps},
+        }
 
     @property
     def partial(self) -> bool:
@@ -108,7 +127,9 @@ class CellCandidate:
 
     def forward(self, problem: Problem) -> Pass:
         """Loss and tape."""
-        return self.network(problem).forward(dict(problem.variables), {**problem.constants, **problem.variables})
+        return self.network(problem).forward(
+            dict(problem.variables), {**problem.constants, **problem.variables}
+        )
 
 
 @dataclass
@@ -131,16 +152,23 @@ class OneForward:
         if self.run is None or not _differ_in_cotangents(self.run[0], problem):
             self.run = problem, self.candidate.forward(problem)
         done, named = self.run[1], {**problem.constants, **problem.variables}
-        reading = self.candidate.network(problem).readout.value(dict(problem.variables), done.states, named)
+        reading = self.candidate.network(problem).readout.value(
+            dict(problem.variables), done.states, named
+        )
         return replace(done, loss=reading.loss, y=reading.y, reading=reading)
 
 
 def _differ_in_cotangents(one: Problem, other: Problem) -> bool:
     """Whether all other numbers are the same, in the same memory order."""
     lasting = [
-        {name: value for name, value in each.constants.items() if not name.startswith("cotangent_")} for each in (one, other)
+        {name: value for name, value in each.constants.items() if not name.startswith("cotangent_")}
+        for each in (one, other)
     ]
-    return one.step is other.step and same_arrays(one.variables, other.variables) and same_arrays(*lasting)
+    return (
+        one.step is other.step
+        and same_arrays(one.variables, other.variables)
+        and same_arrays(*lasting)
+    )
 
 
 def _readout(problem: Problem) -> Readout:
@@ -155,9 +183,13 @@ def built_in(name: str, options: Mapping[str, Any], algorithm: str = "bptt") -> 
     if name not in CELLS:
         raise UnknownName(f"no cell is called {name!r}; there are {', '.join(CELLS)}")
     if options.get("activation", "tanh") not in ACTIVATIONS:
-        raise UnknownName(f"no activation is called {options['activation']!r}; there are {', '.join(ACTIVATIONS)}")
+        raise UnknownName(
+            f"no activation is called {options['activation']!r}; there are {', '.join(ACTIVATIONS)}"
+        )
     if algorithm not in ALGORITHMS:
-        raise UnknownName(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
+        raise UnknownName(
+            f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}"
+        )
     known = list(signature(CELLS[name]).parameters)
     unknown = [option for option in options if option not in known]
     if unknown:
@@ -186,7 +218,11 @@ class FunctionCandidate:
         named = {**problem.constants, **problem.variables}
         loss = float(self.value(named))
         gradients = self.gradients(named)
-        return Answer(loss, gradients, steps={name: gradients[name] for name in self.per_step if name in gradients})
+        return Answer(
+            loss,
+            gradients,
+            steps={name: gradients[name] for name in self.per_step if name in gradients},
+        )
 
 
 def weights_from_torch(cell: str, tensors: Mapping[str, Array]) -> dict[str, Array]:

@@ -32,7 +32,10 @@ def cell_problem(
     """
     case = replace(Case(name, name), **sizes)
     must_fit(case, case.hidden_size * (case.hidden_size + case.input_size))
-    numbers = case.steps * (sum(map(math.prod, shapes[0].values())) + case.batch * sum(map(math.prod, shapes[1].values())))
+    numbers = case.steps * (
+        sum(map(math.prod, shapes[0].values()))
+        + case.batch * sum(map(math.prod, shapes[1].values()))
+    )
     if numbers > LARGEST:
         raise BadContract(
             f"{name}: its shapes make {numbers:,} numbers over {case.steps} steps; at most {LARGEST:,} are compared"
@@ -86,7 +89,9 @@ class _Draw:
         """h_0 and its like: random, or zero."""
         for name, shape in state_shapes.items():
             value = self.rng.normal(size=(case.batch, *shape))
-            self.variables[f"{name}_0"] = value if case.initial_state == "random" else np.zeros_like(value)
+            self.variables[f"{name}_0"] = (
+                value if case.initial_state == "random" else np.zeros_like(value)
+            )
 
     def targets(self, case: Case) -> None:
         """Targets, and the mask that says where the loss counts: within each row's own steps, and never nowhere."""
@@ -94,10 +99,18 @@ class _Draw:
         indices = self.rng.integers(0, case.output_size, shape)
         rows = self.rng.normal(size=(*shape, case.output_size))
         self.constants["target"] = indices if case.loss == SOFTMAX else rows
-        mask = (self.rng.random(shape) < 0.6) if case.positions == "masked" else np.ones(shape, dtype=bool)
+        mask = (
+            (self.rng.random(shape) < 0.6)
+            if case.positions == "masked"
+            else np.ones(shape, dtype=bool)
+        )
         last = self.constants.get("lengths", np.full(case.batch, case.steps)) - 1
         ends = np.arange(case.steps)[:, None] == last
-        mask = ends if case.positions == "last" else (mask | ends) & (np.arange(case.steps)[:, None] <= last)
+        mask = (
+            ends
+            if case.positions == "last"
+            else (mask | ends) & (np.arange(case.steps)[:, None] <= last)
+        )
         self.constants["mask"] = mask.astype(np.float64)
 
     def lengths(self, case: Case) -> None:
@@ -115,16 +128,30 @@ class _Draw:
     def cotangents(self, case: Case, state_shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Random weights on every state at every step."""
         for name, shape in state_shapes.items():
-            self.constants[f"cotangent_{name}"] = self.rng.normal(size=(case.steps, case.batch, *shape))
+            self.constants[f"cotangent_{name}"] = self.rng.normal(
+                size=(case.steps, case.batch, *shape)
+            )
 
     def own(self, cell: Any, case: Case, suffix: str = "", moved: float = 0.0) -> None:
         """What the cell itself wants to draw, in place of what was drawn; moved at random by this part of its size."""
         if hasattr(cell, "initialise"):
-            sizes = self.variables["W_xh" + suffix].shape[1] if "W_xh" + suffix in self.variables else case.input_size
-            for name, value in cell.initialise(self.rng, sizes, case.hidden_size, case.batch).items():
-                full = f"{name.removesuffix('_0')}{suffix}_0" if name.endswith("_0") else name + suffix
+            sizes = (
+                self.variables["W_xh" + suffix].shape[1]
+                if "W_xh" + suffix in self.variables
+                else case.input_size
+            )
+            for name, value in cell.initialise(
+                self.rng, sizes, case.hidden_size, case.batch
+            ).items():
+                full = (
+                    f"{name.removesuffix('_0')}{suffix}_0" if name.endswith("_0") else name + suffix
+                )
                 size = float(np.linalg.norm(value)) / math.sqrt(value.size) or 1.0
-                self.variables[full] = value + moved * size * self.rng.uniform(-1, 1, size=value.shape) if moved else value
+                self.variables[full] = (
+                    value + moved * size * self.rng.uniform(-1, 1, size=value.shape)
+                    if moved
+                    else value
+                )
 
 
 MOVED = 0.1  # of a user's cell's own draw: an identity, or zeros, would hide a transposed or forgotten weight
@@ -136,18 +163,28 @@ def must_fit(case: Case, weights: int | None = None) -> None:
 
     weights: how many there are; None for those of the built-in cell.
     """
-    per_row = case.input_size + case.output_size + case.layers * (1 + case.bidirectional) * case.hidden_size
-    numbers = case.steps * ((numbers_in(case) if weights is None else weights) + case.batch * per_row)
+    per_row = (
+        case.input_size
+        + case.output_size
+        + case.layers * (1 + case.bidirectional) * case.hidden_size
+    )
+    numbers = case.steps * (
+        (numbers_in(case) if weights is None else weights) + case.batch * per_row
+    )
     if numbers > LARGEST:
         sizes = f"T={case.steps}, B={case.batch}, I={case.input_size}, H={case.hidden_size}"
-        raise BadOption(f"{case.name}: {sizes} is too large to compare step by step: {numbers:,} numbers, at most {LARGEST:,}")
+        raise BadOption(
+            f"{case.name}: {sizes} is too large to compare step by step: {numbers:,} numbers, at most {LARGEST:,}"
+        )
 
 
 def arranged(case: Case) -> Network:
     """The case's cell in its layers and directions, under no head. Raises BadOption for what does not go together."""
     cell = built_in(case.cell, case.options, case.algorithm).cell
     try:
-        network = Network(cell, Projection(), (), case.layers, case.bidirectional, case.window, case.chunk)
+        network = Network(
+            cell, Projection(), (), case.layers, case.bidirectional, case.window, case.chunk
+        )
         network.state_shapes(case.hidden_size)
     except ValueError as error:
         raise BadOption(f"{case.name}: {error}") from error
@@ -163,25 +200,35 @@ def numbers_in(case: Case) -> int:
     """How many weights the case has, its head included."""
     network = arranged(case)
     head = case.output_size * (network.features(case.hidden_size) + 1)
-    return head + sum(map(math.prod, network.parameter_shapes(case.input_size, case.hidden_size).values()))
+    return head + sum(
+        map(math.prod, network.parameter_shapes(case.input_size, case.hidden_size).values())
+    )
 
 
 def must_make_sense(case: Case) -> None:
     """Raises UnknownName for a loss that does not exist, BadOption for a size below 1, or for parts that do not go together."""
     if case.loss not in (*LOSSES, PROJECTION):
-        raise UnknownName(f"no loss is called {case.loss!r}; there are {', '.join(LOSSES)}, {PROJECTION}")
+        raise UnknownName(
+            f"no loss is called {case.loss!r}; there are {', '.join(LOSSES)}, {PROJECTION}"
+        )
     for name in ("steps", "batch", "input_size", "hidden_size", "output_size", "layers"):
         if getattr(case, name) < 1:
             raise BadOption(f"{name} must be at least 1, not {getattr(case, name)}")
     if not 0 <= case.dropout < 1:
-        raise BadOption(f"{case.name}: dropout drops a share of at least 0 and below 1, not {case.dropout}")
+        raise BadOption(
+            f"{case.name}: dropout drops a share of at least 0 and below 1, not {case.dropout}"
+        )
     if case.dropout and case.layers == 1:
         raise BadOption(f"{case.name}: dropout stands between layers, and there is one layer")
     stacked = case.layers > 1 or case.bidirectional
     if case.algorithm == "rtrl" and (stacked or case.window is not None or case.chunk is not None):
-        raise BadOption(f"{case.name}: real-time recurrent learning is for one layer in one direction, untruncated")
+        raise BadOption(
+            f"{case.name}: real-time recurrent learning is for one layer in one direction, untruncated"
+        )
     if case.jacobians and (stacked or case.unequal):
-        raise BadOption(f"{case.name}: Jacobians are compared for one layer in one direction, all rows of the same length")
+        raise BadOption(
+            f"{case.name}: Jacobians are compared for one layer in one direction, all rows of the same length"
+        )
 
 
 def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
@@ -195,7 +242,10 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
     cell = candidate.cell
     network = arranged(case)
     must_fit(case)
-    shapes, states = network.parameter_shapes(case.input_size, case.hidden_size), network.state_shapes(case.hidden_size)
+    shapes, states = (
+        network.parameter_shapes(case.input_size, case.hidden_size),
+        network.state_shapes(case.hidden_size),
+    )
     reads, features = network.reads(), network.features(case.hidden_size)
     head = Head(case.loss, case.reduction, case.output_size, reads)
     draw = _Draw(np.random.default_rng(seed))
@@ -212,13 +262,19 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
         draw.dropout(case, features)
     for run in (run for layer in network.directions() for run in layer):
         draw.own(cell, case, run.suffix)
-    label = "cotangents" if case.loss == PROJECTION else f"{LOSS_LABELS[case.loss]} {case.positions} {case.reduction}"
+    label = (
+        "cotangents"
+        if case.loss == PROJECTION
+        else f"{LOSS_LABELS[case.loss]} {case.positions} {case.reduction}"
+    )
     problem = Problem(
         name=case.name,
         cell=case.cell,
         options=case.options,
         readout=case.loss,
-        readout_options={} if case.loss == PROJECTION else {"reduction": case.reduction, "reads": reads},
+        readout_options={}
+        if case.loss == PROJECTION
+        else {"reduction": case.reduction, "reads": reads},
         parameter_names=tuple(shapes),
         state_sizes={name: shape[-1] for name, shape in states.items()},
         input_size=case.input_size,
@@ -237,7 +293,9 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
     return train(problem, candidate, case.trained, case.learning_rate).astype(dtype)
 
 
-def train(problem: Problem, candidate: CellCandidate, updates: int, learning_rate: float) -> Problem:
+def train(
+    problem: Problem, candidate: CellCandidate, updates: int, learning_rate: float
+) -> Problem:
     """The problem after plain SGD on its own data; x and the initial states stay. The rate is that of the mean loss."""
     if updates and problem.readout == PROJECTION:
         raise BadOption(f"{problem.name}: a random projection of the states is nothing to train on")

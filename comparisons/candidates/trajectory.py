@@ -23,7 +23,8 @@ def local_gradients(
     """
     lowered = problem.lowered()
     given, weights = (
-        {name: value.astype(lowered.dtype, copy=False) for name, value in arrays.items()} for arrays in (d_state, params)
+        {name: value.astype(lowered.dtype, copy=False) for name, value in arrays.items()}
+        for arrays in (d_state, params)
     )
     caches = CellCandidate(cell).forward(lowered).tape.caches
     terms = [
@@ -41,27 +42,38 @@ def _told(arrays: list[Any]) -> Array:
 
 
 def walk(problem: Problem, candidate: CellCandidate) -> Iterator[tuple[str, Array]]:
-    """(name, array) of all that the derivation can show along the sequence; names and layout as in comparisons.dump.
+    """(name, array) of all that the derivation can show along the sequence; names and layout as in comparisons.reporting.dump.
 
     Of several layers or directions each run stands by itself, in the order of its own steps, with its suffix before the name.
     """
     problem = problem.lowered()
-    params, network, done = problem.variables, candidate.network(problem), candidate.forward(problem)
+    params, network, done = (
+        problem.variables,
+        candidate.network(problem),
+        candidate.forward(problem),
+    )
     by_step = network.backward(params, done, by_step=True)
     for layer in network.directions():
         for run in layer:
-            prefix, tape = f"{run.suffix.lstrip('_')}/" if run.suffix else "", done.tapes[run.suffix]
+            prefix, tape = (
+                f"{run.suffix.lstrip('_')}/" if run.suffix else "",
+                done.tapes[run.suffix],
+            )
             d_state = {name: run.in_time(by_step[f"{name}{run.suffix}_0"]) for name in tape.states}
             for name, array in _walk_run(candidate.cell, run.own(params), tape, d_state):
                 yield prefix + name, array
     if len(done.tapes) == 1 and network.window is None and network.chunk is None:
-        norms = jacobians.contribution_norms(candidate.cell, params, done.tape, done.reading.cotangents)
+        norms = jacobians.contribution_norms(
+            candidate.cell, params, done.tape, done.reading.cotangents
+        )
         yield from ((f"contribution_norm/{name}", value) for name, value in norms.items())
     for name, gradient in network.backward(params, done).items():
         yield f"gradient/{name}", gradient
 
 
-def _walk_run(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, d_state: dict[str, Array]) -> Iterator[tuple[str, Array]]:
+def _walk_run(
+    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, d_state: dict[str, Array]
+) -> Iterator[tuple[str, Array]]:
     local = jacobians.state_jacobians(cell, params, tape)
     products = jacobians.products_to_end(local)
     yield STATE_JACOBIAN, local
@@ -70,6 +82,14 @@ def _walk_run(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, d_state:
     yield "product_norm", jacobians.product_norms(local)
     yield "growth_rates", jacobians.growth_rates(local)
     if isinstance(cell, HoistedCell):
-        totals = [bptt.within(tape, t, {name: value[t + 1] for name, value in d_state.items()}) for t in range(tape.steps)]
-        yield "delta", np.stack([cell.delta(params, tape.caches[t], total)[0] for t, total in enumerate(totals)])
+        totals = [
+            bptt.within(tape, t, {name: value[t + 1] for name, value in d_state.items()})
+            for t in range(tape.steps)
+        ]
+        yield (
+            "delta",
+            np.stack(
+                [cell.delta(params, tape.caches[t], total)[0] for t, total in enumerate(totals)]
+            ),
+        )
     yield "d_state", jacobians.flatten_state(d_state)

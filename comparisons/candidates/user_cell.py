@@ -29,7 +29,9 @@ class UserCell:
             raise BadContract(f"pass a cell, not its class: {cell.__name__}(…)")
         missing = [name for name in METHODS if not callable(getattr(cell, name, None))]
         if missing:
-            raise BadContract(f"a cell has the methods {', '.join(METHODS)}; {_name(cell)} lacks {', '.join(missing)}")
+            raise BadContract(
+                f"a cell has the methods {', '.join(METHODS)}; {_name(cell)} lacks {', '.join(missing)}"
+            )
         self.cell = cell
         self.order: Literal["C", "F"] = "C"
         self.name = _name(cell)
@@ -37,7 +39,9 @@ class UserCell:
         self.states = self._shapes("state_shapes", hidden_size)
         clash = set(self.parameters) & {"x", *(f"{name}_0" for name in self.states)}
         if clash:
-            raise BadContract(f"{self.name}.parameter_shapes: {', '.join(clash)} already names the input or an initial state")
+            raise BadContract(
+                f"{self.name}.parameter_shapes: {', '.join(clash)} already names the input or an initial state"
+            )
 
     def in_fortran_order(self) -> "UserCell":
         """The same, its methods given arrays whose first index runs fastest in memory."""
@@ -60,30 +64,48 @@ class UserCell:
         recipe = (params, state, x)  # what the step is run again from: the cell has copies alone
         return self._forward(xp, recipe)[0], recipe
 
-    def step_backward(self, params: Any, cache: Any, d_state: Any) -> tuple[dict[str, Array], Array, dict[str, Array]]:
+    def step_backward(
+        self, params: Any, cache: Any, d_state: Any
+    ) -> tuple[dict[str, Array], Array, dict[str, Array]]:
         """The cell's own, on the cache of a step run just before."""
         _, cache_of_cell = self._forward(np, cache)
         given = (_copies(params, self.order), _copies(d_state, self.order))
-        returned = user_code.call(f"{self.name}.step_backward", self.cell.step_backward, given[0], cache_of_cell, given[1])
-        user_code.unchanged(f"{self.name}.step_backward", {**given[0], **given[1]}, {**params, **d_state})
+        returned = user_code.call(
+            f"{self.name}.step_backward", self.cell.step_backward, given[0], cache_of_cell, given[1]
+        )
+        user_code.unchanged(
+            f"{self.name}.step_backward", {**given[0], **given[1]}, {**params, **d_state}
+        )
         parts = tuple_of(f"{self.name}.step_backward", returned, 3, "(d_params, d_x, d_state_prev)")
-        d_params = self._arrays("step_backward: d_params", parts[0], {name: np.shape(params[name]) for name in self.parameters})
+        d_params = self._arrays(
+            "step_backward: d_params",
+            parts[0],
+            {name: np.shape(params[name]) for name in self.parameters},
+        )
         d_x = as_array(f"{self.name}.step_backward: d_x", parts[1], cache[2].shape)
         previous = {name: value.shape for name, value in cache[1].items()}
         return d_params, d_x, self._arrays("step_backward: d_state_prev", parts[2], previous)
 
-    def initialise(self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int) -> dict[str, Array]:
+    def initialise(
+        self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int
+    ) -> dict[str, Array]:
         """What the cell wants to draw itself, of its parameters and of its initial states ("n_0"); {} where it says nothing."""
         draw = getattr(self.cell, "initialise", None)
         if draw is None:
             return {}
         part = f"{self.name}.initialise"
         drawn = user_code.call(part, draw, rng, input_size, hidden_size, batch)
-        known = self.parameters | {f"{name}_0": (batch, *shape) for name, shape in self.states.items()}
+        known = self.parameters | {
+            f"{name}_0": (batch, *shape) for name, shape in self.states.items()
+        }
         if not isinstance(drawn, Mapping) or not set(cast(Mapping[Any, Any], drawn)) <= set(known):
-            raise BadContract(f"{part} returns a dict with keys among {', '.join(known)}; not {drawn!r:.200}")
+            raise BadContract(
+                f"{part} returns a dict with keys among {', '.join(known)}; not {drawn!r:.200}"
+            )
         named = cast(Mapping[str, Any], drawn)
-        return {name: as_array(f"{part}: {name}", value, known[name]) for name, value in named.items()}
+        return {
+            name: as_array(f"{part}: {name}", value, known[name]) for name, value in named.items()
+        }
 
     def differentiable_step(self, xp: Any, params: Any, state: Any, x: Any) -> Any:
         """step without its cache, for the references: nothing is copied or checked."""
@@ -91,11 +113,21 @@ class UserCell:
 
     def _forward(self, xp: Any, recipe: Any) -> tuple[dict[str, Array], Any]:
         params, state, x = recipe
-        given = (_copies(params, self.order), _copies(state, self.order), np.array(x, order=self.order))
+        given = (
+            _copies(params, self.order),
+            _copies(state, self.order),
+            np.array(x, order=self.order),
+        )
         returned = user_code.call(f"{self.name}.step", self.cell.step, xp, *given)
-        user_code.unchanged(f"{self.name}.step", {**given[0], **given[1], "x": given[2]}, {**params, **state, "x": x})
+        user_code.unchanged(
+            f"{self.name}.step",
+            {**given[0], **given[1], "x": given[2]},
+            {**params, **state, "x": x},
+        )
         state, cache = tuple_of(f"{self.name}.step", returned, 2, "(new_state, cache)")
-        return self._arrays("step: new_state", state, {name: value.shape for name, value in recipe[1].items()}), cache
+        return self._arrays(
+            "step: new_state", state, {name: value.shape for name, value in recipe[1].items()}
+        ), cache
 
     def _shapes(self, method: str, *sizes: int) -> Shapes:
         part = f"{self.name}.{method}"
@@ -108,19 +140,35 @@ class UserCell:
             if not isinstance(sized, tuple | list) or not all(
                 isinstance(size, int) and size > 0 for size in cast(tuple[Any], sized)
             ):
-                raise BadContract(f"{part}: the shape of {name!r} is a tuple of positive integers, not {shape!r}")
+                raise BadContract(
+                    f"{part}: the shape of {name!r} is a tuple of positive integers, not {shape!r}"
+                )
             shapes[str(name)] = tuple(int(size) for size in cast(tuple[int], sized))
         return shapes
 
-    def _arrays(self, part: str, given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    def _arrays(
+        self, part: str, given: Any, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Array]:
         if not isinstance(given, Mapping):
-            raise BadContract(f"{self.name}.{part} must be a dict with the keys {', '.join(shapes)}; it is {kind_of(given)}")
+            raise BadContract(
+                f"{self.name}.{part} must be a dict with the keys {', '.join(shapes)}; it is {kind_of(given)}"
+            )
         named = cast(Mapping[Any, Any], given)
-        missing, extra = [name for name in shapes if name not in named], [str(name) for name in named if name not in shapes]
+        missing, extra = (
+            [name for name in shapes if name not in named],
+            [str(name) for name in named if name not in shapes],
+        )
         if missing or extra:
-            told = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has the unknown {', '.join(extra)}"] * bool(extra)
-            raise BadContract(f"{self.name}.{part} {' and '.join(told)}; its keys are {', '.join(shapes)}")
-        return {name: as_array(f"{self.name}.{part}[{name!r}]", named[name], shape) for name, shape in shapes.items()}
+            told = [f"lacks {', '.join(missing)}"] * bool(missing) + [
+                f"has the unknown {', '.join(extra)}"
+            ] * bool(extra)
+            raise BadContract(
+                f"{self.name}.{part} {' and '.join(told)}; its keys are {', '.join(shapes)}"
+            )
+        return {
+            name: as_array(f"{self.name}.{part}[{name!r}]", named[name], shape)
+            for name, shape in shapes.items()
+        }
 
 
 def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
@@ -134,7 +182,9 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
     except (Exception, RecursionError) as error:
         raise BadContract(f"{part} cannot be made an array: {user_code.describe(error)}") from error
     if array.dtype.kind not in "iub" and not is_real(array.dtype):
-        raise BadContract(f"{part} is an array of real numbers, not of {array.dtype} ({kind_of(value)})")
+        raise BadContract(
+            f"{part} is an array of real numbers, not of {array.dtype} ({kind_of(value)})"
+        )
     if shape is not None and array.shape != shape:
         raise BadContract(f"{part} has the shape {array.shape}, where {shape} belongs")
     return np.array(array, dtype=array.dtype if is_real(array.dtype) else np.float64)
@@ -143,7 +193,11 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
 def kind_of(value: Any) -> str:
     """'a list', 'None', 'a str'."""
     name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeio' or name == 'ndarray' else 'a'} {name}"
+    return (
+        "None"
+        if value is None
+        else f"{'an' if name[0] in 'aeio' or name == 'ndarray' else 'a'} {name}"
+    )
 
 
 def _name(cell: Any) -> str:
@@ -153,7 +207,9 @@ def _name(cell: Any) -> str:
 def tuple_of(part: str, returned: Any, count: int, meaning: str) -> tuple[Any, ...]:
     """What `part` returned as a tuple of `count`. Raises BadContract, naming `meaning`, what it should be."""
     if not isinstance(returned, tuple | list) or len(cast(tuple[Any], returned)) != count:
-        length = f" of {len(cast(tuple[Any], returned))}" if isinstance(returned, tuple | list) else ""
+        length = (
+            f" of {len(cast(tuple[Any], returned))}" if isinstance(returned, tuple | list) else ""
+        )
         raise BadContract(f"{part} returns {meaning}, not {kind_of(returned)}{length}")
     return tuple(cast(tuple[Any], returned))
 

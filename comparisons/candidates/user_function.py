@@ -39,7 +39,9 @@ class UserFunction:
             )
         clash = set(flatten(self.params)) & set(flatten(self.inputs))
         if clash:
-            raise BadContract(f"{', '.join(sorted(clash))} is both among params and among inputs: rename one")
+            raise BadContract(
+                f"{', '.join(sorted(clash))} is both among params and among inputs: rename one"
+            )
         for what, given in (("params", self.params), ("inputs", self.inputs)):
             twice = repeated(given)
             if twice:
@@ -58,7 +60,9 @@ class UserFunction:
         """All arrays of params and inputs by path."""
         return {**flatten(self.params), **flatten(self.inputs)}
 
-    def evaluate(self, xp: Any, named: Mapping[str, Any], function: Callable[..., Any] | None = None) -> Any:
+    def evaluate(
+        self, xp: Any, named: Mapping[str, Any], function: Callable[..., Any] | None = None
+    ) -> Any:
         """The function (or another of its kind) at named values, in the namespace xp."""
         if self.setup is not None:
             user_code.call("setup", self.setup)
@@ -77,7 +81,9 @@ class UserFunction:
         function = self.function
         if convention.truncation is not None:
             if not isinstance(function, Unrolled):
-                raise BadOption("convention: truncation needs the loss as an Unrolled: only then are its steps known")
+                raise BadOption(
+                    "convention: truncation needs the loss as an Unrolled: only then are its steps known"
+                )
             function = function.truncated(convention.truncation)
         return lambda xp, named: _scalar(xp, self.evaluate(xp, named, function))
 
@@ -93,32 +99,51 @@ class UserFunction:
         returned = self.numpy(self.leaves())
         leaves = _leaves_of(returned)
         if returned is None or not leaves:
-            raise BadContract(f"{self.role} returns an array or a dict of arrays, not {kind_of(returned)} without any")
+            raise BadContract(
+                f"{self.role} returns an array or a dict of arrays, not {kind_of(returned)} without any"
+            )
         for path, value in leaves.items():
             as_array(f"{self.role}: {path}", value, None)
-        return tuple(cast(Sequence[Any], returned)) if isinstance(returned, tuple | list) else returned
+        return (
+            tuple(cast(Sequence[Any], returned)) if isinstance(returned, tuple | list) else returned
+        )
 
-    def inner_product(self, cotangents: Mapping[str, Array]) -> Callable[[Any, Mapping[str, Any]], Any]:
+    def inner_product(
+        self, cotangents: Mapping[str, Array]
+    ) -> Callable[[Any, Mapping[str, Any]], Any]:
         """scalar(xp, named) = Σ ⟨cotangent, output⟩."""
 
         def scalar(xp: Any, named: Mapping[str, Any]) -> Any:
             outputs = _leaves_of(self.evaluate(xp, named))
-            products = [xp.sum(outputs[path] * xp.asarray(np.array(cotangent))) for path, cotangent in cotangents.items()]
+            products = [
+                xp.sum(outputs[path] * xp.asarray(np.array(cotangent)))
+                for path, cotangent in cotangents.items()
+            ]
             return sum(products[1:], start=products[0])
 
         return scalar
 
-    def call(self, part: str, function: Callable[..., Any], named: Mapping[str, Array], more: list[Any]) -> dict[str, Array]:
+    def call(
+        self, part: str, function: Callable[..., Any], named: Mapping[str, Array], more: list[Any]
+    ) -> dict[str, Array]:
         """The user's gradients by path, each checked for its key, type and shape."""
         if self.setup is not None:
             user_code.call("setup", self.setup)
-        leaves = self.leaves()  # other than float64 are values only where the code is asked for its own rounding
-        originals = {n: v.astype(leaves[n].dtype) if v.dtype == np.float64 else v for n, v in named.items()}
+        leaves = (
+            self.leaves()
+        )  # other than float64 are values only where the code is asked for its own rounding
+        originals = {
+            n: v.astype(leaves[n].dtype) if v.dtype == np.float64 else v for n, v in named.items()
+        }
         copies = {name: np.array(value) for name, value in originals.items()}
         extra = [(flatten(item, "cotangent"), item) for item in more]
-        handed = [({path: np.array(value) for path, value in flat.items()}, item) for flat, item in extra]
+        handed = [
+            ({path: np.array(value) for path, value in flat.items()}, item) for flat, item in extra
+        ]
         rebuilt = [rebuild(item, flat, "cotangent") for flat, item in handed]
-        returned = user_code.call(part, function, rebuild(self.params, copies), rebuild(self.inputs, copies), *rebuilt)
+        returned = user_code.call(
+            part, function, rebuild(self.params, copies), rebuild(self.inputs, copies), *rebuilt
+        )
         user_code.unchanged(part, copies, originals)
         for (original, _), (given, _) in zip(extra, handed, strict=True):
             user_code.unchanged(part, given, original)
@@ -136,14 +161,18 @@ class UserFunction:
         for path in by_path:
             if not is_differentiable(leaves[path]):
                 kind = leaves[path].dtype
-                raise BadContract(f"{part} returned a gradient for {path}, which holds {kind}: give it as floating-point numbers")
+                raise BadContract(
+                    f"{part} returned a gradient for {path}, which holds {kind}: give it as floating-point numbers"
+                )
         gradients = {
             path: as_array(f"{part}: {path}", value, leaves[path].shape)
             for path, value in by_path.items()
             if is_differentiable(leaves[path])
         }
         if not gradients:
-            raise BadContract(f"{part} returned no gradient; its keys name params: {', '.join(flatten(self.params))}")
+            raise BadContract(
+                f"{part} returned no gradient; its keys name params: {', '.join(flatten(self.params))}"
+            )
         return gradients
 
 
@@ -154,7 +183,9 @@ def _leaves_of(value: Any, path: str = "output") -> dict[str, Any]:
         return {k: v for key, item in items for k, v in _leaves_of(item, f"{path}.{key}").items()}
     if isinstance(value, tuple | list):
         items = enumerate(cast(Sequence[Any], value))
-        return {k: v for index, item in items for k, v in _leaves_of(item, f"{path}[{index}]").items()}
+        return {
+            k: v for index, item in items for k, v in _leaves_of(item, f"{path}[{index}]").items()
+        }
     return {path: value}
 
 
@@ -173,7 +204,9 @@ def _by_path(part: str, returned: Any, params: Given) -> dict[str, Any]:
     if isinstance(returned, tuple | list):
         values = cast(Sequence[Any], returned)
         if len(values) != len(params):
-            raise BadContract(f"{part} returned {len(values)} gradients for {len(params)} params ({', '.join(map(str, params))})")
+            raise BadContract(
+                f"{part} returned {len(values)} gradients for {len(params)} params ({', '.join(map(str, params))})"
+            )
         returned = dict(zip(params, values, strict=True))
     if not isinstance(returned, Mapping):
         raise BadContract(
@@ -181,9 +214,13 @@ def _by_path(part: str, returned: Any, params: Given) -> dict[str, Any]:
         )
     found: dict[str, Any] = {}
     for key, value in cast(Mapping[Any, Any], returned).items():
-        if isinstance(value, Mapping | list | tuple) and isinstance(params.get(key), Mapping | list | tuple):
+        if isinstance(value, Mapping | list | tuple) and isinstance(
+            params.get(key), Mapping | list | tuple
+        ):
             _same_nest(f"{part}: {key}", value, params[key])
-            found |= {path: item for path, item in _leaves_of(value, str(key)).items() if item is not None}
+            found |= {
+                path: item for path, item in _leaves_of(value, str(key)).items() if item is not None
+            }
         elif value is not None:
             found[str(key)] = value
     return found
@@ -194,6 +231,8 @@ def _same_nest(part: str, value: Any, params: Any) -> None:
     if isinstance(value, list | tuple) and isinstance(params, list | tuple):
         values, wanted = cast(Sequence[Any], value), cast(Sequence[Any], params)
         if len(values) != len(wanted):
-            raise BadContract(f"{part} holds {len(values)} gradients for {len(wanted)} parameters; None stands for one not given")
+            raise BadContract(
+                f"{part} holds {len(values)} gradients for {len(wanted)} parameters; None stands for one not given"
+            )
         for index, (item, param) in enumerate(zip(values, wanted, strict=True)):
             _same_nest(f"{part}[{index}]", item, param)

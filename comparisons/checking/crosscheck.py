@@ -234,12 +234,16 @@ def _compare(
     plain = {engine.name: told for engine, told in witnesses.plain.items()}
     must_be_finite(problem, plain, answer, witnesses.noise)
     judged = judge_answer(problem, answer, witnesses, partial)
-    compared = Compared(problem, answer, convention, asked, witnesses, judged, judged.rows, sampled=False)
+    compared = Compared(
+        problem, answer, convention, asked, witnesses, judged, judged.rows, sampled=False
+    )
     limit = witnesses.noise.limit
     if any(_could_be_rounding(row, limit) for row in (*judged.forward, *judged.rows)):
         witnesses = _all_samples(problem, asked, compared)
         judged = judge_answer(problem, answer, witnesses, partial)
-        compared = replace(compared, witnesses=witnesses, judged=judged, rows=judged.rows, sampled=True)
+        compared = replace(
+            compared, witnesses=witnesses, judged=judged, rows=judged.rows, sampled=True
+        )
     return replace(compared, rows=_second_look(compared, candidate, partial))
 
 

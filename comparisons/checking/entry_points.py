@@ -213,7 +213,9 @@ class Setting:
         missing = {} if self.references is None else self.engines()[1]
         if missing:
             advice = "; ".join(str(left) for left in missing.values())
-            raise MissingFramework(f"{advice}; the other references were asked: raise_exception=False tells")
+            raise MissingFramework(
+                f"{advice}; the other references were asked: raise_exception=False tells"
+            )
 
 
 def _must_be_at_least(least: int, name: str, value: Any) -> None:
@@ -221,7 +223,9 @@ def _must_be_at_least(least: int, name: str, value: Any) -> None:
         raise BadOption(f"{name} is an integer of at least {least}, not {value!r}")
 
 
-def _report(cases: Callable[[], Iterator[CaseReport]], setting: Setting, raise_exception: bool) -> Report:
+def _report(
+    cases: Callable[[], Iterator[CaseReport]], setting: Setting, raise_exception: bool
+) -> Report:
     """Run the cases; raise, or tell in the report, what is wrong with a gradient or question."""
     done: list[CaseReport] = []
     errors: list[QuestionError] = []
@@ -245,7 +249,9 @@ def _report(cases: Callable[[], Iterator[CaseReport]], setting: Setting, raise_e
 # Cells.
 
 
-def _cell_cases(cell: UserCell, sizes: Mapping[str, int], setting: Setting, declared: Convention) -> Iterator[CaseReport]:
+def _cell_cases(
+    cell: UserCell, sizes: Mapping[str, int], setting: Setting, declared: Convention
+) -> Iterator[CaseReport]:
     """A user's cell under every choice of cotangents."""
     engines, missing = setting.engines()
     base = cell_problem(cell.name, (cell.parameters, cell.states), sizes, setting.seed, cell)
@@ -284,7 +290,9 @@ def cotangent_trials(base: Problem) -> Iterator[Problem]:
     The last are a thousand times larger: step_backward is linear in them, and a clip inside it
     shows.
     """
-    cotangents = {name: value for name, value in base.constants.items() if name.startswith("cotangent_")}
+    cotangents = {
+        name: value for name, value in base.constants.items() if name.startswith("cotangent_")
+    }
 
     def trial(what: str, kept: Arrays) -> Problem:
         constants = dict(base.constants)
@@ -397,7 +405,9 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
         variables = {path: value for path, value in variables.items() if path in asked}
     problem = trial.problem(variables, declared.precision)
     candidate = FunctionCandidate(trial.value, trial.given, problem.time_inputs)
-    manner = Manner(partial=True, from_outside=True, first_of_all=trial.first_of_all, ties=trial.ties)
+    manner = Manner(
+        partial=True, from_outside=True, first_of_all=trial.first_of_all, ties=trial.ties
+    )
     case = check_problem(problem, candidate, engines, declared, manner)
     judged = {row.gradient for row in case.rows}
     not_given = [path for path in trial.learned() if path not in judged]

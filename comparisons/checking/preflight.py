@@ -111,7 +111,9 @@ def same_forward(case: CaseReport) -> None:
     failed = [row for row in case.forward if not row.passed]
     if failed:
         lines = "\n".join(f"  {row.sentence()}" for row in failed)
-        raise ForwardMismatch(f"{case.name}: the forward pass in NumPy is not the one that the references run:\n{lines}")
+        raise ForwardMismatch(
+            f"{case.name}: the forward pass in NumPy is not the one that the references run:\n{lines}"
+        )
 
 
 def finite_references(case: CaseReport) -> None:

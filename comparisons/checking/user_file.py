@@ -113,9 +113,13 @@ def _check_of_cell(cell: Any, options: dict[str, Any]) -> Pending:
     return check
 
 
-def _check_of_functions(module: ModuleType, options: dict[str, Any], forward: str, backward: str, check: Check) -> Pending:
+def _check_of_functions(
+    module: ModuleType, options: dict[str, Any], forward: str, backward: str, check: Check
+) -> Pending:
     if not _has(module, "example"):
-        raise BadContract(f"{forward} and {backward} are there, but no example() -> (params, inputs) to try them on")
+        raise BadContract(
+            f"{forward} and {backward} are there, but no example() -> (params, inputs) to try them on"
+        )
 
     def run() -> Report:
         example = user_code.call("example", module.example)

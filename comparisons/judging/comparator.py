@@ -152,7 +152,9 @@ def _beyond(over: Array, limit: float) -> list[int]:
     return [int(at) for at in np.flatnonzero(~(over <= limit))]
 
 
-def _judge_steps(actual: Array | None, expected: Array | None, yardstick: Yardstick) -> Array | None:
+def _judge_steps(
+    actual: Array | None, expected: Array | None, yardstick: Yardstick
+) -> Array | None:
     """Error over noise of each step; None where one side does not tell its steps."""
     if actual is None or expected is None or yardstick.steps is None:
         return None

@@ -59,7 +59,9 @@ def _in_last_places(gradient: Array, enclosed: Enclosed) -> float:
     return float(np.max(enclosed.distance(gradient), initial=0.0)) / unit
 
 
-def judge_answer(problem: AnyProblem, answer: Answer, witnesses: Witnesses, partial: bool = False) -> Judged:
+def judge_answer(
+    problem: AnyProblem, answer: Answer, witnesses: Witnesses, partial: bool = False
+) -> Judged:
     """The verdicts on an answer; nobody is asked anything.
 
     There are none on the gradients where the forward passes differ. `partial`: what is not given is
@@ -167,7 +169,9 @@ def kinks(witnesses: Witnesses) -> list[str]:
     for engine, told in witnesses.told.items():
         for name, gap in told.kinks.items():
             at = "" if name in told.directions or not gap.ndim else f" at {_entries(gap)}"
-            notes.append(f"the function has a kink in {name}{at}: {engine.name} allow all between its one-sided derivatives")
+            notes.append(
+                f"the function has a kink in {name}{at}: {engine.name} allow all between its one-sided derivatives"
+            )
     return notes
 
 

@@ -35,7 +35,9 @@ class Place:
     kind: str
 
 
-def must_be_finite(problem: Differentiable, answers: Mapping[str, Answer], given: Answer, noise: Noise) -> None:
+def must_be_finite(
+    problem: Differentiable, answers: Mapping[str, Answer], given: Answer, noise: Noise
+) -> None:
     """Raises Overflow where no reference tells a finite state, loss or gradient.
 
     NotFinite for NaN without an overflow.

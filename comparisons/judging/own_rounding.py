@@ -83,7 +83,9 @@ class OwnRounding:
     wide: Answer
 
 
-def own_rounding_of(problem: Differentiable, candidate: Candidate, answer: Answer) -> OwnRounding | None:
+def own_rounding_of(
+    problem: Differentiable, candidate: Candidate, answer: Answer
+) -> OwnRounding | None:
     """The candidate's own rounding, by two further runs of it.
 
     None where one of them cannot be had.

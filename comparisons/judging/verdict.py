@@ -96,7 +96,9 @@ class Verdict:
         if self.kind is Reason.DIFFERS:
             parts.append(self._how_much())
         if self.first_wrong_step is not None:
-            parts.append(f"walking back, first wrong at step {self.first_wrong_step} (wrong: {self.wrong_steps})")
+            parts.append(
+                f"walking back, first wrong at step {self.first_wrong_step} (wrong: {self.wrong_steps})"
+            )
         return "; ".join(parts)
 
     def _what(self) -> str:

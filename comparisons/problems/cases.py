@@ -48,7 +48,9 @@ class Case:
 
 
 AFTER, BEFORE = ({"reset": where} for where in ("after", "before"))
-TANH, RELU, SIGMOID, IDENTITY = ({"activation": name} for name in ("tanh", "relu", "sigmoid", "identity"))
+TANH, RELU, SIGMOID, IDENTITY = (
+    {"activation": name} for name in ("tanh", "relu", "sigmoid", "identity")
+)
 POSITIVE = {"activation": "positive"}
 PROJECTED = {"projection_size": None}
 RESIDUAL = {"alpha": 0.5, "activation": "tanh"}
@@ -87,8 +89,24 @@ CASES: tuple[Case, ...] = (
     Case("tanh-3-layers-both-ways", "rnn", TANH, **STACKED),
     Case("lstm-3-layers-both-ways", "lstm", **STACKED),
     Case("lstm-unequal", "lstm", unequal=True, reduction="mean"),
-    Case("gru-unequal-both-ways", "gru", AFTER, unequal=True, positions="last", bidirectional=True, layers=2, steps=7),
-    Case("projected-lstm-both-ways", "projected-lstm", PROJECTED, bidirectional=True, layers=2, steps=5),
+    Case(
+        "gru-unequal-both-ways",
+        "gru",
+        AFTER,
+        unequal=True,
+        positions="last",
+        bidirectional=True,
+        layers=2,
+        steps=7,
+    ),
+    Case(
+        "projected-lstm-both-ways",
+        "projected-lstm",
+        PROJECTED,
+        bidirectional=True,
+        layers=2,
+        steps=5,
+    ),
     Case("gru-dropout", "gru", AFTER, layers=2, dropout=0.4, steps=7),
     Case("tanh-window", "rnn", TANH, window=3, steps=8),
     Case("lstm-window", "lstm", window=2, steps=6),
@@ -98,7 +116,17 @@ CASES: tuple[Case, ...] = (
     Case("one-step", "rnn", TANH, steps=1),
     Case("one-row", "rnn", TANH, batch=1, loss=SQUARED, positions="last"),
     Case("one-of-each", "rnn", TANH, steps=1, batch=1, input_size=1, hidden_size=1, output_size=2),
-    Case("larger", "rnn", TANH, steps=30, batch=8, input_size=16, hidden_size=32, output_size=24, reduction="mean"),
+    Case(
+        "larger",
+        "rnn",
+        TANH,
+        steps=30,
+        batch=8,
+        input_size=16,
+        hidden_size=32,
+        output_size=24,
+        reduction="mean",
+    ),
 )
 
 QUICK: tuple[str, ...] = (  # one of each cell, without Jacobians

@@ -40,7 +40,11 @@ class Convention:
     @property
     def allowed(self) -> tuple[float, float] | None:
         """(rtol, atol), where one of them is given; the other is then 0."""
-        return None if self.rtol is None and self.atol is None else (self.rtol or 0.0, self.atol or 0.0)
+        return (
+            None
+            if self.rtol is None and self.atol is None
+            else (self.rtol or 0.0, self.atol or 0.0)
+        )
 
     @property
     def is_plain(self) -> bool:
@@ -49,7 +53,9 @@ class Convention:
 
     def must_be_in_range(self) -> None:
         """Raises BadOption, naming the first value that makes no sense."""
-        factors = {"sign": self.sign} | ({} if isinstance(self.scale, str) else {"scale": self.scale})
+        factors = {"sign": self.sign} | (
+            {} if isinstance(self.scale, str) else {"scale": self.scale}
+        )
         for name, value in factors.items():
             if not _is_number(value) or value == 0:
                 raise BadOption(f"convention: {name} is a number other than 0, not {value!r}")
@@ -59,11 +65,17 @@ class Convention:
         for name, bound in {"rtol": self.rtol, "atol": self.atol}.items():
             if bound is not None and not (_is_number(bound) and bound >= 0):
                 raise BadOption(f"{name} is a number of at least 0, not {bound!r}")
-        whole = isinstance(self.truncation, int | np.integer) and not isinstance(self.truncation, bool)
+        whole = isinstance(self.truncation, int | np.integer) and not isinstance(
+            self.truncation, bool
+        )
         if self.truncation is not None and not (whole and self.truncation >= 0):
-            raise BadOption(f"convention: truncation is an integer of at least 0, not {self.truncation!r}")
+            raise BadOption(
+                f"convention: truncation is an integer of at least 0, not {self.truncation!r}"
+            )
         if self.precision not in (None, *PRECISIONS):
-            raise BadOption(f"convention: precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
+            raise BadOption(
+                f"convention: precision {self.precision!r} is none of {', '.join(PRECISIONS)}"
+            )
 
     def factor(self, steps: int | None, batch: int | None) -> float:
         """Sign times scale as a number. Raises BadOption where T or B is needed and not known."""
@@ -74,19 +86,33 @@ class Convention:
         known = {"T": steps, "B": batch, "1": 1}
         product = [known.get(letter, 0) for letter in (below or above).split("*")]
         if 0 in product or (below and above != "1"):
-            raise BadOption(f'convention: scale {self.scale!r} is not a number, "T", "B", "1/T", "1/B" or "1/(T·B)"')
+            raise BadOption(
+                f'convention: scale {self.scale!r} is not a number, "T", "B", "1/T", "1/B" or "1/(T·B)"'
+            )
         if None in product:
-            raise BadOption(f"convention: scale {self.scale!r} needs T and B, which this problem does not tell: give the number")
+            raise BadOption(
+                f"convention: scale {self.scale!r} needs T and B, which this problem does not tell: give the number"
+            )
         number = float(np.prod([float(value or 0) for value in product]))
         return self.sign * (1 / number if below else number)
 
-    def apply(self, answer: Answer, steps: int | None, batch: int | None, names: set[str]) -> Answer:
+    def apply(
+        self, answer: Answer, steps: int | None, batch: int | None, names: set[str]
+    ) -> Answer:
         """What a candidate under this convention ought to return, from a plain answer; `names` are the gradients it gives."""
         factor = self.factor(steps, batch)
-        gradients = {name: value * factor if name in names else value for name, value in answer.gradients.items()}
-        shares = {name: value * factor if name in names else value for name, value in answer.steps.items()}
+        gradients = {
+            name: value * factor if name in names else value
+            for name, value in answer.gradients.items()
+        }
+        shares = {
+            name: value * factor if name in names else value for name, value in answer.steps.items()
+        }
         if self.clip_value is None and self.clip_norm is None:
-            kinks = {name: gap * abs(factor) if name in names else gap for name, gap in answer.kinks.items()}
+            kinks = {
+                name: gap * abs(factor) if name in names else gap
+                for name, gap in answer.kinks.items()
+            }
             return replace(answer, gradients=gradients, steps=shares, kinks=kinks)
         if any(name in answer.directions for name in names):
             large = ", ".join(name for name in sorted(names) if name in answer.directions)
@@ -95,21 +121,34 @@ class Convention:
                 "80 entries): try smaller sizes, or write loss(xp, params, inputs)"
             )
         return replace(
-            answer, gradients={**gradients, **self._clip({n: gradients[n] for n in names if n in gradients})}, steps={}
+            answer,
+            gradients={
+                **gradients,
+                **self._clip({n: gradients[n] for n in names if n in gradients}),
+            },
+            steps={},
         )
 
     def _clip(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
         clipped = dict(gradients)
         if self.clip_value is not None:
-            clipped = {name: np.clip(value, -self.clip_value, self.clip_value) for name, value in clipped.items()}
+            clipped = {
+                name: np.clip(value, -self.clip_value, self.clip_value)
+                for name, value in clipped.items()
+            }
         if self.clip_norm is not None:
             norm = global_norm(clipped)
-            clipped = {name: value * min(1.0, self.clip_norm / norm) if norm > 0 else value for name, value in clipped.items()}
+            clipped = {
+                name: value * min(1.0, self.clip_norm / norm) if norm > 0 else value
+                for name, value in clipped.items()
+            }
         return clipped
 
 
 def _is_number(value: Any) -> bool:
-    is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(
+        value, bool
+    )
     return is_real and math.isfinite(float(cast(Any, value)))
 
 
@@ -119,7 +158,9 @@ def global_norm(gradients: Mapping[str, Array]) -> float:
 
 
 def convention_of(
-    given: "Convention | Mapping[str, Any] | None", rtol: float | None = None, atol: float | None = None
+    given: "Convention | Mapping[str, Any] | None",
+    rtol: float | None = None,
+    atol: float | None = None,
 ) -> Convention:
     """The convention that a user wrote as a mapping, with rtol and atol where they are given beside it.
 
@@ -127,7 +168,11 @@ def convention_of(
     """
     if rtol is not None or atol is not None:
         plain = convention_of(given)
-        made = replace(plain, rtol=plain.rtol if rtol is None else rtol, atol=plain.atol if atol is None else atol)
+        made = replace(
+            plain,
+            rtol=plain.rtol if rtol is None else rtol,
+            atol=plain.atol if atol is None else atol,
+        )
         made.must_be_in_range()
         return made
     if given is None or isinstance(given, Convention):

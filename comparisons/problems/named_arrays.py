@@ -43,7 +43,9 @@ def rebuild(template: Any, values: Mapping[str, Any], path: str = "") -> Any:
     """`template` with the leaves that `values` names replaced; where a Python float stood, a NumPy value becomes one again."""
     if isinstance(template, Mapping):
         items = cast(Mapping[Any, Any], template).items()
-        return {key: rebuild(item, values, f"{path}.{key}" if path else str(key)) for key, item in items}
+        return {
+            key: rebuild(item, values, f"{path}.{key}" if path else str(key)) for key, item in items
+        }
     if isinstance(template, list):
         return _rebuilt_items(cast(list[Any], template), values, path)
     if isinstance(template, tuple):
@@ -53,7 +55,11 @@ def rebuild(template: Any, values: Mapping[str, Any], path: str = "") -> Any:
     if path not in values:
         return template
     value = values[path]
-    return cast(Any, value).item() if type(template) is float and isinstance(value, np.ndarray) else value
+    return (
+        cast(Any, value).item()
+        if type(template) is float and isinstance(value, np.ndarray)
+        else value
+    )
 
 
 def _rebuilt_items(template: Sequence[Any], values: Mapping[str, Any], path: str) -> list[Any]:

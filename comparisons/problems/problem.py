@@ -79,7 +79,12 @@ class Differentiable:
         """The same problem with every floating-point array in `dtype`."""
 
         def cast(arrays: Arrays) -> Arrays:
-            return frozen({name: a if a.dtype.kind in "iub" else a.astype(dtype) for name, a in arrays.items()})
+            return frozen(
+                {
+                    name: a if a.dtype.kind in "iub" else a.astype(dtype)
+                    for name, a in arrays.items()
+                }
+            )
 
         return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 
@@ -103,7 +108,9 @@ class Differentiable:
 
     def sizes(self) -> Iterator[tuple[str, int | None]]:
         """(name, value) of T, B, I, H, V as they stand in reports; None for what the problem does not have."""
-        yield from ((name, None) for name in ("steps", "batch", "input_size", "hidden_size", "output_size"))
+        yield from (
+            (name, None) for name in ("steps", "batch", "input_size", "hidden_size", "output_size")
+        )
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,9 @@ class Problem(Differentiable):
     def weight_names(self) -> tuple[str, ...]:
         """The variables that training moves: the cell's parameters and the readout's."""
         fixed = {"x", *(f"{name}_0" for name in self.state_sizes)}
-        return tuple(name for name in self.variables if name not in fixed and not name.endswith(OFFSET))
+        return tuple(
+            name for name in self.variables if name not in fixed and not name.endswith(OFFSET)
+        )
 
     @property
     def accumulated_terms(self) -> int:
@@ -257,7 +266,9 @@ class FunctionProblem(Differentiable):
     def time_inputs(self) -> tuple[str, ...]:
         """The inputs whose first axis is time."""
         steps = self.steps or 0
-        return tuple(name for name in self.timed if steps > 1 and self.variables[name].shape[:1] == (steps,))
+        return tuple(
+            name for name in self.timed if steps > 1 and self.variables[name].shape[:1] == (steps,)
+        )
 
     @property
     def x(self) -> Array | None:

@@ -68,7 +68,12 @@ def summary_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Tab
         errors = [number(case.worst_rel_error(name)) for name in names]
         sizes = "·".join(str(size) for size in _sizes(case) if size is not None)
         table.add_row(
-            Text(full_name(case)), sizes, Text(case.loss), *errors, ratio(case.worst_over_noise()), verdict_text(case.passed)
+            Text(full_name(case)),
+            sizes,
+            Text(case.loss),
+            *errors,
+            ratio(case.worst_over_noise()),
+            verdict_text(case.passed),
         )
     return table
 
@@ -81,7 +86,12 @@ def full_name(case: CaseReport) -> str:
 def blank_table(title: str) -> Table:
     """A table without rows and columns, in the manner of all."""
     return Table(
-        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
     )
 
 
@@ -94,7 +104,15 @@ def detail_table(case: CaseReport) -> Table:
     table = blank_table(f"{full_name(case)}: every gradient against every reference")
     table.add_column("gradient", overflow="fold")
     table.add_column("reference", overflow="fold")
-    for heading in ("max abs error", "max rel error", "noise", "error / noise", "worst step", "worst index", "first wrong step"):
+    for heading in (
+        "max abs error",
+        "max rel error",
+        "noise",
+        "error / noise",
+        "worst step",
+        "worst index",
+        "first wrong step",
+    ):
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("verdict", overflow="fold")
     for row in [*case.forward, *case.rows]:
@@ -210,7 +228,9 @@ def proof_table(cases: Sequence[CaseReport]) -> Table:
     for case in cases:
         for errors in case.true_error.values():
             names |= dict.fromkeys(errors)
-    table = blank_table("True error, proven: units in the last place of the gradient's largest entry")
+    table = blank_table(
+        "True error, proven: units in the last place of the gradient's largest entry"
+    )
     for heading in ("case", "gradient"):
         table.add_column(heading, overflow="fold")
     for name in names:

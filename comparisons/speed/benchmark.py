@@ -48,13 +48,26 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def benchmark(
     quick: Annotated[bool, typer.Option("--quick", help="The smallest sizes alone.")] = False,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="The results as JSON.", show_default=False)] = None,
-    read: Annotated[Path | None, typer.Option(metavar="FILE", help="Markdown of such JSON.", show_default=False)] = None,
-    cell: Annotated[str | None, typer.Option(help="Only rnn, lstm or gru.", show_default=False)] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this section.", show_default=False)] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The results as JSON.", show_default=False)
+    ] = None,
+    read: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Markdown of such JSON.", show_default=False)
+    ] = None,
+    cell: Annotated[
+        str | None, typer.Option(help="Only rnn, lstm or gru.", show_default=False)
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this section.", show_default=False)
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="For every contender.")] = 1,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Per line.", show_default="2.5, or 1 if quick")] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile too: it unrolls the loop, minutes a line.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Per line.", show_default="2.5, or 1 if quick")
+    ] = None,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="torch.compile too: it unrolls the loop, minutes a line."),
+    ] = False,
 ) -> None:
     """Time the hand-derived gradients beside torch and jax, in turns."""
     must_be_one_of(throughput.NAMES, [cell] if cell else [], "--cell")
@@ -64,10 +77,17 @@ def benchmark(
         return
     if json is not None:
         files.prepare_file(json)
-    asked, each = only or SECTIONS, seconds if seconds is not None else PER_LINE_QUICK if quick else PER_LINE
+    asked, each = (
+        only or SECTIONS,
+        seconds if seconds is not None else PER_LINE_QUICK if quick else PER_LINE,
+    )
     throughput.use_threads(threads)
-    tasks = throughput.tasks(quick, (cell,) if cell else throughput.NAMES) if GRADIENTS in asked else []
-    sections = {name: section for name, section in costs.sections(quick, each).items() if name in asked}
+    tasks = (
+        throughput.tasks(quick, (cell,) if cell else throughput.NAMES) if GRADIENTS in asked else []
+    )
+    sections = {
+        name: section for name, section in costs.sections(quick, each).items() if name in asked
+    }
     found = Measured(throughput.versions(threads), json)
     try:
         measure(found, tasks, sections, each, compile)
@@ -113,7 +133,9 @@ def measure(
         bar = progress.add_task("timing", total=len(tasks) + len(sections))
         for name, sizes, dtype in tasks:
             progress.update(bar, description=f"{name} {sizes} {dtype}")
-            found.results.append(throughput.measured(throughput.task_of(name, sizes, dtype), seconds, with_compile))
+            found.results.append(
+                throughput.measured(throughput.task_of(name, sizes, dtype), seconds, with_compile)
+            )
             found.save()
             progress.advance(bar)
         for name, section in sections.items():
@@ -123,7 +145,9 @@ def measure(
             progress.advance(bar)
 
 
-def rendered(results: Sequence[Result], found: Costs, versions: Mapping[str, Any]) -> RenderableType:
+def rendered(
+    results: Sequence[Result], found: Costs, versions: Mapping[str, Any]
+) -> RenderableType:
     """A table for each cell and dtype, one for each section of other costs, and what the numbers depend on."""
     tables = [table(title, own) for title, own in grouped(results)]
     tables += [cost_table(name, own) for name, own in found.items()]
@@ -133,7 +157,10 @@ def rendered(results: Sequence[Result], found: Costs, versions: Mapping[str, Any
 def grouped(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     """By cell and dtype."""
     ordered = sorted(results, key=lambda r: (r.cell, r.dtype))
-    return [(f"{cell}, {dtype}", list(own)) for (cell, dtype), own in groupby(ordered, key=lambda r: (r.cell, r.dtype))]
+    return [
+        (f"{cell}, {dtype}", list(own))
+        for (cell, dtype), own in groupby(ordered, key=lambda r: (r.cell, r.dtype))
+    ]
 
 
 def told(versions: Mapping[str, Any]) -> str:
@@ -147,7 +174,9 @@ def cost_table(title: str, found: Sequence[Cost]) -> Table:
     for name in ("what", "sizes", *found[0].values, "goal"):
         made.add_column(name)
     for each in found:
-        made.add_row(each.what, each.sizes, *(as_text(value) for value in each.values.values()), each.goal)
+        made.add_row(
+            each.what, each.sizes, *(as_text(value) for value in each.values.values()), each.goal
+        )
     return made
 
 
@@ -157,7 +186,9 @@ def markdown(results: Sequence[Result], found: Costs, versions: Mapping[str, Any
     if found:
         lines += ["", *markdown_rows(["what", "sizes", "ratios"])]
     for each in (cost for section in found.values() for cost in section):
-        ratios = [f"{value.median:.2f} {name}" for name, value in each.values.items() if name != "seconds"]
+        ratios = [
+            f"{value.median:.2f} {name}" for name, value in each.values.items() if name != "seconds"
+        ]
         lines.append(f"| {each.what} | {each.sizes} | {', '.join(ratios)} |")
     return "\n".join([*lines, "", told(versions)])
 
@@ -166,7 +197,11 @@ def markdown_of_gradients(results: Sequence[Result]) -> list[str]:
     """A line per cell and sizes, with columns for every dtype."""
     names, dtypes = list(results[0].ratios), list(dict.fromkeys(each.dtype for each in results))
     lines = markdown_rows(
-        ["cell", "T·B·I·H·V", *(f"{dtype}: {name}" for dtype in dtypes for name in (*names, throughput.PRODUCTS))]
+        [
+            "cell",
+            "T·B·I·H·V",
+            *(f"{dtype}: {name}" for dtype in dtypes for name in (*names, throughput.PRODUCTS)),
+        ]
     )
     rows: dict[tuple[str, str], dict[str, Result]] = {}
     for each in results:
@@ -175,7 +210,11 @@ def markdown_of_gradients(results: Sequence[Result]) -> list[str]:
         cells: list[str] = []
         for dtype in dtypes:
             told_of = own.get(dtype)
-            ratios = [f"{told_of.ratios[name].median:.2f}" for name in names] if told_of else [""] * len(names)
+            ratios = (
+                [f"{told_of.ratios[name].median:.2f}" for name in names]
+                if told_of
+                else [""] * len(names)
+            )
             cells += [*ratios, f"{told_of.share.median:.0%}" if told_of else ""]
         lines.append(f"| {' | '.join([cell, sizes, *cells])} |")
     return lines
@@ -193,27 +232,43 @@ def table(title: str, results: Sequence[Result]) -> Table:
     for name in (*results[0].ratios, throughput.PRODUCTS):
         made.add_column(name, justify="right", no_wrap=True)
     for result in results:
-        made.add_row(str(result.sizes), *(as_text(each) for each in result.ratios.values()), as_text(result.share, "%"))
+        made.add_row(
+            str(result.sizes),
+            *(as_text(each) for each in result.ratios.values()),
+            as_text(result.share, "%"),
+        )
     return made
 
 
 def as_text(found: Spread, unit: str = "") -> str:
     """The median, and its range in brackets."""
-    median, low, high = ((f"{value:.0%}" if unit else f"{value:.2f}") for value in (found.median, found.low, found.high))
+    median, low, high = (
+        (f"{value:.0%}" if unit else f"{value:.2f}")
+        for value in (found.median, found.low, found.high)
+    )
     return f"{median} ({low}–{high})"
 
 
 def as_dict(results: Sequence[Result], found: Costs, versions: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that was measured."""
     other = {name: [asdict(cost) for cost in section] for name, section in found.items()}
-    return {"versions": dict(versions), "results": [asdict(result) for result in results], "costs": other}
+    return {
+        "versions": dict(versions),
+        "results": [asdict(result) for result in results],
+        "costs": other,
+    }
 
 
-def from_dict(given: Mapping[str, Any]) -> tuple[list[Result], dict[str, list[Cost]], dict[str, Any]]:
+def from_dict(
+    given: Mapping[str, Any],
+) -> tuple[list[Result], dict[str, list[Cost]], dict[str, Any]]:
     """What `as_dict` was made of."""
     results = [_result(each) for each in given["results"]]
     found = {
-        name: [Cost(each["what"], each["sizes"], _spreads(each["values"]), each["goal"]) for each in section]
+        name: [
+            Cost(each["what"], each["sizes"], _spreads(each["values"]), each["goal"])
+            for each in section
+        ]
         for name, section in given["costs"].items()
     }
     return results, found, given["versions"]

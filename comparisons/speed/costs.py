@@ -1,6 +1,6 @@
 """What else it costs besides one gradient: Jacobians, a verdict, the start, and how the time grows with the sizes.
 
-Each section is a list of `Cost`: ratios measured in turns, as in comparisons.throughput, and beside them the goal that was set.
+Each section is a list of `Cost`: ratios measured in turns, as in comparisons.speed.throughput, and beside them the goal that was set.
 What starts afresh is timed in processes of its own, again in turns.
 """
 
@@ -19,7 +19,19 @@ from ...manual.through_time import bptt
 from ..candidates.built_in_cells import CELLS
 from ..places import ROOT
 from . import memory
-from .throughput import NAMES, ROUNDINGS, Array, ContendersDisagree, Sizes, Spread, Task, by_hand, interleaved, spread, task_of
+from .throughput import (
+    NAMES,
+    ROUNDINGS,
+    Array,
+    ContendersDisagree,
+    Sizes,
+    Spread,
+    Task,
+    by_hand,
+    interleaved,
+    spread,
+    task_of,
+)
 
 HAND = "by hand"
 VERDICT = """
@@ -49,7 +61,9 @@ class Cost:
 
 def step_jacobian_costs(sizes: Sequence[Sizes], seconds: float) -> list[Cost]:
     """All ∂s_t/∂s_{t−1} of a sequence from its tape, over jacrev by jax and by torch.func at the same states."""
-    return [_step_jacobians(task_of(cell, each, "float64"), seconds) for cell in NAMES for each in sizes]
+    return [
+        _step_jacobians(task_of(cell, each, "float64"), seconds) for cell in NAMES for each in sizes
+    ]
 
 
 def jacobian_runs(task: Task) -> dict[str, Callable[[], Array]]:
@@ -102,7 +116,11 @@ def products_alone(steps: Array) -> Callable[[], list[Array]]:
     out = [np.empty((t, *steps.shape[1:])) for t in range(1, len(steps) + 1)]
     for products in out:
         products[-1] = steps[len(products) - 1]
-    each = [(products[k + 1], steps[k], products[k]) for products in out for k in reversed(range(len(products) - 1))]
+    each = [
+        (products[k + 1], steps[k], products[k])
+        for products in out
+        for k in reversed(range(len(products) - 1))
+    ]
 
     def run() -> list[Array]:
         for newer, step, into in each:
@@ -121,7 +139,9 @@ def product_costs(states: Sequence[int], seconds: float, steps: int = 12) -> lis
         must_be_equal({name: (lambda run=run: run()[-1]) for name, run in runs.items()})
         times = interleaved(runs, seconds)
         share = {"limit": spread(times["limit"] / times[HAND])}
-        found.append(Cost("all ∂s_t/∂s_k", f"T = {steps}, S = {size}", share, "≥ 0.75 where S ≥ 128"))
+        found.append(
+            Cost("all ∂s_t/∂s_k", f"T = {steps}, S = {size}", share, "≥ 0.75 where S ≥ 128")
+        )
     return found
 
 
@@ -131,18 +151,32 @@ def verdict_costs(rounds: int, steps: int, hidden: int) -> list[Cost]:
     imports, cold, warm = np.array([_printed(code) for _ in range(rounds)]).T
     sizes = f"lstm, T = {steps}, H = {hidden}"
     return [
-        Cost("first check", sizes, {"seconds": spread(cold), "over imports": spread(cold / imports)}, "< 1.5 s"),
-        Cost("same shapes again", sizes, {"seconds": spread(warm), "over imports": spread(warm / imports)}, "< 0.1 s"),
+        Cost(
+            "first check",
+            sizes,
+            {"seconds": spread(cold), "over imports": spread(cold / imports)},
+            "< 1.5 s",
+        ),
+        Cost(
+            "same shapes again",
+            sizes,
+            {"seconds": spread(warm), "over imports": spread(warm / imports)},
+            "< 0.1 s",
+        ),
     ]
 
 
 def _printed(code: str) -> list[float]:
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     return [float(each) for each in told.split()]
 
 
 def _process(*arguments: str) -> Callable[[], Any]:
-    return partial(subprocess.run, [sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
+    return partial(
+        subprocess.run, [sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True
+    )
 
 
 def memory_costs(steps: int) -> list[Cost]:
@@ -151,27 +185,50 @@ def memory_costs(steps: int) -> list[Cost]:
     plain = next(row.mebibytes for row in rows if row.contender == memory.PLAIN)
     values = [{"memory": row.mebibytes / plain, "time": row.seconds_ratio} for row in rows]
     return [
-        Cost(row.contender, f"T = {steps:,}, {row.mebibytes:.0f} MiB", {name: Spread(v, v, v) for name, v in each.items()}, "")
+        Cost(
+            row.contender,
+            f"T = {steps:,}, {row.mebibytes:.0f} MiB",
+            {name: Spread(v, v, v) for name, v in each.items()},
+            "",
+        )
         for row, each in zip(rows, values, strict=True)
     ]
 
 
 def start_costs(rounds: int, with_report: bool) -> list[Cost]:
     """`import manual` beyond `import numpy`, the command line's --help and --quick: fresh processes in turns."""
-    everything = ", ".join(sorted(f"manual.{path.stem}" for path in (ROOT / "manual").glob("*.py") if path.stem != "__init__"))
-    runs = {"numpy": _process("-c", "import numpy"), "manual": _process("-c", f"import numpy, {everything}")}
+    everything = ", ".join(
+        sorted(
+            f"manual.{path.stem}"
+            for path in (ROOT / "manual").glob("*.py")
+            if path.stem != "__init__"
+        )
+    )
+    runs = {
+        "numpy": _process("-c", "import numpy"),
+        "manual": _process("-c", f"import numpy, {everything}"),
+    }
     runs["help"] = _process("comparisons/report.py", "--help")
     for run in runs.values():
         run()
     times = interleaved(runs, 0.0, rounds)
     beyond, of_numpy = times["manual"] - times["numpy"], "over import numpy"
     found = [
-        Cost("import manual, all of it, beyond numpy", "", _told(beyond, times["numpy"], of_numpy), "≤ 0.02 s"),
+        Cost(
+            "import manual, all of it, beyond numpy",
+            "",
+            _told(beyond, times["numpy"], of_numpy),
+            "≤ 0.02 s",
+        ),
         Cost("report.py --help", "", _told(times["help"], times["numpy"], of_numpy), "< 0.5 s"),
     ]
     if with_report:
-        once = interleaved({"quick": _process("comparisons/report.py", "--quick"), "numpy": runs["numpy"]}, 0.0, 1)
-        found.append(Cost("report.py --quick", "", _told(once["quick"], once["numpy"], of_numpy), ""))
+        once = interleaved(
+            {"quick": _process("comparisons/report.py", "--quick"), "numpy": runs["numpy"]}, 0.0, 1
+        )
+        found.append(
+            Cost("report.py --quick", "", _told(once["quick"], once["numpy"], of_numpy), "")
+        )
     return found
 
 
@@ -188,7 +245,9 @@ GROWTH: dict[str, tuple[Sizes, ...]] = {
 
 def growth_costs(seconds: float, grown: Mapping[str, Sequence[Sizes]] = GROWTH) -> list[Cost]:
     """The exponent p of time ∝ size^p, by least squares of logarithms within every round, for forward and backward by hand."""
-    return [_exponent(cell, axis, sizes, seconds) for cell in NAMES for axis, sizes in grown.items()]
+    return [
+        _exponent(cell, axis, sizes, seconds) for cell in NAMES for axis, sizes in grown.items()
+    ]
 
 
 def _exponent(cell: str, axis: str, sizes: Sequence[Sizes], seconds: float) -> Cost:
@@ -199,10 +258,15 @@ def _exponent(cell: str, axis: str, sizes: Sequence[Sizes], seconds: float) -> C
     field = {"T": "steps", "B": "batch", "H": "hidden_size"}[axis]
     along = np.log([getattr(each, field) for each in sizes])
     slopes = np.polyfit(along, np.log(np.stack(list(times.values()))), 1)[0]
-    return Cost(f"time by {axis}, {cell}", f"{sizes[0]} … {sizes[-1]}", {"exponent": spread(slopes)}, "")
+    return Cost(
+        f"time by {axis}, {cell}", f"{sizes[0]} … {sizes[-1]}", {"exponent": spread(slopes)}, ""
+    )
 
 
-SMALL, LARGE = (Sizes(50, 4, 16, 32, 16),), (Sizes(50, 4, 16, 32, 16), Sizes(50, 4, 32, 64, 32), Sizes(50, 4, 64, 128, 64))
+SMALL, LARGE = (
+    (Sizes(50, 4, 16, 32, 16),),
+    (Sizes(50, 4, 16, 32, 16), Sizes(50, 4, 32, 64, 32), Sizes(50, 4, 64, 128, 64)),
+)
 
 
 def sections(quick: bool, seconds: float) -> dict[str, Callable[[], list[Cost]]]:

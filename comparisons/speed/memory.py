@@ -67,9 +67,20 @@ class ProcessFailed(RuntimeError):
 def task_of(sizes: Sizes) -> Task:
     """An LSTM of random numbers, weights of deviation 1/√fan-in."""
     rng, B, H = np.random.default_rng(0), sizes.batch, sizes.hidden_size
-    shapes = {"W_xh": (4 * H, sizes.input_size), "W_hh": (4 * H, H), "b_h": (4 * H,), "h_0": (B, H), "c_0": (B, H)}
-    variables = {name: rng.normal(size=shape, scale=shape[-1] ** -0.5) for name, shape in shapes.items()}
-    return Task(variables | {"x": rng.normal(size=(sizes.steps, B, sizes.input_size))}, rng.normal(size=(sizes.steps, B, H)))
+    shapes = {
+        "W_xh": (4 * H, sizes.input_size),
+        "W_hh": (4 * H, H),
+        "b_h": (4 * H,),
+        "h_0": (B, H),
+        "c_0": (B, H),
+    }
+    variables = {
+        name: rng.normal(size=shape, scale=shape[-1] ** -0.5) for name, shape in shapes.items()
+    }
+    return Task(
+        variables | {"x": rng.normal(size=(sizes.steps, B, sizes.input_size))},
+        rng.normal(size=(sizes.steps, B, H)),
+    )
 
 
 def gradient_of(contender: str, task: Task) -> Gradient:
@@ -82,7 +93,9 @@ def gradient_of(contender: str, task: Task) -> Gradient:
 
 def _by_hand(task: Task, checkpointed: bool) -> Gradient:
     cell, initial = LSTM(), {name: task.variables[f"{name}_0"] for name in ("h", "c")}
-    how: dict[str, Any] = {"checkpoint": round(len(task.weights) ** 0.5)} if checkpointed else {"budget": np.inf}
+    how: dict[str, Any] = (
+        {"checkpoint": round(len(task.weights) ** 0.5)} if checkpointed else {"budget": np.inf}
+    )
     cotangents = {"h": task.weights, "c": zeros(task.weights)}
 
     def run() -> dict[str, Array]:
@@ -105,7 +118,9 @@ def peak() -> float:
         return int(line.split()[1]) / 2**10  # KiB
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def measure(contender: str, sizes: Sizes, asked: bool) -> tuple[float, float]:
@@ -121,7 +136,9 @@ def _in_a_process(contender: str, sizes: Sizes, asked: bool) -> tuple[float, flo
     code = f"from bptt_crosscheck.comparisons.speed.memory import *; print(*measure({contender!r}, {sizes!r}, {asked!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ProcessFailed(f"{contender} at {sizes}: exit status {done.returncode}\n{done.stderr[-2000:]}")
+        raise ProcessFailed(
+            f"{contender} at {sizes}: exit status {done.returncode}\n{done.stderr[-2000:]}"
+        )
     memory, seconds = done.stdout.split()[-2:]
     return float(memory), float(seconds)
 
@@ -132,5 +149,7 @@ def rows(sizes: Sizes = Sizes(), contenders: tuple[str, ...] = CONTENDERS) -> li
     found: list[Row] = []
     for name in contenders:
         memory, seconds = plain if name == PLAIN else _in_a_process(name, sizes, asked=True)
-        found.append(Row(name, memory - _in_a_process(name, sizes, asked=False)[0], seconds / plain[1]))
+        found.append(
+            Row(name, memory - _in_a_process(name, sizes, asked=False)[0], seconds / plain[1])
+        )
     return found

@@ -27,7 +27,13 @@ Run: TypeAlias = Callable[[], tuple[float, Mapping[str, Array]]]
 
 NAMES = ("rnn", "lstm", "gru")
 DTYPES = ("float64", "float32")
-MODULE, EAGER, COMPILED, JAX, PRODUCTS = "torch.nn", "torch eager", "torch.compile", "jax.jit", "matrix products"
+MODULE, EAGER, COMPILED, JAX, PRODUCTS = (
+    "torch.nn",
+    "torch eager",
+    "torch.compile",
+    "jax.jit",
+    "matrix products",
+)
 ROUNDINGS = 10_000  # how many units in the last place of its largest entry a gradient may differ
 LEAST_ROUNDS = 3
 TURN = 0.01  # seconds, at least
@@ -110,8 +116,13 @@ def task_of(cell: str, sizes: Sizes, dtype: str, seed: int = 0) -> Task:
     made = CELLS[cell]()
     shapes = made.parameter_shapes(sizes.input_size, H)
     shapes |= {"W_hy": (sizes.output_size, H), "b_y": (sizes.output_size,)}
-    drawn = {name: rng.normal(size=s, scale=s[-1] ** -0.5 if len(s) > 1 else 0.5) for name, s in shapes.items()}
-    drawn |= {f"{name}_0": rng.normal(size=(B, *shape)) for name, shape in made.state_shapes(H).items()}
+    drawn = {
+        name: rng.normal(size=s, scale=s[-1] ** -0.5 if len(s) > 1 else 0.5)
+        for name, s in shapes.items()
+    }
+    drawn |= {
+        f"{name}_0": rng.normal(size=(B, *shape)) for name, shape in made.state_shapes(H).items()
+    }
     drawn["x"] = rng.normal(size=(T, B, sizes.input_size))
     target = rng.integers(0, sizes.output_size, (T, B))
     return Task(cell, sizes, {name: value.astype(dtype) for name, value in drawn.items()}, target)
@@ -122,7 +133,9 @@ def use_threads(count: int) -> None:
     threadpoolctl.threadpool_limits(count)
     os.environ["NPROC"] = str(count)
     if count == 1:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+        )
     import_module("bptt_crosscheck.reference.by_torch.torch_throughput").use_threads(count)
     threadpoolctl.threadpool_limits(count)  # torch brought thread pools of its own
 
@@ -146,7 +159,9 @@ def contenders(task: Task, with_compile: bool = False) -> dict[str, Run]:
         import_module("bptt_crosscheck.reference.by_torch.torch_throughput"),
         import_module("bptt_crosscheck.reference.by_jax.jax_throughput"),
     )
-    ways = {MODULE: torch.module, EAGER: torch.eager, JAX: jax.compiled} | ({COMPILED: torch.compiled} if with_compile else {})
+    ways = {MODULE: torch.module, EAGER: torch.eager, JAX: jax.compiled} | (
+        {COMPILED: torch.compiled} if with_compile else {}
+    )
     return {name: way(task.cell, task.variables, task.target) for name, way in ways.items()}
 
 
@@ -155,10 +170,19 @@ def matrix_products(task: Task) -> Callable[[], None]:
 
     Those with W_hh are done step by step, all others over all steps at once.
     """
-    (T, B), W_xh, W_hh, W_hy = task.target.shape, *(task.variables[name] for name in ("W_xh", "W_hh", "W_hy"))
+    (T, B), W_xh, W_hh, W_hy = (
+        task.target.shape,
+        *(task.variables[name] for name in ("W_xh", "W_hh", "W_hy")),
+    )
     ones = partial(np.ones, dtype=task.dtype)
-    x, h, y, a = (ones((T * B, width)) for width in (W_xh.shape[1], W_hh.shape[1], len(W_hy), len(W_xh)))
-    d_x, d_h, each = np.empty_like(x), np.empty_like(h), [np.empty(W.shape[::-1], W.dtype) for W in (W_xh, W_hh, W_hy)]
+    x, h, y, a = (
+        ones((T * B, width)) for width in (W_xh.shape[1], W_hh.shape[1], len(W_hy), len(W_xh))
+    )
+    d_x, d_h, each = (
+        np.empty_like(x),
+        np.empty_like(h),
+        [np.empty(W.shape[::-1], W.dtype) for W in (W_xh, W_hh, W_hy)],
+    )
     forth, back = Multiplier(W_hh.T, B), Multiplier(W_hh, B)
     (a_t, _), (h_t, _) = forth.room(1, B), back.room(1, B)
 
@@ -177,7 +201,9 @@ def matrix_products(task: Task) -> Callable[[], None]:
     return run
 
 
-def must_agree(runs: Mapping[str, Run], expected: tuple[float, Mapping[str, Array]], dtype: np.dtype[Any]) -> None:
+def must_agree(
+    runs: Mapping[str, Run], expected: tuple[float, Mapping[str, Array]], dtype: np.dtype[Any]
+) -> None:
     """Raises ContendersDisagree where a loss or a gradient is further off than rounding explains."""
     tolerance, (loss, gradients) = ROUNDINGS * np.finfo(dtype).eps, expected
     for who, run in runs.items():
@@ -187,17 +213,25 @@ def must_agree(runs: Mapping[str, Run], expected: tuple[float, Mapping[str, Arra
         for name, value in gradients.items():
             error = np.max(np.abs(theirs[name] - value)) / np.max(np.abs(value))
             if theirs[name].dtype != dtype or not error <= tolerance:
-                raise ContendersDisagree(f"{who}: the gradient for {name} ({theirs[name].dtype}) is off by {error:.1e}")
+                raise ContendersDisagree(
+                    f"{who}: the gradient for {name} ({theirs[name].dtype}) is off by {error:.1e}"
+                )
 
 
-def interleaved(runs: Mapping[str, Callable[[], Any]], seconds: float, least: int = LEAST_ROUNDS) -> dict[str, Array]:
+def interleaved(
+    runs: Mapping[str, Callable[[], Any]], seconds: float, least: int = LEAST_ROUNDS
+) -> dict[str, Array]:
     """Seconds by name (rounds,): each has a turn a round, every round begins with another; for so long, `least` rounds at least.
 
     What is short runs several times in its turn, so that it does not pay for the caches that the one before has emptied.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     names, start = list(runs), time.perf_counter()
-    in_turn = {name: 1 + int(TURN / timed(run)) for name, run in runs.items()} if least > 1 else dict.fromkeys(runs, 1)
+    in_turn = (
+        {name: 1 + int(TURN / timed(run)) for name, run in runs.items()}
+        if least > 1
+        else dict.fromkeys(runs, 1)
+    )
     rounds = 0
     while rounds < least or time.perf_counter() - start < seconds:
         first = rounds % len(names)
@@ -228,7 +262,12 @@ def measured(task: Task, seconds: float, with_compile: bool = False) -> Result:
     times = interleaved({"by hand": mine, **theirs, PRODUCTS: matrix_products(task)}, seconds)
     ratios = {name: spread(times["by hand"] / times[name]) for name in theirs}
     return Result(
-        task.cell, str(task.dtype), task.sizes, len(times["by hand"]), ratios, spread(times[PRODUCTS] / times["by hand"])
+        task.cell,
+        str(task.dtype),
+        task.sizes,
+        len(times["by hand"]),
+        ratios,
+        spread(times[PRODUCTS] / times["by hand"]),
     )
 
 
@@ -240,6 +279,8 @@ def tasks(quick: bool, cells: tuple[str, ...] = NAMES) -> list[tuple[str, Sizes,
 def versions(threads: int) -> dict[str, Any]:
     """What the numbers depend on: threads, NumPy and its BLAS, torch, jax."""
     pools = cast(list[dict[str, Any]], threadpoolctl.threadpool_info())
-    blas = [f"{pool['internal_api']} {pool['version']}" for pool in pools if pool["user_api"] == "blas"]
+    blas = [
+        f"{pool['internal_api']} {pool['version']}" for pool in pools if pool["user_api"] == "blas"
+    ]
     found = {name: import_module(name).__version__ for name in ("numpy", "torch", "jax")}
     return {"threads": threads, **found, "BLAS": ", ".join(sorted(set(blas)))}

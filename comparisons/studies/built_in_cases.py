@@ -148,7 +148,9 @@ class RunOptions:
         """The work, each piece by itself: the cases, then the trainings."""
         cases = [partial(self.check, given, engines) for given in self.cases()]
         able = [engine for engine in engines if not (engine.numeric or engine.by_name)]
-        recipes = self.recipes() if able else []  # a training needs a whole gradient at every update
+        recipes = (
+            self.recipes() if able else []
+        )  # a training needs a whole gradient at every update
         trainings = [partial(self.train, recipe, able) for recipe in recipes]
         return [partial(_finite, piece) for piece in (*cases, *trainings)]
 

@@ -1,7 +1,7 @@
 """The cures for vanishing and exploding gradients at work: one measurement, ‖∂s_T/∂s_k‖₂ over k, for cell after cell.
 
-Every variant is checked against a reference and dumped; every number is computed from its dump, as comparisons.dump.load gives it
-back (comparisons.cure_variants, comparisons.cure_rows).
+Every variant is checked against a reference and dumped; every number is computed from its dump, as comparisons.reporting.dump.load gives it
+back (comparisons.studies.cure_variants, comparisons.studies.cure_measurements).
 """
 
 import math
@@ -19,7 +19,18 @@ from ..problems.problem import Problem
 from ..reporting import dump
 from ..reporting.files import complete_or_absent, prepare_file
 from ..witnesses.engines import Engine
-from .cure_measurements import CLIPPED, CLIPPINGS, TRUNCATED, ClipRow, Row, WindowRow, clip_row, finding, row_of, window_row
+from .cure_measurements import (
+    CLIPPED,
+    CLIPPINGS,
+    TRUNCATED,
+    ClipRow,
+    Row,
+    WindowRow,
+    clip_row,
+    finding,
+    row_of,
+    window_row,
+)
 from .cure_variants import PLAIN, VARIANTS, Variant, agreement, case_for, draw, problem_for
 
 if TYPE_CHECKING:
@@ -55,7 +66,13 @@ class Cures:
         return json_text(self)
 
 
-def examine(folder: Path, engine: Engine, seed: int, sizes: Mapping[str, int], variants: Sequence[Variant] = VARIANTS) -> Cures:
+def examine(
+    folder: Path,
+    engine: Engine,
+    seed: int,
+    sizes: Mapping[str, int],
+    variants: Sequence[Variant] = VARIANTS,
+) -> Cures:
     """Write a dump for every variant, read it back, and say what it shows; hold each variant to the reference.
 
     sizes are steps, batch, input_size, hidden_size. Raises BadOption for sizes that are too large, BadTarget for a folder that
@@ -63,7 +80,9 @@ def examine(folder: Path, engine: Engine, seed: int, sizes: Mapping[str, int], v
     """
     cases = [case_for(variant, sizes) for variant in variants]
     shared = draw(seed, **sizes)
-    problems = {v.name: problem_for(case, v, shared, seed) for case, v in zip(cases, variants, strict=True)}
+    problems = {
+        v.name: problem_for(case, v, shared, seed) for case, v in zip(cases, variants, strict=True)
+    }
     labels = {variant.name: variant.label for variant in variants}
     data = {name: _dumped(folder, problem) for name, problem in problems.items()}
     rows = {name: row_of(labels[name], each) for name, each in data.items()}
@@ -71,14 +90,34 @@ def examine(folder: Path, engine: Engine, seed: int, sizes: Mapping[str, int], v
     plain = rows.get(PLAIN)
     window = sizes["steps"] // 5
     truncated = [variant for variant in variants if variant.name in TRUNCATED]
-    cut = {v.name: _dumped(folder, problem_for(case_for(v, sizes, window), v, shared, seed)) for v in truncated}
+    cut = {
+        v.name: _dumped(folder, problem_for(case_for(v, sizes, window), v, shared, seed))
+        for v in truncated
+    }
     return Cures(
         environment(seed, "float64"),
         dict(sizes),
-        [_judged(replace(row, finding=finding(row, plain or row)), judged[name]) for name, row in rows.items()],
-        [clip_row(clipping, labels[name], data[name]) for name in CLIPPED if name in data for clipping in CLIPPINGS],
-        [window_row(labels[name], window, data[name], cut[name]) for name in TRUNCATED if name in cut],
-        [f"{name}: {row.sentence()}" for name, verdicts in judged.items() for row in verdicts if not row.passed],
+        [
+            _judged(replace(row, finding=finding(row, plain or row)), judged[name])
+            for name, row in rows.items()
+        ],
+        [
+            clip_row(clipping, labels[name], data[name])
+            for name in CLIPPED
+            if name in data
+            for clipping in CLIPPINGS
+        ],
+        [
+            window_row(labels[name], window, data[name], cut[name])
+            for name in TRUNCATED
+            if name in cut
+        ],
+        [
+            f"{name}: {row.sentence()}"
+            for name, verdicts in judged.items()
+            for row in verdicts
+            if not row.passed
+        ],
     )
 
 
@@ -89,7 +128,12 @@ def _dumped(folder: Path, problem: Problem) -> "xarray.Dataset":
 def _judged(row: Row, verdicts: Iterable[Verdict]) -> Row:
     told = list(verdicts)
     worst = max(verdict.worst_over_noise for verdict in told)
-    return replace(row, agrees=all(verdict.passed for verdict in told), error_over_noise=worst, reference=told[0].reference)
+    return replace(
+        row,
+        agrees=all(verdict.passed for verdict in told),
+        error_over_noise=worst,
+        reference=told[0].reference,
+    )
 
 
 def must_be_drawable(path: Path) -> None:
@@ -97,7 +141,9 @@ def must_be_drawable(path: Path) -> None:
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
-        raise MissingFramework(f"a plot needs matplotlib: pip install matplotlib ({error})") from error
+        raise MissingFramework(
+            f"a plot needs matplotlib: pip install matplotlib ({error})"
+        ) from error
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in known:
         raise BadTarget(f"{path} does not end in a format of pictures: {', '.join(known)}")
@@ -112,7 +158,9 @@ def draw_figure(cures: Cures, path: Path) -> None:
     axes = figure.subplots()
     for number, row in enumerate(cures.rows):
         norms = [value if value > 0 else math.nan for value in row.norms]
-        axes.semilogy(norms, label=row.label, color=f"C{number % 10}", linestyle=("-", "--")[number // 10 % 2])
+        axes.semilogy(
+            norms, label=row.label, color=f"C{number % 10}", linestyle=("-", "--")[number // 10 % 2]
+        )
     axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     axes.set_xlabel("lag T − k")
     axes.set_ylabel("‖∂s_T/∂s_k‖₂")

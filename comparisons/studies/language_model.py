@@ -44,7 +44,7 @@ EVALUATED_WINDOWS = 32
 
 @dataclass(frozen=True)
 class Recipe:
-    """A cell, and how it is trained: settings as in comparisons.updates; at how many of the updates gradients are checked."""
+    """A cell, and how it is trained: settings as in comparisons.studies.optimisers; at how many of the updates gradients are checked."""
 
     cell: str
     settings: Settings
@@ -56,8 +56,29 @@ class Recipe:
 # characters) to the length of whole steps in float32.
 TRAININGS: tuple[Recipe, ...] = (
     Recipe("rnn", {"optimiser": "sgd", "learning_rate": 0.7, "clip": "norm", "limit": 0.6}),
-    Recipe("lstm", {"optimiser": "adam", "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4, "clip": None}, 2),
-    Recipe("gru", {"optimiser": "momentum", "learning_rate": 0.2, "momentum": 0.9, "clip": "value", "limit": 0.05}, 2),
+    Recipe(
+        "lstm",
+        {
+            "optimiser": "adam",
+            "learning_rate": 0.01,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "epsilon": 1e-4,
+            "clip": None,
+        },
+        2,
+    ),
+    Recipe(
+        "gru",
+        {
+            "optimiser": "momentum",
+            "learning_rate": 0.2,
+            "momentum": 0.9,
+            "clip": "value",
+            "limit": 0.05,
+        },
+        2,
+    ),
 )
 
 
@@ -110,11 +131,15 @@ def windows(corpus: Corpus, steps: int, batch: int) -> list[Window]:
     """
     length = len(corpus.tokens)
     if length < steps + 1:
-        raise BadText(f"{corpus.name} has {length} characters; a window of {steps} steps needs {steps + 1}")
+        raise BadText(
+            f"{corpus.name} has {length} characters; a window of {steps} steps needs {steps + 1}"
+        )
     streams = min(batch, (length - 1) // steps)
     count = (length - 1) // (streams * steps)
     used = streams * count * steps
-    x, target = (corpus.tokens[start : start + used].reshape(streams, count * steps).T for start in (0, 1))
+    x, target = (
+        corpus.tokens[start : start + used].reshape(streams, count * steps).T for start in (0, 1)
+    )
     return [(x[k : k + steps], target[k : k + steps]) for k in range(0, count * steps, steps)]
 
 
@@ -159,7 +184,9 @@ def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: i
     size = len(corpus.vocabulary)
     streams = windows(corpus, steps, batch)[0][0].shape[1]
     return Case(
-        f"text {corpus.name}" if like.cell == TRAININGS[0].cell else f"{like.cell} text {corpus.name}",
+        f"text {corpus.name}"
+        if like.cell == TRAININGS[0].cell
+        else f"{like.cell} text {corpus.name}",
         like.cell,
         like.options,
         inputs="tokens",
@@ -217,7 +244,9 @@ def train_side_by_side(course: Course, engines: Sequence[Engine]) -> Training:
     )
     remarks = [note for _, note in ruled.values() if note is not None]
     if lost < len(on_the_way):
-        remarks.append(f"{case.name}: from update {lost} on, the weights trained by hand are not finite")
+        remarks.append(
+            f"{case.name}: from update {lost} on, the weights trained by hand are not finite"
+        )
     return Training(checks, row, remarks)
 
 
@@ -232,7 +261,10 @@ def _first_lost(on_the_way: Sequence[Problem]) -> int:
 def _at_window(problem: Problem, window: Window, states: Mapping[str, Array] | None) -> Problem:
     """The problem on this window, from the states given, or from zero."""
     x, target = window
-    zero = {name: np.zeros((problem.batch, size), dtype=problem.dtype) for name, size in problem.state_sizes.items()}
+    zero = {
+        name: np.zeros((problem.batch, size), dtype=problem.dtype)
+        for name, size in problem.state_sizes.items()
+    }
     initial = {f"{name}_0": value for name, value in (states or zero).items()}
     moved = problem.with_variables(initial)
     return replace(moved, constants=frozen({**moved.constants, "x": x, "target": target}))
@@ -247,7 +279,12 @@ def _stay(problem: Problem) -> Problem:
 
 
 def _train(
-    problem: Problem, cut: list[Window], updates: int, ask: Callable[[Problem], Answer], rule: Rule, move: Move = _stay
+    problem: Problem,
+    cut: list[Window],
+    updates: int,
+    ask: Callable[[Problem], Answer],
+    rule: Rule,
+    move: Move = _stay,
 ) -> list[Problem]:
     """The problem before each update, and after the last; window after window, the state carried across.
 
@@ -260,7 +297,11 @@ def _train(
         problem = move(_at_window(problem, window, states))
         passed_through.append(problem)
         answer = ask(problem)
-        states = None if (number + 1) % len(cut) == 0 else {name: value[-1] for name, value in answer.states.items()}
+        states = (
+            None
+            if (number + 1) % len(cut) == 0
+            else {name: value[-1] for name, value in answer.states.items()}
+        )
         weights, memory = rule.update(_weights(problem), answer.gradients, memory)
         problem = problem.with_variables(weights)
     return [*passed_through, _at_window(problem, cut[updates % len(cut)], states)]
@@ -276,7 +317,11 @@ def _weights(problem: Problem) -> dict[str, Array]:
 
 
 def _noise(
-    start: Problem, cut: list[Window], updates: int, others: Mapping[Engine, Problem], rules: Mapping[Engine, Rule]
+    start: Problem,
+    cut: list[Window],
+    updates: int,
+    others: Mapping[Engine, Problem],
+    rules: Mapping[Engine, Rule],
 ) -> dict[str, float]:
     """What rounding explains of a difference between trained parameters, from one reference; by name.
 
@@ -290,13 +335,17 @@ def _noise(
 
     def ask(problem: Problem) -> Answer:
         answer = witness.answer(problem)
-        return replace(answer, gradients={name: _rounded(answer, name, rng) for name in problem.weight_names})
+        return replace(
+            answer, gradients={name: _rounded(answer, name, rng) for name in problem.weight_names}
+        )
 
     rounded = _train(start, cut, updates, ask, rules[witness], move)[-1]
     noise: dict[str, float] = {}
     for weight, expected in _weights(others[witness]).items():
         response = float(np.max(np.abs(rounded.variables[weight] - expected)))
-        noise[weight] = max(response, tolerance.unit(start, updates) * float(np.max(np.abs(expected))))
+        noise[weight] = max(
+            response, tolerance.unit(start, updates) * float(np.max(np.abs(expected)))
+        )
     return noise
 
 
@@ -304,10 +353,14 @@ def _rounded(answer: Answer, name: str, rng: np.random.Generator) -> Array:
     """A gradient moved by up to ε Σ_t |share of step t|, entry by entry: terms that cancel do not hide."""
     gradient = answer.gradients[name]
     size = np.abs(answer.steps[name]).sum(axis=0) if name in answer.steps else np.abs(gradient)
-    return gradient + np.finfo(gradient.dtype).eps * size * rng.uniform(-1, 1, gradient.shape).astype(gradient.dtype)
+    return gradient + np.finfo(gradient.dtype).eps * size * rng.uniform(
+        -1, 1, gradient.shape
+    ).astype(gradient.dtype)
 
 
-def _parameters(mine: Problem, name: str, other: Problem, noise: Mapping[str, float]) -> list[Verdict]:
+def _parameters(
+    mine: Problem, name: str, other: Problem, noise: Mapping[str, float]
+) -> list[Verdict]:
     """The trained parameters by hand against those of a reference."""
     limit = tolerance.limit_of(mine)
     verdicts: list[Verdict] = []

@@ -20,12 +20,16 @@ from ..errors import BadModelFile, BadOption
 from ..problems.arrays import Array
 from ..problems.cases import PROJECTION, SOFTMAX, Case
 
-WEIGHT = re.compile(r"^(?P<prefix>(?:.*\.)?)(?P<kind>weight|bias)_(?P<role>ih|hh|hr)(?P<suffix>_l\d+(?:_reverse)?)?$")
+WEIGHT = re.compile(
+    r"^(?P<prefix>(?:.*\.)?)(?P<kind>weight|bias)_(?P<role>ih|hh|hr)(?P<suffix>_l\d+(?:_reverse)?)?$"
+)
 CELLS = {1: "rnn", 3: "gru", 4: "lstm"}  # by blocks of rows of weight_hh
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 SHOWN = 6  # names of skipped tensors in the report
 STEPS, BATCH = 6, 2
-LARGEST_STATE = 128  # numbers of state up to which Jacobians, their square at every step, are compared
+LARGEST_STATE = (
+    128  # numbers of state up to which Jacobians, their square at every step, are compared
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Layers:
     """One recurrent module of a model.
 
     name            in the model
-    cell, options   as in comparisons.cases
+    cell, options   as in comparisons.problems.cases
     weights         its parameters under this project's names, in float64 as far as the file's own precision goes
     notes           what the file does not say, and what was assumed
     """
@@ -65,7 +69,9 @@ class Layers:
         """Name, cell and sizes."""
         ways = ", both directions" if self.bidirectional else ""
         sizes = f"input size {self.input_size}, hidden size {self.hidden_size}"
-        return f"{self.name}: {self.cell}, {self.layers} layer{'s' * (self.layers > 1)}{ways}, {sizes}"
+        return (
+            f"{self.name}: {self.cell}, {self.layers} layer{'s' * (self.layers > 1)}{ways}, {sizes}"
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,9 @@ class ModelFile:
     def remarks(self) -> list[str]:
         """What was found, assumed and skipped, a line each."""
         lines = [f"{self.name}: found {each.sentence()}" for each in self.found]
-        assumed = [f"{self.name}: {each.name}: {note}" for each in self.found for note in each.notes]
+        assumed = [
+            f"{self.name}: {each.name}: {note}" for each in self.found for note in each.notes
+        ]
         return [*lines, *assumed, *(f"{self.name}: skipped {reason}" for reason in self.skipped)]
 
 
@@ -144,7 +152,9 @@ def _load_torch(path: Path) -> Any:
     except Exception as error:  # a file that is none of torch's may break its unpickler anywhere
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.160}"
         advice = "only tensors in dicts are loaded, never code: save model.state_dict()"
-        raise BadModelFile(f"{path} cannot be loaded with weights_only=True ({advice}): {reason}") from error
+        raise BadModelFile(
+            f"{path} cannot be loaded with weights_only=True ({advice}): {reason}"
+        ) from error
 
 
 def _flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
@@ -162,7 +172,9 @@ def _as_array(tensor: Any) -> Array:
 
 def _modules(group: Mapping[str, Array]) -> list[dict[str, Array]]:
     """Of the tensors under one prefix, those of a layer (with suffixes), and those of a single cell (without)."""
-    layer = {name: value for name, value in group.items() if cast(Any, WEIGHT.match(name))["suffix"]}
+    layer = {
+        name: value for name, value in group.items() if cast(Any, WEIGHT.match(name))["suffix"]
+    }
     cell = {name: value for name, value in group.items() if name not in layer}
     return [part for part in (layer, cell) if part]
 
@@ -183,11 +195,15 @@ def _layers(prefix: str, tensors: dict[str, Array]) -> Layers:
     if rest or blocks not in CELLS:
         raise ValueError(f"weight_hh{first} of shape {W_hh.shape} is that of no RNN, GRU or LSTM")
     if W_hr is not None and CELLS[blocks] != "lstm":
-        raise ValueError(f"weight_hr{first}: a projection in {'a GRU' if blocks == 3 else 'an RNN'}; only an LSTM has one")
+        raise ValueError(
+            f"weight_hr{first}: a projection in {'a GRU' if blocks == 3 else 'an RNN'}; only an LSTM has one"
+        )
     cell, options, notes = _cell(CELLS[blocks], W_hr)
     state = hidden_size + W_hh.shape[1] if CELLS[blocks] == "lstm" else hidden_size
     if state > LARGEST_STATE:
-        notes.append(f"a state of {state} numbers: its Jacobians are not compared (up to {LARGEST_STATE} they are)")
+        notes.append(
+            f"a state of {state} numbers: its Jacobians are not compared (up to {LARGEST_STATE} they are)"
+        )
     suffixes = {cast(Any, WEIGHT.match(name))["suffix"] or "" for name in tensors}
     return Layers(
         name=prefix.rstrip(".") or CELLS[blocks],
@@ -209,9 +225,13 @@ def cases_of(layers: Layers, sizes: Mapping[str, int]) -> Iterator[tuple[Case, d
     Raises BadOption for weights that are too many, and for sizes that are the file's to say.
     """
     if set(sizes) & {"input_size", "hidden_size"}:
-        raise BadOption("input_size and hidden_size are the checkpoint's: they are not to be given as well")
+        raise BadOption(
+            "input_size and hidden_size are the checkpoint's: they are not to be given as well"
+        )
     whole = layers.case()
-    whole = replace(whole, steps=max(1, min(STEPS, LARGEST // (numbers_in(whole) + 1))), batch=BATCH)
+    whole = replace(
+        whole, steps=max(1, min(STEPS, LARGEST // (numbers_in(whole) + 1))), batch=BATCH
+    )
     whole = replace(whole, **sizes)
     alone = whole.layers == 1 and not whole.bidirectional
     must_fit(whole)
@@ -219,14 +239,26 @@ def cases_of(layers: Layers, sizes: Mapping[str, int]) -> Iterator[tuple[Case, d
         yield whole, dict(layers.weights)
     for suffix, own in _runs(layers.weights):
         size = own["W_xh"].shape[1]
-        run = replace(whole, name=layers.name + suffix, layers=1, bidirectional=False, input_size=size)
-        yield replace(run, loss=SOFTMAX if alone else PROJECTION, jacobians=state_size(run) <= LARGEST_STATE), own
+        run = replace(
+            whole, name=layers.name + suffix, layers=1, bidirectional=False, input_size=size
+        )
+        yield (
+            replace(
+                run,
+                loss=SOFTMAX if alone else PROJECTION,
+                jacobians=state_size(run) <= LARGEST_STATE,
+            ),
+            own,
+        )
 
 
 def _runs(weights: Mapping[str, Array]) -> list[tuple[str, dict[str, Array]]]:
     """(suffix, the weights of this run without it)."""
     suffixes = [name.removeprefix("W_xh") for name in weights if name.startswith("W_xh")]
-    return [(s, {name.removesuffix(s): value for name, value in weights.items() if name.endswith(s)}) for s in suffixes]
+    return [
+        (s, {name.removesuffix(s): value for name, value in weights.items() if name.endswith(s)})
+        for s in suffixes
+    ]
 
 
 def _cell(name: str, W_hr: Array | None) -> tuple[str, dict[str, Any], list[str]]:
@@ -234,8 +266,14 @@ def _cell(name: str, W_hr: Array | None) -> tuple[str, dict[str, Any], list[str]
         return (
             "rnn",
             {"activation": "tanh"},
-            ["the file does not say which nonlinearity the RNN has: tanh, torch's default, is taken"],
+            [
+                "the file does not say which nonlinearity the RNN has: tanh, torch's default, is taken"
+            ],
         )
     if name == "gru":
         return "gru", {"reset": "after"}, []
-    return ("lstm", {}, []) if W_hr is None else ("projected-lstm", {"projection_size": W_hr.shape[0]}, [])
+    return (
+        ("lstm", {}, [])
+        if W_hr is None
+        else ("projected-lstm", {"projection_size": W_hr.shape[0]}, [])
+    )

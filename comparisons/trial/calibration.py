@@ -1,6 +1,6 @@
-"""The experiment behind `comparisons.tolerance.LIMIT`: how large error / noise gets for code that is right.
+"""The experiment behind `comparisons.witnesses.tolerance.LIMIT`: how large error / noise gets for code that is right.
 
-    python comparisons/calibration.py --problems 250
+    python comparisons/trial/calibration.py --problems 250
 
 draws problems from the table of cases with other seeds, recurrent gains from 0.1 to 4 and, in one problem of three, inputs that
 saturate every unit; holds the built-in derivations against all references; and prints how many comparisons there were and
@@ -43,7 +43,9 @@ def random_problem(case: Case, seed: int) -> Problem:
     gain = math.exp(rng.uniform(math.log(GAINS[0]), math.log(GAINS[1])))
     input_gain = SATURATING if rng.random() < 1 / 3 else 1.0
     gains = {"W_hh": gain, "W_xh": input_gain}
-    return problem.with_variables({name: gains.get(name[:4], 1.0) * value for name, value in problem.variables.items()})
+    return problem.with_variables(
+        {name: gains.get(name[:4], 1.0) * value for name, value in problem.variables.items()}
+    )
 
 
 def ratios(problems: int) -> list[Ratio]:
@@ -53,9 +55,14 @@ def ratios(problems: int) -> list[Ratio]:
     found: list[Ratio] = []
     for number in range(problems):
         case, seed = cases[number % len(cases)], number // len(cases)
-        report = check_problem(random_problem(case, seed), built_in(case.cell, case.options), engines)
+        report = check_problem(
+            random_problem(case, seed), built_in(case.cell, case.options), engines
+        )
         rows = [*report.rows, *report.forward]
-        found += [Ratio(row.worst_over_noise, case.name, seed, row.gradient, row.reference) for row in rows]
+        found += [
+            Ratio(row.worst_over_noise, case.name, seed, row.gradient, row.reference)
+            for row in rows
+        ]
     return sorted(found, key=lambda ratio: -ratio.value)
 
 
@@ -64,7 +71,9 @@ def main(problems: int = 250, show: int = 10) -> None:
     found = ratios(problems)
     print(f"{len(found):,} comparisons of correct gradients; largest error / noise:")
     for ratio in found[:show]:
-        print(f"{ratio.value:10.2f}  {ratio.gradient} against {ratio.reference}, {ratio.case}, seed {ratio.seed}")
+        print(
+            f"{ratio.value:10.2f}  {ratio.gradient} against {ratio.reference}, {ratio.case}, seed {ratio.seed}"
+        )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ class Alarms:
     worst: float = 0.0
     where: str = ""
 
-    def look_at(self, forward: Sequence[Verdict], rows: Sequence[Verdict], where: str, steps: int) -> None:
+    def look_at(
+        self, forward: Sequence[Verdict], rows: Sequence[Verdict], where: str, steps: int
+    ) -> None:
         """Count the rows, note the alarms, and how much noise they need."""
         for row in (*forward, *rows):
             self.comparisons += row in rows
@@ -64,11 +66,18 @@ def random_case(rng: np.random.Generator) -> Case:
     long = rng.random() < 0.02
     steps = int(rng.integers(100, 501)) if long else int(rng.integers(1, 25))
     sizes = {
-        name: int(rng.integers(1, 4 if long else top)) for name, top in (("batch", 5), ("input_size", 7), ("hidden_size", 9))
+        name: int(rng.integers(1, 4 if long else top))
+        for name, top in (("batch", 5), ("input_size", 7), ("hidden_size", 9))
     }
     stacked = not long and rng.random() < 0.1
     layers = (
-        {"layers": int(rng.integers(1, 3)), "bidirectional": bool(rng.random() < 0.5), "steps": min(steps, 6)} if stacked else {}
+        {
+            "layers": int(rng.integers(1, 3)),
+            "bidirectional": bool(rng.random() < 0.5),
+            "steps": min(steps, 6),
+        }
+        if stacked
+        else {}
     )
     return replace(
         case,
@@ -98,7 +107,9 @@ def random_problem(seed: int, number: int, dtype: str) -> tuple[CellCandidate, P
     return built_in(case.cell, case.options), problem.with_variables(scaled).in_precision(dtype)
 
 
-def derivations(candidate: CellCandidate, problem: Problem, answer: Answer) -> Iterator[tuple[str, Answer]]:
+def derivations(
+    candidate: CellCandidate, problem: Problem, answer: Answer
+) -> Iterator[tuple[str, Answer]]:
     """The same right derivation, summing in other orders: hoisted, by the sequence form and without; by steps; rows reversed."""
     yield "hoisted", answer
     if hasattr(candidate.cell, "sequence"):
@@ -120,11 +131,22 @@ def reversed_rows(candidate: CellCandidate, problem: Problem) -> Answer:
         rows = 0 if name.endswith("_0") or name == "lengths" else 1
         return np.flip(value, axis=rows)
 
-    both = [{name: turned(name, value) for name, value in arrays.items()} for arrays in (problem.variables, problem.constants)]
+    both = [
+        {name: turned(name, value) for name, value in arrays.items()}
+        for arrays in (problem.variables, problem.constants)
+    ]
     answer = candidate.answer(replace(problem.with_variables(both[0]), constants=both[1]))
     gradients = {name: turned(name, value) for name, value in answer.gradients.items()}
-    steps = {name: value if name in weights else np.flip(value, axis=1) for name, value in answer.steps.items()}
-    return Answer(answer.loss, gradients, {name: np.flip(value, axis=1) for name, value in answer.states.items()}, steps)
+    steps = {
+        name: value if name in weights else np.flip(value, axis=1)
+        for name, value in answer.steps.items()
+    }
+    return Answer(
+        answer.loss,
+        gradients,
+        {name: np.flip(value, axis=1) for name, value in answer.states.items()},
+        steps,
+    )
 
 
 def alarms_in(number: int, seed: int, dtype: str, engines: Sequence[Engine]) -> Alarms:
@@ -141,10 +163,14 @@ def alarms_in(number: int, seed: int, dtype: str, engines: Sequence[Engine]) -> 
             return replace(found, overflowed=1)
         thorough: Witnesses | None = None
         for how, derived in derivations(candidate, problem, answer):
-            where = f"{how}, {problem.name}, {dtype}, seed {seed}, number {number}, T = {problem.steps}"
+            where = (
+                f"{how}, {problem.name}, {dtype}, seed {seed}, number {number}, T = {problem.steps}"
+            )
             verdicts = judge_answer(problem, derived, witnesses)
             if not all(row.worst_over_noise <= CLOSE for row in (*verdicts[0], *verdicts[1])):
-                thorough = thorough or testify(problem, engines, Convention(), set(answer.gradients))
+                thorough = thorough or testify(
+                    problem, engines, Convention(), set(answer.gradients)
+                )
                 verdicts = judge_answer(problem, derived, thorough)
             found.look_at(verdicts[0], verdicts[1], where, problem.steps)
     return found

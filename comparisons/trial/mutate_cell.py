@@ -57,12 +57,22 @@ def each_carry(change: Callable[[Array], Array]) -> Callable[[Soil], Plants]:
 
     def plant(soil: Soil) -> Plants:
         for part in soil.states:
-            yield f"carry of {part}", carry(soil, lambda name, value, part=part: change(value) if name == part else value)
+            yield (
+                f"carry of {part}",
+                carry(
+                    soil, lambda name, value, part=part: change(value) if name == part else value
+                ),
+            )
 
     return plant
 
 
-def in_accumulate(soil: Soil, params: Change | None = None, cache: Change | None = None, delta: Change | None = None) -> Answers:
+def in_accumulate(
+    soil: Soil,
+    params: Change | None = None,
+    cache: Change | None = None,
+    delta: Change | None = None,
+) -> Answers:
     """The weight gradients are formed from something else: each a change of what accumulate is given."""
 
     def change(inner: Any, p: Any, c: Any, d: Any) -> Any:
@@ -110,21 +120,32 @@ def gates_permuted(soil: Soil) -> Plants:
         swap = partial(blocks_swapped, size=soil.hidden, one=one, other=other)
         yield f"{which}, in the weight gradients", in_accumulate(soil, delta=partial(swap, axis=-1))
         if "W_hh" in soil.own_names:
-            yield f"{which}, in the carry", in_delta(soil, params=lambda p, s=swap: {**p, "W_hh": s(p["W_hh"], axis=0)})
+            yield (
+                f"{which}, in the carry",
+                in_delta(soil, params=lambda p, s=swap: {**p, "W_hh": s(p["W_hh"], axis=0)}),
+            )
 
 
 def gate_missing(soil: Soil) -> Plants:
     """One gate's term is left out."""
     for at in range(soil.gates if soil.gates > 1 else 0):
         zero = partial(block_zeroed, size=soil.hidden, at=at)
-        yield f"gate {at + 1}, in the weight gradients", in_accumulate(soil, delta=partial(zero, axis=-1))
+        yield (
+            f"gate {at + 1}, in the weight gradients",
+            in_accumulate(soil, delta=partial(zero, axis=-1)),
+        )
         if "W_hh" in soil.own_names:
-            yield f"gate {at + 1}, in the carry", in_delta(soil, params=lambda p, z=zero: {**p, "W_hh": z(p["W_hh"], axis=0)})
+            yield (
+                f"gate {at + 1}, in the carry",
+                in_delta(soil, params=lambda p, z=zero: {**p, "W_hh": z(p["W_hh"], axis=0)}),
+            )
 
 
 def transposed(soil: Soil) -> Plants:
     """W where Wᵀ belongs."""
-    sample = {name: soil.problem.variables[name + soil.problem.suffixes[0]] for name in soil.own_names}
+    sample = {
+        name: soil.problem.variables[name + soil.problem.suffixes[0]] for name in soil.own_names
+    }
     for name, value in sample.items():
         turned = transposed_blocks(value)
         if turned is not None and not np.array_equal(turned, value):
@@ -140,7 +161,10 @@ def through_another_weight(soil: Soil) -> Plants:
     """Dx, or the carry, through the wrong weight."""
 
     def rolled(params: Any) -> Any:
-        return {**params, "W_xh": np.roll(params["W_xh"], soil.hidden if soil.gates > 1 else 1, axis=0)}
+        return {
+            **params,
+            "W_xh": np.roll(params["W_xh"], soil.hidden if soil.gates > 1 else 1, axis=0),
+        }
 
     yield "dx through W_xh of another gate, or unit", in_accumulate(soil, params=rolled)
     if "W_hh" in soil.own_names:
@@ -163,7 +187,10 @@ def another_time(soil: Soil) -> Plants:
         for method in ("accumulate", "delta"):
             late = partial(_taken_late, cell, method, name)
             methods: dict[str, Callable[..., Any]] = {"recur": recur, method: _without_self(late)}
-            yield f"{name}_t for {name}_{{t−1}} in {method}", soil.with_cell(altered(cell, **methods))
+            yield (
+                f"{name}_t for {name}_{{t−1}} in {method}",
+                soil.with_cell(altered(cell, **methods)),
+            )
 
 
 def _without_self(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -173,7 +200,9 @@ def _without_self(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _taken_late(cell: Any, method: str, name: str, params: Any, cache: Any, d: Any) -> Any:
     """A half of the step, given the part of the state after it where it expects the part before."""
-    late = dict.fromkeys((f"{name}_prev", *(("seen",) if "seen" in cache else ())), cache[NEW + name])
+    late = dict.fromkeys(
+        (f"{name}_prev", *(("seen",) if "seen" in cache else ())), cache[NEW + name]
+    )
     return getattr(cell, method)(params, {**cache, **late}, d)
 
 
@@ -199,7 +228,10 @@ def row_for_all(soil: Soil) -> Plants:
         def of_row_0(cache: Any, name: str = name) -> Any:
             if name not in cache:
                 return cache
-            value, axis = cache[name], cache[name].ndim - (1 if cache[name].dtype.kind in "iu" else 2)
+            value, axis = (
+                cache[name],
+                cache[name].ndim - (1 if cache[name].dtype.kind in "iu" else 2),
+            )
             return {**cache, name: np.broadcast_to(np.take(value, [0], axis=axis), value.shape)}
 
         yield f"{name} of row 0 for every row", in_accumulate(soil, cache=of_row_0)
@@ -209,7 +241,9 @@ def bias_summed_wrongly(soil: Soil) -> Plants:
     """The bias is summed over the units, averaged, or taken from one gate."""
     for name in (name for name in soil.own_names if name.startswith("b")):
 
-        def change(inner: Any, params: Any, cache: Any, delta: Any, name: str = name, how: str = "") -> Any:
+        def change(
+            inner: Any, params: Any, cache: Any, delta: Any, name: str = name, how: str = ""
+        ) -> Any:
             found, d_x = inner(params, cache, delta)
             size = len(found[name])
             rows = delta.reshape(-1, delta.shape[-1])[:, :size]
@@ -223,8 +257,13 @@ def bias_summed_wrongly(soil: Soil) -> Plants:
 
         for how in ("units", "everything", "mean", "first gate"):
             if how != "first gate" or soil.gates > 1:
-                what = {"units": "summed over the units", "mean": "averaged over the rows"}.get(how, f"from {how}")
-                yield f"{name}, {what}", soil.with_cell(with_accumulate(soil.cell, partial(change, name=name, how=how)))
+                what = {"units": "summed over the units", "mean": "averaged over the rows"}.get(
+                    how, f"from {how}"
+                )
+                yield (
+                    f"{name}, {what}",
+                    soil.with_cell(with_accumulate(soil.cell, partial(change, name=name, how=how))),
+                )
 
 
 def overwritten(soil: Soil) -> Plants:
@@ -237,14 +276,19 @@ def overwritten(soil: Soil) -> Plants:
         d_W.T[x.reshape(-1)] += delta.reshape(-1, delta.shape[-1])
         return d_W, None
 
-    yield "dW_xh[:, tokens] += δ", soil.with_cell(with_globals(soil.cell, "accumulate", linear_backward=linear_backward))
+    yield (
+        "dW_xh[:, tokens] += δ",
+        soil.with_cell(with_globals(soil.cell, "accumulate", linear_backward=linear_backward)),
+    )
 
 
 def with_globals(cell: Any, method: str, **names: Any) -> Any:
     """The cell with a method that finds these under global names, in place of what its module has there."""
     kind = cast(Any, type(cell))
     function = getattr(kind, method)
-    return altered(cell, **{method: types.FunctionType(function.__code__, {**function.__globals__, **names})})
+    return altered(
+        cell, **{method: types.FunctionType(function.__code__, {**function.__globals__, **names})}
+    )
 
 
 # Impurity: what is right once and wrong the second time.

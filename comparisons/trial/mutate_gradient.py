@@ -22,7 +22,11 @@ def one_changed(soil: Soil, name: str, change: Callable[[Array], Any]) -> Answer
             if name in changed:
                 value = changed.pop(name)
                 told_apart = by_step and name in soil.learned()
-                new = np.stack([change(part.copy()) for part in value]) if told_apart else change(value.copy())
+                new = (
+                    np.stack([change(part.copy()) for part in value])
+                    if told_apart
+                    else change(value.copy())
+                )
                 changed |= {} if new is None else {name: new}
             found.append(changed)
         return replace(soil.right, gradients=found[0], steps=found[1])
@@ -30,7 +34,9 @@ def one_changed(soil: Soil, name: str, change: Callable[[Array], Any]) -> Answer
     return answer
 
 
-def each_gradient(change: Callable[[Array], Any], least: int = 1, ndim: int = 0) -> Callable[[Soil], Plants]:
+def each_gradient(
+    change: Callable[[Array], Any], least: int = 1, ndim: int = 0
+) -> Callable[[Soil], Plants]:
     """Each gradient in turn, changed; only those of so many entries and axes at least."""
 
     def plant(soil: Soil) -> Plants:
@@ -47,7 +53,9 @@ def whole_only(soil: Soil, name: str, change: Callable[[Array], Any]) -> Answers
     def answer() -> Answer:
         steps = {other: value for other, value in soil.right.steps.items() if other != name}
         return replace(
-            soil.right, gradients={**soil.right.gradients, name: change(soil.right.gradients[name].copy())}, steps=steps
+            soil.right,
+            gradients={**soil.right.gradients, name: change(soil.right.gradients[name].copy())},
+            steps=steps,
         )
 
     return answer
@@ -101,13 +109,19 @@ def clipped(soil: Soil) -> Plants:
         if value.size:
             bound = 0.5 * float(np.max(np.abs(value)))
             yield f"{name} by value", whole_only(soil, name, lambda d, b=bound: np.clip(d, -b, b))
-            yield f"{name} from above only", whole_only(soil, name, lambda d, b=bound: np.minimum(d, b))
+            yield (
+                f"{name} from above only",
+                whole_only(soil, name, lambda d, b=bound: np.minimum(d, b)),
+            )
     yield "the carry by value", carry(soil, lambda name, value: np.clip(value, -0.1, 0.1))
 
 
 def scaled_answer(soil: Soil, factor: float) -> Answer:
     """The right answer, times a factor."""
-    both = [{name: factor * value for name, value in arrays.items()} for arrays in (soil.right.gradients, soil.right.steps)]
+    both = [
+        {name: factor * value for name, value in arrays.items()}
+        for arrays in (soil.right.gradients, soil.right.steps)
+    ]
     return replace(soil.right, gradients=both[0], steps=both[1])
 
 
@@ -119,7 +133,11 @@ def share_changed(soil: Soil, name: str, t: int, factor: float) -> Answers:
         steps = share.copy()
         steps[t] = factor * share[t]
         whole = soil.right.gradients[name] + (factor - 1) * share[t]
-        return replace(soil.right, gradients={**soil.right.gradients, name: whole}, steps={**soil.right.steps, name: steps})
+        return replace(
+            soil.right,
+            gradients={**soil.right.gradients, name: whole},
+            steps={**soil.right.steps, name: steps},
+        )
 
     return answer
 
@@ -139,7 +157,10 @@ def step_off(soil: Soil) -> Plants:
     for name in soil.learned():
         sizes = np.abs(soil.right.steps[name]).reshape(soil.problem.steps, -1).max(axis=1)
         least = int(np.argmin(sizes))
-        yield f"{name}, a tenth of step {least + 1}, which contributes least", share_changed(soil, name, least, 1.1)
+        yield (
+            f"{name}, a tenth of step {least + 1}, which contributes least",
+            share_changed(soil, name, least, 1.1),
+        )
         yield f"{name}, step {least + 1} twice", share_changed(soil, name, least, 2.0)
 
 

@@ -35,7 +35,9 @@ class Rewired(CellCandidate):
 
 
 def rewired(
-    soil: Soil, arrange: Callable[[Network], Network] = lambda net: net, see: Callable[[Pass], Pass] = lambda done: done
+    soil: Soil,
+    arrange: Callable[[Network], Network] = lambda net: net,
+    see: Callable[[Pass], Pass] = lambda done: done,
 ) -> Answers:
     """The answer of a network that is arranged, or of a pass that is seen, otherwise."""
     return partial(Rewired(soil.cell, soil.candidate.algorithm, arrange, see).answer, soil.problem)
@@ -45,8 +47,15 @@ def truncated(soil: Soil) -> Plants:
     """The gradient is cut after K steps, or at the border of every chunk."""
     if soil.plain:
         for window in (0, 1, soil.problem.steps // 2):
-            yield f"a window of {window} steps", rewired(soil, lambda n, w=window: replace(n, window=w))
-    if soil.problem.window is None and soil.problem.chunk is None and not soil.problem.bidirectional:
+            yield (
+                f"a window of {window} steps",
+                rewired(soil, lambda n, w=window: replace(n, window=w)),
+            )
+    if (
+        soil.problem.window is None
+        and soil.problem.chunk is None
+        and not soil.problem.bidirectional
+    ):
         for chunk in (1, 2, max(soil.problem.steps - 1, 1)):
             yield f"chunks of {chunk} steps", rewired(soil, lambda n, c=chunk: replace(n, chunk=c))
 
@@ -62,10 +71,15 @@ def not_reset(soil: Soil) -> Plants:
 
     yield "left over from the sequence before", rewired(soil, see=see)
     if soil.problem.batch > 1:
-        yield "left over from the row before", carry(soil, lambda name, value: np.roll(value, 1, axis=-2))
+        yield (
+            "left over from the row before",
+            carry(soil, lambda name, value: np.roll(value, 1, axis=-2)),
+        )
 
 
-def reading(done: Pass, cotangents: Mapping[str, Array], d_params: Mapping[str, Array] | None = None) -> Pass:
+def reading(
+    done: Pass, cotangents: Mapping[str, Array], d_params: Mapping[str, Array] | None = None
+) -> Pass:
     """The pass with other cotangents, and with other gradients of the readout's own where they are given."""
     own = done.reading.d_params if d_params is None else dict(d_params)
     return replace(done, reading=replace(done.reading, cotangents=dict(cotangents), d_params=own))
@@ -74,7 +88,10 @@ def reading(done: Pass, cotangents: Mapping[str, Array], d_params: Mapping[str, 
 def of_cotangents(change: Callable[[Array], Array]) -> Callable[[Soil], Answers]:
     """e_1..e_T, changed before the time loop; the readout's own gradients are right."""
     return lambda soil: rewired(
-        soil, see=lambda done: reading(done, {n: change(value.copy()) for n, value in done.reading.cotangents.items()})
+        soil,
+        see=lambda done: reading(
+            done, {n: change(value.copy()) for n, value in done.reading.cotangents.items()}
+        ),
     )
 
 
@@ -107,10 +124,16 @@ def mask_ignored(soil: Soil) -> Plants:
 
         def see(done: Pass, at: int | None) -> Pass:
             def masked(tape: bptt.Tape) -> bptt.Tape:
-                mask = None if at is None or tape.mask is None else np.repeat(tape.mask[at][None], len(tape.mask), axis=0)
+                mask = (
+                    None
+                    if at is None or tape.mask is None
+                    else np.repeat(tape.mask[at][None], len(tape.mask), axis=0)
+                )
                 return replace(tape, mask=mask)
 
-            return replace(done, tapes={suffix: masked(tape) for suffix, tape in done.tapes.items()})
+            return replace(
+                done, tapes={suffix: masked(tape) for suffix, tape in done.tapes.items()}
+            )
 
         yield "rows end where the longest ends", rewired(soil, see=partial(see, at=None))
         yield "the mask of step 1 at every step", rewired(soil, see=partial(see, at=0))
@@ -120,7 +143,12 @@ def mask_ignored(soil: Soil) -> Plants:
             return replace(done, dropout=[None for _ in done.dropout])
 
         def first_mask(done: Pass) -> Pass:
-            return replace(done, dropout=[m if m is None else np.repeat(m[:1], len(m), axis=0) for m in done.dropout])
+            return replace(
+                done,
+                dropout=[
+                    m if m is None else np.repeat(m[:1], len(m), axis=0) for m in done.dropout
+                ],
+            )
 
         yield "dropout is not applied on the way back", rewired(soil, see=undropped)
         yield "the dropout mask of step 1 at every step", rewired(soil, see=first_mask)
@@ -139,7 +167,9 @@ def with_loss(soil: Soil, d_loss: Callable[[Array, Array, Array], Array]) -> Ans
             return right(y, target, weights)[0], d_loss(y, target, weights)
 
         losses = {soil.problem.readout: planted}
-        changed = types.FunctionType(Head.value.__code__, {**Head.value.__globals__, "LOSSES": losses})
+        changed = types.FunctionType(
+            Head.value.__code__, {**Head.value.__globals__, "LOSSES": losses}
+        )
         return changed(self, params, states, inputs)
 
     def arrange(net: Network) -> Network:
@@ -160,18 +190,33 @@ def _softmax(y: Array) -> Array:
 def loss_before_softmax(soil: Soil) -> Plants:
     """Ŷ without − y, or y without the softmax."""
     if soil.problem.readout == SOFTMAX:
-        yield "y − target: no softmax", with_loss(soil, lambda y, t, w: (y - _one_hot(y, t)) * w[..., None])
+        yield (
+            "y − target: no softmax",
+            with_loss(soil, lambda y, t, w: (y - _one_hot(y, t)) * w[..., None]),
+        )
         yield "p without − target", with_loss(soil, lambda y, t, w: _softmax(y) * w[..., None])
-        yield "target − p", with_loss(soil, lambda y, t, w: (_one_hot(y, t) - _softmax(y)) * w[..., None])
+        yield (
+            "target − p",
+            with_loss(soil, lambda y, t, w: (_one_hot(y, t) - _softmax(y)) * w[..., None]),
+        )
         yield (
             "softmax over the rows",
             with_loss(
-                soil, lambda y, t, w: (np.moveaxis(_softmax(np.moveaxis(y, 1, -1)), -1, 1) - _one_hot(y, t)) * w[..., None]
+                soil,
+                lambda y, t, w: (
+                    (np.moveaxis(_softmax(np.moveaxis(y, 1, -1)), -1, 1) - _one_hot(y, t))
+                    * w[..., None]
+                ),
             ),
         )
         yield (
             "p (1 − p) (p − target)",
-            with_loss(soil, lambda y, t, w: _softmax(y) * (1 - _softmax(y)) * (_softmax(y) - _one_hot(y, t)) * w[..., None]),
+            with_loss(
+                soil,
+                lambda y, t, w: (
+                    _softmax(y) * (1 - _softmax(y)) * (_softmax(y) - _one_hot(y, t)) * w[..., None]
+                ),
+            ),
         )
     elif soil.problem.readout != "projection":
         yield "y without − target", with_loss(soil, lambda y, t, w: y * w[..., None])
@@ -184,14 +229,20 @@ def everything(soil: Soil, factor: float) -> Answers:
 
     def see(done: Pass) -> Pass:
         scaled = {name: factor * value for name, value in done.reading.cotangents.items()}
-        return reading(done, scaled, {name: factor * value for name, value in done.reading.d_params.items()})
+        return reading(
+            done, scaled, {name: factor * value for name, value in done.reading.d_params.items()}
+        )
 
     return rewired(soil, see=see)
 
 
 def counts(problem: Problem) -> dict[str, float]:
     """T, B, V and the counted positions: what a mean may divide by."""
-    found: dict[str, float] = {"T": problem.steps, "B": problem.batch, "V": problem.output_size or 1}
+    found: dict[str, float] = {
+        "T": problem.steps,
+        "B": problem.batch,
+        "V": problem.output_size or 1,
+    }
     if "mask" in problem.constants:
         found["the counted positions"] = float(problem.constants["mask"].sum())
     return {name: float(count) for name, count in found.items() if count > 1}

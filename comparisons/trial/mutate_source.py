@@ -1,6 +1,6 @@
 """Mistakes of expression: a cell, the time loop or the network with one expression of its source changed.
 
-Nothing of `manual/` is touched: the changed code is compiled beside it (comparisons.source_mutants).
+Nothing of `manual/` is touched: the changed code is compiled beside it (comparisons.trial.syntax).
 """
 
 import types
@@ -23,20 +23,35 @@ from .subject import Plants, Soil
 
 
 @lru_cache(maxsize=64)
-def _cell_variations(kind_of_cell: type, method: str, names: tuple[str, ...]) -> tuple[source.Variation, ...]:
+def _cell_variations(
+    kind_of_cell: type, method: str, names: tuple[str, ...]
+) -> tuple[source.Variation, ...]:
     return tuple(source.function_variations(getattr(kind_of_cell, method), names))
 
 
 @lru_cache(maxsize=4)
 def _loop_variations() -> tuple[source.Variation, ...]:
-    functions = ("_walk", "past", "within", "walk_deltas", "backward", "shares", "_stacked", "added_up")
+    functions = (
+        "_walk",
+        "past",
+        "within",
+        "walk_deltas",
+        "backward",
+        "shares",
+        "_stacked",
+        "added_up",
+    )
     return tuple(source.module_variations(bptt, functions))
 
 
 @lru_cache(maxsize=4)
 def _network_variations() -> tuple[tuple[str, source.Variation], ...]:
     methods = ("backward", "_apart")
-    return tuple((name, each) for name in methods for each in source.function_variations(getattr(Network, name), ()))
+    return tuple(
+        (name, each)
+        for name in methods
+        for each in source.function_variations(getattr(Network, name), ())
+    )
 
 
 @lru_cache(maxsize=4)
@@ -97,7 +112,11 @@ def of_source(kind: str) -> Callable[[Soil], Plants]:
         kind_of_cell = cast(Any, type(soil.cell))
         tape = next(iter(soil.candidate.forward(soil.problem).tapes.values()))
         names = tuple(name for name, value in tape.caches[0].items() if value.dtype.kind == "f")
-        for method in ("delta", "accumulate", *(("step_jacobian",) if soil.problem.jacobians else ())):
+        for method in (
+            "delta",
+            "accumulate",
+            *(("step_jacobian",) if soil.problem.jacobians else ()),
+        ):
             function = getattr(kind_of_cell, method)
             for each in _of_kind(soil, _cell_variations(kind_of_cell, method, names), kind):
                 yield each.what, partial(_with_method, soil, method, each, function.__globals__)
@@ -111,11 +130,15 @@ def of_source(kind: str) -> Callable[[Soil], Plants]:
     return plant
 
 
-def _of_kind(soil: Soil, variations: tuple[source.Variation, ...], kind: str) -> list[source.Variation]:
+def _of_kind(
+    soil: Soil, variations: tuple[source.Variation, ...], kind: str
+) -> list[source.Variation]:
     return [each for each in variations if each.kind == kind and each.stands_in(soil.executed)]
 
 
-def _with_method(soil: Soil, method: str, variation: source.Variation, namespace: dict[str, Any]) -> Answer:
+def _with_method(
+    soil: Soil, method: str, variation: source.Variation, namespace: dict[str, Any]
+) -> Answer:
     return soil.with_cell(altered(soil.cell, **{method: variation.compiled(method, namespace)}))()
 
 
@@ -151,4 +174,9 @@ def _with_methods(net: Network, **methods: Any) -> Network:
 
 
 def _rebound(function: Any, **names: Any) -> Any:
-    return types.FunctionType(function.__code__, {**function.__globals__, **names}, function.__name__, function.__defaults__)
+    return types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+    )

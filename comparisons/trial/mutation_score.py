@@ -1,7 +1,7 @@
 """Every mistake in every cell in every regime, and what the cross-check says of each.
 
 A mutant that is not caught is either no mistake there, its gradient being the true one, or a failure of the oracle. That it is
-the true one is proven by intervals that contain the exact gradient (reference.interval): as near to it as the right derivation.
+the true one is proven by intervals that contain the exact gradient (reference.numeric.interval): as near to it as the right derivation.
 
 The references are asked and the noise is measured once for each problem; a mutant then costs one backward pass. How far a mutant
 is from the truth is measured here again, without the comparator: a comparator that has gone blind does not hide what it misses.
@@ -46,7 +46,9 @@ from .subject import Kind, Mutant, Soil
 
 Certify: TypeAlias = Callable[[Problem, Mapping[str, Array]], bool]
 
-WITHIN = 16.0  # noises; on purpose not tolerance.LIMIT: a limit that was raised must not excuse itself
+WITHIN = (
+    16.0  # noises; on purpose not tolerance.LIMIT: a limit that was raised must not excuse itself
+)
 KILLED, EQUIVALENT, ROUNDING, SURVIVED = "killed", "equivalent", "within rounding", "survived"
 
 CELLS: tuple[Case, ...] = (
@@ -90,7 +92,9 @@ REGIMES: tuple[Regime, ...] = (
     Regime("states", {"steps": 6, "loss": PROJECTION, "jacobians": True}),
     Regime("tokens", {"steps": 8, "inputs": "tokens", "positions": "masked", "reduction": "mean"}),
     Regime("unequal", {"steps": 6, "unequal": True}),
-    Regime("stacked", {"steps": 4, "layers": 2, "bidirectional": True, "dropout": 0.3, "unequal": True}),
+    Regime(
+        "stacked", {"steps": 4, "layers": 2, "bidirectional": True, "dropout": 0.3, "unequal": True}
+    ),
 )
 
 
@@ -127,7 +131,8 @@ class Trial:
             found, _ = apart(self, gradients, {})
             return found <= max(1.0, right)
         return all(
-            self.from_exact(name, gradients[name]) <= max(1.0, self.from_exact(name, self.right.gradients[name]))
+            self.from_exact(name, gradients[name])
+            <= max(1.0, self.from_exact(name, self.right.gradients[name]))
             for name in self.proof
         )
 
@@ -143,7 +148,9 @@ class Trial:
     def from_exact(self, name: str, gradient: Array) -> float:
         """A proven bound of a gradient's distance from the exact one, in noises."""
         enclosed = self.proof[name]
-        level = self.witnesses.noise.total[name] * (1.0 if enclosed.directions is None else math.sqrt(gradient.size))
+        level = self.witnesses.noise.total[name] * (
+            1.0 if enclosed.directions is None else math.sqrt(gradient.size)
+        )
         return float(np.max(enclosed.distance(gradient), initial=0.0)) / level
 
 
@@ -158,7 +165,9 @@ def problem_in(case: Case, regime: Regime, seed: int, dtype: str = "float64") ->
         if name.startswith(start) and not name.startswith("b_y")
     }
     if case.cell == "irnn":  # an identity hides a transposed weight
-        around = {name: value for name, value in problem.variables.items() if name.startswith("W_hh")}
+        around = {
+            name: value for name, value in problem.variables.items() if name.startswith("W_hh")
+        }
         scaled |= {n: scaled.get(n, v) + 0.1 * rng.normal(size=v.shape) for n, v in around.items()}
     return problem.with_variables(scaled).in_precision(dtype)
 
@@ -168,13 +177,22 @@ def trial_of(case: Case, regime: Regime, engines: Sequence[Engine], seed: int) -
     problem = problem_in(case, regime, seed)
     candidate = built_in(case.cell, case.options)
     right = candidate.answer(problem)
-    return Trial(case.name, regime.name, candidate, problem, right, testify(problem, engines, Convention(), set(right.gradients)))
+    return Trial(
+        case.name,
+        regime.name,
+        candidate,
+        problem,
+        right,
+        testify(problem, engines, Convention(), set(right.gradients)),
+    )
 
 
 # How far an answer is from the truth, in noises and relative to the largest entry.
 
 
-def apart(trial: Trial, gradients: Mapping[str, Array], steps: Mapping[str, Array]) -> tuple[float, float]:
+def apart(
+    trial: Trial, gradients: Mapping[str, Array], steps: Mapping[str, Array]
+) -> tuple[float, float]:
     """(largest error over noise, largest relative error) of gradients, and of the shares of each step; NaN counts as ∞."""
     noise, truth, found = trial.witnesses.noise, trial.truth, list[tuple[float, float]]()
     with np.errstate(all="ignore"):
@@ -189,15 +207,22 @@ def apart(trial: Trial, gradients: Mapping[str, Array], steps: Mapping[str, Arra
                     return math.inf, math.inf
                 found += [
                     _apart(mine - share, share, float(level))
-                    for mine, share, level in zip(steps[name], expected, noise.steps[name], strict=True)
+                    for mine, share, level in zip(
+                        steps[name], expected, noise.steps[name], strict=True
+                    )
                 ]
-    return max((ratio for ratio, _ in found), default=0.0), max((relative for _, relative in found), default=0.0)
+    return max((ratio for ratio, _ in found), default=0.0), max(
+        (relative for _, relative in found), default=0.0
+    )
 
 
 def _apart(error: Array, expected: Array, noise: float) -> tuple[float, float]:
     if not np.isfinite(error).all():
         return math.inf, math.inf
-    size, scale = float(np.max(np.abs(error), initial=0.0)), float(np.max(np.abs(expected), initial=0.0))
+    size, scale = (
+        float(np.max(np.abs(error), initial=0.0)),
+        float(np.max(np.abs(expected), initial=0.0)),
+    )
     if size == 0:
         return 0.0, 0.0
     return (size / noise if noise > 0 else math.inf), (size / scale if scale > 0 else math.inf)
@@ -221,7 +246,9 @@ class Outcome:
     relative_error: float
 
 
-def outcomes(trial: Trial, certify: Certify | None = None, kinds: tuple[Kind, ...] = KINDS, every: int = 1) -> Iterator[Outcome]:
+def outcomes(
+    trial: Trial, certify: Certify | None = None, kinds: tuple[Kind, ...] = KINDS, every: int = 1
+) -> Iterator[Outcome]:
     """The verdict on every mutant of this trial, or on one in so many of each kind; see `certify` in `outcome`."""
     soil, planted = Soil(trial.candidate, trial.problem, trial.right), Counter[str]()
     for mutant in mutants(soil, kinds):
@@ -255,7 +282,9 @@ def outcome(trial: Trial, mutant: Mutant, certify: Certify) -> Iterator[Outcome]
             "whole": replace(trial.right, gradients=found.gradients),
             "steps": replace(trial.right, steps=found.steps),
         }[level]
-        if level == "both" or not (same(answer, trial.right) or (level == "steps" and untold(answer, trial.right))):
+        if level == "both" or not (
+            same(answer, trial.right) or (level == "steps" and untold(answer, trial.right))
+        ):
             distance, relative = apart(trial, answer.gradients, answer.steps)
             with np.errstate(all="ignore"):
                 reason = _reason(trial, answer)
@@ -294,7 +323,8 @@ def _if_repeated(mutant: Mutant, first: Answer, verdict: str) -> tuple[str, str]
 def same(one: Answer, other: Answer) -> bool:
     """Whether two answers are equal to the bit."""
     return all(
-        mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+        mine.keys() == theirs.keys()
+        and all(np.array_equal(mine[name], theirs[name]) for name in mine)
         for mine, theirs in ((one.gradients, other.gradients), (one.steps, other.steps))
     )
 
@@ -302,9 +332,16 @@ def same(one: Answer, other: Answer) -> bool:
 def asked_only(answer: Answer, like: Answer) -> Answer:
     """The answer without what nobody asked for, a gradient for tokens say."""
     gradients = {name: value for name, value in answer.gradients.items() if name in like.gradients}
-    return replace(answer, gradients=gradients, steps={name: value for name, value in answer.steps.items() if name in like.steps})
+    return replace(
+        answer,
+        gradients=gradients,
+        steps={name: value for name, value in answer.steps.items() if name in like.steps},
+    )
 
 
 def untold(one: Answer, other: Answer) -> bool:
     """Whether what an answer tells of the steps is, as far as it goes, what the other tells."""
-    return all(name in other.steps and np.array_equal(value, other.steps[name]) for name, value in one.steps.items())
+    return all(
+        name in other.steps and np.array_equal(value, other.steps[name])
+        for name, value in one.steps.items()
+    )

@@ -34,34 +34,84 @@ from .mutate_gradient import (
     step_off,
     weight_transposed,
 )
-from .mutate_loop import factors, loss_before_softmax, mask_ignored, not_reset, reductions, some_cotangents, truncated
+from .mutate_loop import (
+    factors,
+    loss_before_softmax,
+    mask_ignored,
+    not_reset,
+    reductions,
+    some_cotangents,
+    truncated,
+)
 from .mutate_source import of_source
 from .subject import Kind, Mutant, Soil
 
 KINDS: tuple[Kind, ...] = (
-    Kind("carry dropped", "∂L/∂h_{t+1}, or ∂L/∂c_{t+1}, is not passed back", each_carry(lambda d: 0 * d)),
-    Kind("carry doubled", "what comes back from step t+1 is added twice", each_carry(lambda d: 2 * d)),
-    Kind("carry with the wrong sign", "what comes back from step t+1 is subtracted", each_carry(lambda d: -d)),
-    Kind("carry not reset", "the next sequence, or row, begins with the carry of the one before", not_reset),
-    Kind("truncated", "the gradient is cut after K steps, or at the border of every chunk", truncated),
+    Kind(
+        "carry dropped",
+        "∂L/∂h_{t+1}, or ∂L/∂c_{t+1}, is not passed back",
+        each_carry(lambda d: 0 * d),
+    ),
+    Kind(
+        "carry doubled", "what comes back from step t+1 is added twice", each_carry(lambda d: 2 * d)
+    ),
+    Kind(
+        "carry with the wrong sign",
+        "what comes back from step t+1 is subtracted",
+        each_carry(lambda d: -d),
+    ),
+    Kind(
+        "carry not reset",
+        "the next sequence, or row, begins with the carry of the one before",
+        not_reset,
+    ),
+    Kind(
+        "truncated", "the gradient is cut after K steps, or at the border of every chunk", truncated
+    ),
     Kind("transposed weight", "W where Wᵀ belongs", transposed),
     Kind("another weight", "dx, or the carry, through the wrong weight", through_another_weight),
-    Kind("h_t for h_{t−1}", "the state after the step where the state before it belongs", another_time),
+    Kind(
+        "h_t for h_{t−1}",
+        "the state after the step where the state before it belongs",
+        another_time,
+    ),
     Kind("gates permuted", "the gates stand in another order on the way back", gates_permuted),
     Kind("a gate missing", "one gate's term is left out", gate_missing),
-    Kind("one sample of the batch", "the weight gradients are those of the last, or first, sample only", some_rows_only),
+    Kind(
+        "one sample of the batch",
+        "the weight gradients are those of the last, or first, sample only",
+        some_rows_only,
+    ),
     Kind("one row's data for all", "x, or the state, of row 0 is used for every row", row_for_all),
-    Kind("bias over the wrong axis", "the bias is summed over the units, averaged, or taken from one gate", bias_summed_wrongly),
-    Kind("embedding overwritten", "rows of repeated tokens are overwritten, not accumulated", overwritten),
+    Kind(
+        "bias over the wrong axis",
+        "the bias is summed over the units, averaged, or taken from one gate",
+        bias_summed_wrongly,
+    ),
+    Kind(
+        "embedding overwritten",
+        "rows of repeated tokens are overwritten, not accumulated",
+        overwritten,
+    ),
     Kind("changed in place", "the code writes into what it was given", changes_in_place),
     Kind("kept between calls", "a second call adds to the first", keeps_between_calls),
-    Kind("cotangents of other steps", "the loss's own derivative is that of the last step only, or shifted", some_cotangents),
-    Kind("mask ignored", "padded steps, or dropped units, are passed on the way back", mask_ignored),
+    Kind(
+        "cotangents of other steps",
+        "the loss's own derivative is that of the last step only, or shifted",
+        some_cotangents,
+    ),
+    Kind(
+        "mask ignored", "padded steps, or dropped units, are passed on the way back", mask_ignored
+    ),
     Kind("loss before the softmax", "ŷ without − y, or y without the softmax", loss_before_softmax),
     Kind("reduction", "mean instead of sum over T, B or V, or the reverse", reductions),
     Kind("factor 2", "the square's 2, or a weight somewhere, on everything", factors),
     Kind("one gradient doubled", "a factor 2 on one gradient", each_gradient(lambda d: 2 * d)),
-    Kind("one gradient averaged", "one gradient is divided by 3, as by B", each_gradient(lambda d: d / 3)),
+    Kind(
+        "one gradient averaged",
+        "one gradient is divided by 3, as by B",
+        each_gradient(lambda d: d / 3),
+    ),
     Kind("one gradient negated", "the sign of one gradient", each_gradient(lambda d: -d)),
     Kind("one gradient zero", "one gradient is never filled in", each_gradient(lambda d: 0 * d)),
     Kind("one gradient missing", "one gradient is not given", each_gradient(lambda d: None)),
@@ -76,17 +126,47 @@ KINDS: tuple[Kind, ...] = (
     Kind("clipped", "gradients, or the carry, clipped by value or norm", clipped),
     Kind("first step left out", "the sum over steps begins at the second", step_left_out(0)),
     Kind("last step left out", "the sum over steps ends before the last", step_left_out(-1)),
-    Kind("one step off", "the share of the step that contributes least, by a tenth, or twice", step_off),
+    Kind(
+        "one step off",
+        "the share of the step that contributes least, by a tenth, or twice",
+        step_off,
+    ),
     Kind("initial state's gradient", "∂L/∂h_0, or ∂L/∂c_0, is left out", initial_state_forgotten),
-    Kind(source.FACTOR_MISSING, "the product rule's other factor, or a slope, is left out", of_source(source.FACTOR_MISSING)),
-    Kind(source.FACTOR_TWICE, "a factor, a slope say, is taken twice", of_source(source.FACTOR_TWICE)),
-    Kind(source.TERM_MISSING, "one way by which a variable reaches the loss is forgotten", of_source(source.TERM_MISSING)),
+    Kind(
+        source.FACTOR_MISSING,
+        "the product rule's other factor, or a slope, is left out",
+        of_source(source.FACTOR_MISSING),
+    ),
+    Kind(
+        source.FACTOR_TWICE, "a factor, a slope say, is taken twice", of_source(source.FACTOR_TWICE)
+    ),
+    Kind(
+        source.TERM_MISSING,
+        "one way by which a variable reaches the loss is forgotten",
+        of_source(source.TERM_MISSING),
+    ),
     Kind(source.SIGN, "plus for minus", of_source(source.SIGN)),
     Kind(source.SLOPE_LEFT_OUT, "1 − tanh² is taken for 1", of_source(source.SLOPE_LEFT_OUT)),
-    Kind(source.SLOPE_OF_INPUT, "1 − z² with z the net input, not its tanh", of_source(source.SLOPE_OF_INPUT)),
-    Kind(source.WRONG_VARIABLE, "one variable for another: c_{t−1} and c_t, i and f, …", of_source(source.WRONG_VARIABLE)),
-    Kind(source.PERMUTED, "two parts of what is stacked or named in each other's place", of_source(source.PERMUTED)),
-    Kind(source.TRANSPOSED, "a matrix transposed, or a product in the other order", of_source(source.TRANSPOSED)),
+    Kind(
+        source.SLOPE_OF_INPUT,
+        "1 − z² with z the net input, not its tanh",
+        of_source(source.SLOPE_OF_INPUT),
+    ),
+    Kind(
+        source.WRONG_VARIABLE,
+        "one variable for another: c_{t−1} and c_t, i and f, …",
+        of_source(source.WRONG_VARIABLE),
+    ),
+    Kind(
+        source.PERMUTED,
+        "two parts of what is stacked or named in each other's place",
+        of_source(source.PERMUTED),
+    ),
+    Kind(
+        source.TRANSPOSED,
+        "a matrix transposed, or a product in the other order",
+        of_source(source.TRANSPOSED),
+    ),
     Kind(source.ZERO, "a returned derivative is zero", of_source(source.ZERO)),
     Kind(source.CONSTANT, "2 for 1", of_source(source.CONSTANT)),
 )

@@ -51,7 +51,9 @@ class Side:
 
 def checkers(engine: Engine) -> dict[str, Checker]:
     """Ours and, where their frameworks can be imported, the others': each says whether it accepts an answer."""
-    found: dict[str, Checker] = {OURS: lambda candidate, problem, answer: accepted_here(problem, answer, engine)}
+    found: dict[str, Checker] = {
+        OURS: lambda candidate, problem, answer: accepted_here(problem, answer, engine)
+    }
     for name, module, keywords in (
         ("gradcheck", "bptt_crosscheck.reference.by_torch.torch_gradcheck", {}),
         ("gradcheck, fast", "bptt_crosscheck.reference.by_torch.torch_gradcheck", {"fast": True}),
@@ -89,7 +91,10 @@ def accepted_here(problem: Problem, answer: Callable[[], Answer], engine: Engine
     except Exception:  # only of the derivation under test
         return False
     verdicts = check_problem(problem, _Told(told), (engine,))
-    unchanged = all(np.array_equal(value, again.gradients.get(name, np.nan)) for name, value in told.gradients.items())
+    unchanged = all(
+        np.array_equal(value, again.gradients.get(name, np.nan))
+        for name, value in told.gradients.items()
+    )
     return unchanged and verdicts.passed
 
 
@@ -120,7 +125,10 @@ def _differs(mutant: Mutant, right: Answer) -> bool:
     try:
         with np.errstate(all="ignore"):
             found = mutant.answer().gradients
-            return any(not np.allclose(found[name], value, rtol=1e-7, atol=0) for name, value in right.gradients.items())
+            return any(
+                not np.allclose(found[name], value, rtol=1e-7, atol=0)
+                for name, value in right.gradients.items()
+            )
     except Exception:
         return False
 
@@ -133,23 +141,33 @@ def with_error(right: Answer, rng: np.random.Generator, relative: float) -> Answ
     return replace(right, gradients={**right.gradients, name: value}, steps={})
 
 
-def compare_checkers(cases: tuple[Case, ...], engine: Engine, seed: int, repeats: int) -> list[Side]:
+def compare_checkers(
+    cases: tuple[Case, ...], engine: Engine, seed: int, repeats: int
+) -> list[Side]:
     """Every checker on one mutant of each kind, on errors of SIZES in one entry, and on what is right, in float64 and float32."""
     table: dict[tuple[str, str, str], Side] = {}
     for case in cases:
         candidate, problem = built_in(case.cell, case.options), problem_of(case, seed)
         right, rng = candidate.answer(problem), np.random.default_rng(seed)
-        shown = [(MISTAKE, problem, mutant.answer) for mutant in one_of_each(Soil(candidate, problem, right))]
+        shown = [
+            (MISTAKE, problem, mutant.answer)
+            for mutant in one_of_each(Soil(candidate, problem, right))
+        ]
         for relative in SIZES:
             wrong = [with_error(right, rng, relative) for _ in range(repeats)]
-            shown += [(f"{relative:.0e} in one entry", problem, partial(replace, found)) for found in wrong]
+            shown += [
+                (f"{relative:.0e} in one entry", problem, partial(replace, found))
+                for found in wrong
+            ]
         for dtype in ("float64", "float32"):
             for number in range(repeats):
                 other = problem_of(case, seed + number).astype(dtype)
                 shown.append((RIGHT, other, partial(candidate.answer, other)))
         for name, check in checkers(engine).items():
             for planted, where, answer in shown:
-                side = table.setdefault((name, planted, where.dtype.name), Side(name, planted, where.dtype.name))
+                side = table.setdefault(
+                    (name, planted, where.dtype.name), Side(name, planted, where.dtype.name)
+                )
                 start = time.perf_counter()
                 side.objected += not check(candidate, where, answer)
                 side.seconds += time.perf_counter() - start
@@ -157,7 +175,9 @@ def compare_checkers(cases: tuple[Case, ...], engine: Engine, seed: int, repeats
     return list(table.values())
 
 
-LARGE = Case("lstm, T = 50, H = 32", "lstm", steps=50, batch=1, input_size=20, hidden_size=32, output_size=2)
+LARGE = Case(
+    "lstm, T = 50, H = 32", "lstm", steps=50, batch=1, input_size=20, hidden_size=32, output_size=2
+)
 
 
 def time_to_verdict(engine: Engine, seed: int) -> dict[str, float]:

@@ -12,7 +12,10 @@ from ..judging.verdict import Verdict
 from ..problems.answer import Answer
 from .mutation_score import WITHIN, Trial
 
-OF_GRADIENT, OF_STEP = 1e-12, 1e-10  # what is always to be caught, relative to the largest entry of a gradient, of a step's share
+OF_GRADIENT, OF_STEP = (
+    1e-12,
+    1e-10,
+)  # what is always to be caught, relative to the largest entry of a gradient, of a step's share
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class Sensitivity:
     least_caught: float
 
 
-def sensitivities(trial: Trial, rng: np.random.Generator, entries: int = 2, steps: int = 2) -> Iterator[Sensitivity]:
+def sensitivities(
+    trial: Trial, rng: np.random.Generator, entries: int = 2, steps: int = 2
+) -> Iterator[Sensitivity]:
     """Errors in random entries of every gradient, and of random steps' shares; what is nothing but rounding is left out."""
     for name, value in trial.truth.gradients.items():
         size = float(np.max(np.abs(value), initial=0.0))
@@ -46,7 +51,13 @@ def sensitivities(trial: Trial, rng: np.random.Generator, entries: int = 2, step
             if size > WITHIN * float(trial.witnesses.noise.steps[name][t]):
                 at = int(rng.integers(value[t].size))
                 caught = partial(_caught_in_step, trial, name, int(t), at, size)
-                yield Sensitivity(trial.cell, trial.regime, name, int(t) + trial.problem.first_step(name), least_caught(caught))
+                yield Sensitivity(
+                    trial.cell,
+                    trial.regime,
+                    name,
+                    int(t) + trial.problem.first_step(name),
+                    least_caught(caught),
+                )
 
 
 def _caught_in_step(trial: Trial, name: str, t: int, at: int, size: float, relative: float) -> bool:
@@ -57,19 +68,25 @@ def in_whole(trial: Trial, name: str, at: int, error: float) -> bool:
     """Whether the error in one entry of a whole gradient is caught."""
     value = trial.right.gradients[name].copy()
     value.reshape(-1)[at] += error
-    return not _verdict(trial, replace(trial.right, gradients={**trial.right.gradients, name: value}), name).passed
+    return not _verdict(
+        trial, replace(trial.right, gradients={**trial.right.gradients, name: value}), name
+    ).passed
 
 
 def in_step(trial: Trial, name: str, t: int, at: int, error: float) -> bool:
     """Whether the error in one entry of one step's share is caught."""
     shares = trial.right.steps[name].copy()
     shares[t].reshape(-1)[at] += error
-    return not _verdict(trial, replace(trial.right, steps={**trial.right.steps, name: shares}), name).passed
+    return not _verdict(
+        trial, replace(trial.right, steps={**trial.right.steps, name: shares}), name
+    ).passed
 
 
 def _verdict(trial: Trial, answer: Answer, name: str) -> Verdict:
     first = trial.witnesses.first
-    return judge(trial.problem, answer, trial.witnesses.told[first], first.name, name, trial.witnesses.noise)
+    return judge(
+        trial.problem, answer, trial.witnesses.told[first], first.name, name, trial.witnesses.noise
+    )
 
 
 def least_caught(caught: Callable[[float], bool], resolution: float = 0.05) -> float:

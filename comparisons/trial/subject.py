@@ -59,7 +59,13 @@ class Soil:
     def plain(self) -> bool:
         """One layer in one direction, all rows of the same length, nothing cut."""
         p = self.problem
-        return p.layers == 1 and not p.bidirectional and p.window is None and p.chunk is None and "lengths" not in p.constants
+        return (
+            p.layers == 1
+            and not p.bidirectional
+            and p.window is None
+            and p.chunk is None
+            and "lengths" not in p.constants
+        )
 
     @cached_property
     def executed(self) -> set[tuple[str, int]]:

@@ -19,8 +19,16 @@ from typing import Any
 from ..places import ROOT
 
 FACTOR_MISSING, FACTOR_TWICE, TERM_MISSING = "a factor missing", "a factor twice", "a term missing"
-SIGN, SLOPE_LEFT_OUT, SLOPE_OF_INPUT = "a sign", "a slope left out", "the slope of the wrong variable"
-WRONG_VARIABLE, PERMUTED, TRANSPOSED = "another variable", "two parts permuted", "a factor transposed"
+SIGN, SLOPE_LEFT_OUT, SLOPE_OF_INPUT = (
+    "a sign",
+    "a slope left out",
+    "the slope of the wrong variable",
+)
+WRONG_VARIABLE, PERMUTED, TRANSPOSED = (
+    "another variable",
+    "two parts permuted",
+    "a factor transposed",
+)
 ZERO, CONSTANT = "a returned part zero", "a number off by one"
 
 
@@ -41,7 +49,9 @@ class Variation:
 
     def stands_in(self, executed: Container[tuple[str, int]]) -> bool:
         """Whether it is among the lines that are executed."""
-        return any((self.file, number) in executed for number in range(self.lines[0], self.lines[1] + 1))
+        return any(
+            (self.file, number) in executed for number in range(self.lines[0], self.lines[1] + 1)
+        )
 
     def changed(self) -> ast.Module:
         """A copy of the tree with the node replaced."""
@@ -99,15 +109,21 @@ def _file_of(thing: Any) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
-def _variations(tree: ast.Module, function: ast.AST, file: str, offset: int, names: Sequence[str]) -> Iterator[Variation]:
+def _variations(
+    tree: ast.Module, function: ast.AST, file: str, offset: int, names: Sequence[str]
+) -> Iterator[Variation]:
     arithmetic = list(_arithmetic(function))
     local = _locals(function)
-    changes = [(node, change) for node in arithmetic for change in _replacements(node, names, local)]
+    changes = [
+        (node, change) for node in arithmetic for change in _replacements(node, names, local)
+    ]
     updates = [node for node in ast.walk(function) if isinstance(node, ast.AugAssign)]
     changes += [(node.value, change) for node in updates for change in _of_update(node)]
     for node, (kind, replacement) in changes:
         line, last = node.lineno + offset, (node.end_lineno or node.lineno) + offset
-        what = f"{file}:{line}:{node.col_offset + 1}: {ast.unparse(node)} → {ast.unparse(replacement)}"
+        what = (
+            f"{file}:{line}:{node.col_offset + 1}: {ast.unparse(node)} → {ast.unparse(replacement)}"
+        )
         yield Variation(kind, what, tree, node, replacement, file, (line, last))
 
 
@@ -142,24 +158,45 @@ def _arithmetic(function: ast.AST) -> Iterator[ast.expr]:
             pending = [node.value, *pending]
         elif isinstance(node, ast.AnnAssign):
             pending = [*([node.value] if node.value else []), *pending]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("reshape", "split", "range", "eye", "zeros_like")):
-            pending = [*([node.func.value] if isinstance(node.func, ast.Attribute) else []), *pending]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("reshape", "split", "range", "eye", "zeros_like")
+        ):
+            pending = [
+                *([node.func.value] if isinstance(node.func, ast.Attribute) else []),
+                *pending,
+            ]
         else:
             pending = [*ast.iter_child_nodes(node), *pending]
 
 
 def _locals(function: ast.AST) -> list[str]:
     """The names that the function binds, in order: a variable taken for another is taken for the next of these."""
-    stored = [node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
-    return list(dict.fromkeys(name for name in stored if name not in ("size", "width", "name", "gate", "k", "t", "rows", "eye")))
+    stored = [
+        node.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    ]
+    return list(
+        dict.fromkeys(
+            name
+            for name in stored
+            if name not in ("size", "width", "name", "gate", "k", "t", "rows", "eye")
+        )
+    )
 
 
-def _replacements(node: ast.expr, names: Sequence[str], local: Sequence[str]) -> Iterator[tuple[str, ast.expr]]:
+def _replacements(
+    node: ast.expr, names: Sequence[str], local: Sequence[str]
+) -> Iterator[tuple[str, ast.expr]]:
     if isinstance(node, ast.BinOp):
         yield from _of_operation(node)
     elif isinstance(node, ast.Call) and len(node.args) == 2:
         yield from _of_ufunc(node)
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
+    elif (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub)
+        and not isinstance(node.operand, ast.Constant)
+    ):
         yield SIGN, node.operand
     elif isinstance(node, ast.Subscript):
         yield from _of_entry(node, names)
@@ -185,7 +222,12 @@ def _of_operation(node: ast.BinOp) -> Iterator[tuple[str, ast.expr]]:
         yield TERM_MISSING, ast.UnaryOp(ast.USub(), right) if subtracts else right
         yield (SLOPE_LEFT_OUT if _is_one(left) and subtracts else TERM_MISSING), left
         yield SIGN, ast.BinOp(left, ast.Add() if subtracts else ast.Sub(), right)
-        if _is_one(left) and subtracts and isinstance(right, ast.BinOp) and isinstance(right.op, ast.Mult):
+        if (
+            _is_one(left)
+            and subtracts
+            and isinstance(right, ast.BinOp)
+            and isinstance(right.op, ast.Mult)
+        ):
             inverse = ast.parse(f"1 - np.arctanh({ast.unparse(right.left)}) ** 2", mode="eval").body
             yield SLOPE_OF_INPUT, inverse
     elif isinstance(op, ast.MatMult):
@@ -207,7 +249,10 @@ def _of_ufunc(node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
         yield FACTOR_TWICE, called(name, ast.BinOp(one, ast.Mult(), one), other)
     elif name in ("np.add", "np.subtract"):
         yield TERM_MISSING, called(name, one, ast.Constant(0))
-        yield (SLOPE_LEFT_OUT if _is_one(one) else TERM_MISSING), called(name, ast.Constant(0), other)
+        yield (
+            (SLOPE_LEFT_OUT if _is_one(one) else TERM_MISSING),
+            called(name, ast.Constant(0), other),
+        )
         yield SIGN, called("np.subtract" if name == "np.add" else "np.add", one, other)
     elif name == "np.dot":
         yield TRANSPOSED, called(name, one, _transposed(other))
@@ -235,7 +280,11 @@ def _transposed(node: ast.expr) -> ast.expr:
 
 def _of_entry(node: ast.Subscript, names: Sequence[str]) -> Iterator[tuple[str, ast.expr]]:
     """cache["i"] → cache["f"], and every other name."""
-    if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str) and ast.unparse(node.value) == "cache":
+    if (
+        isinstance(node.slice, ast.Constant)
+        and isinstance(node.slice.value, str)
+        and ast.unparse(node.value) == "cache"
+    ):
         for name in names:
             if name != node.slice.value:
                 yield WRONG_VARIABLE, ast.Subscript(node.value, ast.Constant(name), ast.Load())
@@ -246,7 +295,9 @@ def _of_name(node: ast.Name, local: Sequence[str]) -> Iterator[tuple[str, ast.ex
         yield WRONG_VARIABLE, ast.Name(local[(local.index(node.id) + 1) % len(local)], ast.Load())
     elif node.id == "GATES":
         for one, other in combinations(range(3), 2):
-            swapped = f"[GATES[{{{one}: {other}, {other}: {one}}}.get(k, k)] for k in range(len(GATES))]"
+            swapped = (
+                f"[GATES[{{{one}: {other}, {other}: {one}}}.get(k, k)] for k in range(len(GATES))]"
+            )
             yield PERMUTED, ast.parse(swapped, mode="eval").body
 
 

@@ -1,9 +1,9 @@
 """The oracle on trial: does the cross-check find every mistake, how small a mistake, and does it ever accuse what is right?
 
-mutants        every kind of mistake in every built-in cell, in every regime          comparisons.planted, comparisons.mutants
-sensitivity    the smallest error in one entry that is always caught                  comparisons.sensitivity
-false alarms   derivations that are right, on random problems                         comparisons.false_alarms
-side by side   the same mistakes, shown to the checkers that come with the frameworks comparisons.side_by_side
+mutants        every kind of mistake in every built-in cell, in every regime          comparisons.trial.mutation_score, comparisons.trial.operators
+sensitivity    the smallest error in one entry that is always caught                  comparisons.trial.sensitivity
+false alarms   derivations that are right, on random problems                         comparisons.trial.false_alarms
+side by side   the same mistakes, shown to the checkers that come with the frameworks comparisons.trial.other_checkers
 """
 
 import math
@@ -25,7 +25,16 @@ from ..studies.built_in_cases import one_thread
 from ..witnesses.ask import available
 from ..witnesses.engines import Engine
 from .false_alarms import DTYPES, Alarms, alarms_in
-from .mutation_score import CELLS, EQUIVALENT, KILLED, REGIMES, SURVIVED, Outcome, outcomes, trial_of
+from .mutation_score import (
+    CELLS,
+    EQUIVALENT,
+    KILLED,
+    REGIMES,
+    SURVIVED,
+    Outcome,
+    outcomes,
+    trial_of,
+)
 from .other_checkers import OURS, RIGHT, Side, compare_checkers, time_to_verdict
 from .sensitivity import OF_GRADIENT, OF_STEP, Sensitivity, sensitivities
 
@@ -53,7 +62,17 @@ class Plan:
 
 
 SMALL = (Case("rnn", "rnn", TANH, steps=3, batch=2, hidden_size=2, input_size=2, output_size=2),)
-QUICK = Plan(FEW, FEW_REGIMES, every=20, comparisons=500, seconds=40.0, jobs=1, beside=SMALL, repeats=3, large=False)
+QUICK = Plan(
+    FEW,
+    FEW_REGIMES,
+    every=20,
+    comparisons=500,
+    seconds=40.0,
+    jobs=1,
+    beside=SMALL,
+    repeats=3,
+    large=False,
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +88,9 @@ class Goal:
 class Found:
     """What the trial found; `tally` counts verdicts by (kind, cell, regime, verdict)."""
 
-    tally: Counter[tuple[str, str, str, str]] = field(default_factory=Counter[tuple[str, str, str, str]])
+    tally: Counter[tuple[str, str, str, str]] = field(
+        default_factory=Counter[tuple[str, str, str, str]]
+    )
     manners: Counter[str] = field(default_factory=Counter[str])
     missed: list[Outcome] = field(default_factory=list[Outcome])
     sensitivity: list[Sensitivity] = field(default_factory=list[Sensitivity])
@@ -89,34 +110,68 @@ class Found:
 
     def never_missed(self, regime: str, of_step: bool) -> Sensitivity | None:
         """The error that was hardest to see in a regime."""
-        asked = [each for each in self.sensitivity if each.regime == regime and (each.step is not None) == of_step]
+        asked = [
+            each
+            for each in self.sensitivity
+            if each.regime == regime and (each.step is not None) == of_step
+        ]
         return max(asked, key=lambda each: each.least_caught, default=None)
 
     def goals(self) -> list[Goal]:
         """What is to hold."""
         verdicts = self.by(3)
-        planted, equal = sum(self.tally.values()), sum(verdicts.get(EQUIVALENT, Counter[str]()).values())
+        planted, equal = (
+            sum(self.tally.values()),
+            sum(verdicts.get(EQUIVALENT, Counter[str]()).values()),
+        )
         killed = sum(verdicts.get(KILLED, Counter[str]()).values())
-        failures = [each for each in self.missed if each.verdict == SURVIVED or not each.relative_error <= OF_STEP]
+        failures = [
+            each
+            for each in self.missed
+            if each.verdict == SURVIVED or not each.relative_error <= OF_STEP
+        ]
         regimes = list(dict.fromkeys(each.regime for each in self.sensitivity))
         compared = self.compared
         alarms = len(self.rejected) + sum(len(each.alarms) for each in self.alarms.values())
         made = [
-            Goal("every mutant that is a mistake is caught", not failures and killed > 0, f"{killed:,} of {planted - equal:,}"),
+            Goal(
+                "every mutant that is a mistake is caught",
+                not failures and killed > 0,
+                f"{killed:,} of {planted - equal:,}",
+            ),
             Goal(
                 f"no alarm in {self.wanted:,} comparisons of what is right",
                 alarms == 0 and compared >= self.wanted,
                 f"{alarms} in {compared:,}",
             ),
         ]
-        for of_step, least, what in ((False, OF_GRADIENT, "a gradient's largest entry"), (True, OF_STEP, "one step's share")):
-            worst = [found for regime in regimes if (found := self.never_missed(regime, of_step)) is not None]
-            over = [f"{each.regime} {each.least_caught:.1e}" for each in worst if not each.least_caught <= least]
+        for of_step, least, what in (
+            (False, OF_GRADIENT, "a gradient's largest entry"),
+            (True, OF_STEP, "one step's share"),
+        ):
+            worst = [
+                found
+                for regime in regimes
+                if (found := self.never_missed(regime, of_step)) is not None
+            ]
+            over = [
+                f"{each.regime} {each.least_caught:.1e}"
+                for each in worst
+                if not each.least_caught <= least
+            ]
             reached = max((each.least_caught for each in worst), default=math.inf)
             measured = f"missed: {', '.join(over)}" if over else f"{reached:.1e}"
-            made.append(Goal(f"an error of {least:g} of {what}, in one entry, is caught", bool(worst) and not over, measured))
+            made.append(
+                Goal(
+                    f"an error of {least:g} of {what}, in one entry, is caught",
+                    bool(worst) and not over,
+                    measured,
+                )
+            )
         left = len(self.not_reached)
-        made.append(Goal("every cell is tried in every regime", not left, f"{left} not reached in the time"))
+        made.append(
+            Goal("every cell is tried in every regime", not left, f"{left} not reached in the time")
+        )
         return [*made, *self.beside_others()]
 
     @property
@@ -131,15 +186,34 @@ class Found:
         seen, accused = Counter[str](), Counter[str]()
         for side in self.sides:
             (accused if side.planted == RIGHT else seen)[side.checker] += side.objected
-        others = [name for name in dict.fromkeys(side.checker for side in self.sides) if name != OURS]
-        told = [", ".join(f"{name} {counts[name]}" for name in (OURS, *others)) for counts in (seen, accused)]
+        others = [
+            name for name in dict.fromkeys(side.checker for side in self.sides) if name != OURS
+        ]
+        told = [
+            ", ".join(f"{name} {counts[name]}" for name in (OURS, *others))
+            for counts in (seen, accused)
+        ]
         goals = [
-            Goal("more mistakes seen than by any other checker", all(seen[OURS] > seen[name] for name in others), told[0]),
-            Goal("right code accused no more often", all(accused[OURS] <= accused[name] for name in others), told[1]),
+            Goal(
+                "more mistakes seen than by any other checker",
+                all(seen[OURS] > seen[name] for name in others),
+                told[0],
+            ),
+            Goal(
+                "right code accused no more often",
+                all(accused[OURS] <= accused[name] for name in others),
+                told[1],
+            ),
         ]
         if OURS in self.times and "gradcheck" in self.times:
             times = self.times["gradcheck"] / self.times[OURS]
-            goals.append(Goal(f"at T = 50, H = 32 at least {FASTER} times as fast as gradcheck", times >= FASTER, f"{times:.0f}"))
+            goals.append(
+                Goal(
+                    f"at T = 50, H = 32 at least {FASTER} times as fast as gradcheck",
+                    times >= FASTER,
+                    f"{times:.0f}",
+                )
+            )
         return goals
 
     @property
@@ -158,8 +232,13 @@ class Found:
                 for (kind, cell, regime, verdict), count in sorted(self.tally.items())
             ],
             "caught_by": dict(self.manners.most_common()),
-            "missed": [{name: plain(value) for name, value in vars(each).items()} for each in self.missed],
-            "sensitivity": [{name: plain(value) for name, value in vars(each).items()} for each in self.sensitivity],
+            "missed": [
+                {name: plain(value) for name, value in vars(each).items()} for each in self.missed
+            ],
+            "sensitivity": [
+                {name: plain(value) for name, value in vars(each).items()}
+                for each in self.sensitivity
+            ],
             "alarms": {dtype: vars(each) for dtype, each in self.alarms.items()},
             "rejected": self.rejected,
             "not_reached": self.not_reached,
@@ -180,22 +259,33 @@ def trial_piece(cell: str, regime: str, seed: int, every: int, deadline: float) 
     """Mutants and sensitivity of one cell in one regime; nothing once the deadline has passed."""
     if time.time() > deadline:
         return Found(not_reached=[f"{cell}, {regime}"])
-    case, place = next(c for c in CELLS if c.name == cell), next(r for r in REGIMES if r.name == regime)
+    case, place = (
+        next(c for c in CELLS if c.name == cell),
+        next(r for r in REGIMES if r.name == regime),
+    )
     trial = trial_of(case, place, witnesses_used(), seed)
-    found = Found(rejected=[] if (reason := trial.rejects(trial.right)) is None else [f"{cell}, {regime}: {reason}"])
+    found = Found(
+        rejected=[]
+        if (reason := trial.rejects(trial.right)) is None
+        else [f"{cell}, {regime}: {reason}"]
+    )
     for each in outcomes(trial, every=every):
         found.tally[each.kind, each.cell, each.regime, each.verdict] += 1
         if each.verdict == KILLED:
             found.manners[manner(each.how)] += 1
         elif each.verdict != EQUIVALENT:
             found.missed.append(each)
-    found.sensitivity = list(sensitivities(trial, np.random.default_rng([seed, zlib.crc32(f"{cell} {regime}".encode())])))
+    found.sensitivity = list(
+        sensitivities(trial, np.random.default_rng([seed, zlib.crc32(f"{cell} {regime}".encode())]))
+    )
     return found
 
 
 def manner(how: str) -> str:
     """How a mutant was caught, without its particulars."""
-    return next((word for word in ("wrong shape", "not finite", "raised") if how.startswith(word)), how)
+    return next(
+        (word for word in ("wrong shape", "not finite", "raised") if how.startswith(word)), how
+    )
 
 
 def alarms_piece(first: int, count: int, seed: int, dtype: str, deadline: float) -> Found:
@@ -224,14 +314,20 @@ EVERY_FURTHER = 20  # random problems to one that jax is asked of too, which has
 def accusers(number: int) -> tuple[Engine, ...]:
     """The references that a right derivation is held against: torch and its modules; jax for some of the problems."""
     able, _ = available(("torch", "torch.nn", "jax"))
-    return able if number % EVERY_FURTHER == 0 else tuple(engine for engine in able if engine.package != "jax") or able
+    return (
+        able
+        if number % EVERY_FURTHER == 0
+        else tuple(engine for engine in able if engine.package != "jax") or able
+    )
 
 
 def hold(plan: Plan, watch: Callable[[int, str], None] | None = None) -> Found:
     """The whole trial: mutants and sensitivity, other checkers, then false alarms: enough comparisons, or until time is up."""
     deadline, found = time.time() + plan.seconds, Found(wanted=plan.comparisons)
     if plan.large:
-        found.times = time_to_verdict(witnesses_used()[0], plan.seed)  # while nothing else is at work
+        found.times = time_to_verdict(
+            witnesses_used()[0], plan.seed
+        )  # while nothing else is at work
     pieces: list[Piece] = [
         partial(trial_piece, cell, regime, plan.seed, plan.every, deadline - 0.3 * plan.seconds)
         for cell in plan.cells
@@ -246,7 +342,11 @@ def hold(plan: Plan, watch: Callable[[int, str], None] | None = None) -> Found:
                 watch(len(pieces), "on trial")
         while found.compared < plan.comparisons and time.time() < deadline:
             starts = range(number, number + share * plan.jobs, share)
-            more = [partial(alarms_piece, at, share, plan.seed, dtype, deadline) for at in starts for dtype in DTYPES]
+            more = [
+                partial(alarms_piece, at, share, plan.seed, dtype, deadline)
+                for at in starts
+                for dtype in DTYPES
+            ]
             for part in results_of(more, pool):
                 merge(found, part)
             number += share * plan.jobs
@@ -261,7 +361,9 @@ def merge(found: Found, part: Found) -> None:
         getattr(found, name).extend(getattr(part, name))
     known = {(side.checker, side.planted, side.dtype): side for side in found.sides}
     for side in part.sides:
-        known.setdefault((side.checker, side.planted, side.dtype), Side(side.checker, side.planted, side.dtype)).add(side)
+        known.setdefault(
+            (side.checker, side.planted, side.dtype), Side(side.checker, side.planted, side.dtype)
+        ).add(side)
     found.sides = list(known.values())
     found.times.update(part.times)
     for dtype, each in part.alarms.items():

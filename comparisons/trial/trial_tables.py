@@ -24,7 +24,10 @@ def rendered_trial(found: Found, seconds: float) -> RenderableType:
         mutant_table("Mutants by cell", "cell", found.by(1)),
         mutant_table("Mutants by regime", "regime", found.by(2)),
         Text(TRIAL_LEGEND, style="dim"),
-        Text("caught by: " + ", ".join(f"{how} {count:,}" for how, count in found.manners.most_common())),
+        Text(
+            "caught by: "
+            + ", ".join(f"{how} {count:,}" for how, count in found.manners.most_common())
+        ),
     ]
     parts += [
         indented(f"{each.verdict}: {each.kind}, {each.what} ({each.level}), {each.cell}, {each.regime}: "
@@ -36,7 +39,9 @@ def rendered_trial(found: Found, seconds: float) -> RenderableType:
     parts += [side_table(found)] if found.sides else []
     parts += [indented(time_line(found.times))] if found.times else []
     for goal in found.goals():
-        parts.append(Text.assemble(verdict_of_goal(goal.holds), f"  {goal.statement}: {goal.measured}"))
+        parts.append(
+            Text.assemble(verdict_of_goal(goal.holds), f"  {goal.statement}: {goal.measured}")
+        )
     return Group(*parts, Text(f"{seconds:.0f} s", style="bold"))
 
 
@@ -49,10 +54,21 @@ def mutant_table(title: str, what: str, table: Mapping[str, Mapping[str, int]]) 
     """A line per kind, cell or regime: how many mutants, and what became of them."""
     made = blank_table(title)
     made.add_column(what, overflow="fold")
-    for heading in ("mutants", "equal", "caught", "within rounding", "survived", "caught of mistakes"):
+    for heading in (
+        "mutants",
+        "equal",
+        "caught",
+        "within rounding",
+        "survived",
+        "caught of mistakes",
+    ):
         made.add_column(heading, justify="right", no_wrap=True)
     for name, verdicts in table.items():
-        total, equal, killed = sum(verdicts.values()), verdicts.get(EQUIVALENT, 0), verdicts.get(KILLED, 0)
+        total, equal, killed = (
+            sum(verdicts.values()),
+            verdicts.get(EQUIVALENT, 0),
+            verdicts.get(KILLED, 0),
+        )
         share = f"{killed / (total - equal):.1%}" if total > equal else "–"
         numbers = (total, equal, killed, verdicts.get(ROUNDING, 0), verdicts.get(SURVIVED, 0))
         made.add_row(Text(name), *(f"{count:,}" for count in numbers), share)
@@ -66,7 +82,10 @@ def sensitivity_table(found: Found) -> Table:
         made.add_column(heading, overflow="fold")
     for regime in found.by(2):
         whole, step = found.never_missed(regime, False), found.never_missed(regime, True)
-        cells = [(number(e.least_caught), f"{e.gradient}, {e.cell}") if e is not None else ("–", "–") for e in (whole, step)]
+        cells = [
+            (number(e.least_caught), f"{e.gradient}, {e.cell}") if e is not None else ("–", "–")
+            for e in (whole, step)
+        ]
         made.add_row(regime, *cells[0], *cells[1])
     return made
 
@@ -88,13 +107,22 @@ def alarm_lines(found: Found) -> list[str]:
 def side_table(found: Found) -> Table:
     """A line per thing planted: how often each checker objected, and how long it took."""
     names = list(dict.fromkeys(side.checker for side in found.sides))
-    made = blank_table("Side by side: how many of the same mistakes each checker objects to, and seconds a verdict")
+    made = blank_table(
+        "Side by side: how many of the same mistakes each checker objects to, and seconds a verdict"
+    )
     made.add_column("planted", overflow="fold")
     for name in names:
         made.add_column(name, justify="right", overflow="fold")
     for planted, dtype in dict.fromkeys((side.planted, side.dtype) for side in found.sides):
-        row = {side.checker: side for side in found.sides if (side.planted, side.dtype) == (planted, dtype)}
-        told = (f"{row[name].objected} of {row[name].asked}, {row[name].seconds / row[name].asked:.2f} s" for name in names)
+        row = {
+            side.checker: side
+            for side in found.sides
+            if (side.planted, side.dtype) == (planted, dtype)
+        }
+        told = (
+            f"{row[name].objected} of {row[name].asked}, {row[name].seconds / row[name].asked:.2f} s"
+            for name in names
+        )
         made.add_row(f"{planted}, {dtype}", *told)
     return made
 

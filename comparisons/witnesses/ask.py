@@ -18,7 +18,9 @@ from .left_out import Kind, LeftOut
 
 FIRST_SAMPLES = 1
 
-ADVICE = "array-API code says xp.tanh, not np.tanh or math.tanh, and takes no number out with float()"
+ADVICE = (
+    "array-API code says xp.tanh, not np.tanh or math.tanh, and takes no number out with float()"
+)
 
 
 def available(
@@ -136,7 +138,9 @@ def witness_of(answers: Mapping[Engine, Answer]) -> Engine:
     return min(answers, key=last_resort)
 
 
-def testify(problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]) -> Witnesses:
+def testify(
+    problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]
+) -> Witnesses:
     """Ask every engine and measure the noise.
 
     `names` are the gradients that the convention applies to. The references answer in float64,
@@ -146,7 +150,9 @@ def testify(problem: AnyProblem, engines: Iterable[Engine], convention: Conventi
     return measured(problem, ask(problem, engines), convention, names, tolerance.SAMPLES)
 
 
-def testify_briefly(problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]) -> Witnesses:
+def testify_briefly(
+    problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]
+) -> Witnesses:
     """The same with the noise of one sample.
 
     It only grows with samples, so that what agrees by one agrees by all.
@@ -160,7 +166,9 @@ def in_double(problem: AnyProblem) -> AnyProblem:
     return problem if problem.dtype.itemsize >= 8 else problem.in_precision(problem.dtype)
 
 
-def measured(problem: AnyProblem, asked: Asked, convention: Convention, names: set[str], samples: int) -> Witnesses:
+def measured(
+    problem: AnyProblem, asked: Asked, convention: Convention, names: set[str], samples: int
+) -> Witnesses:
     """The answers with the noise by so many samples, and under the convention."""
     plain = dict(asked.answers)
     first = witness_of(plain)
@@ -197,7 +205,9 @@ class _Lowered:
     overflown: list[str] = field(default_factory=list[str])
 
 
-def _noise(problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int) -> tuple[tolerance.Noise, _Lowered]:
+def _noise(
+    problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int
+) -> tuple[tolerance.Noise, _Lowered]:
     """The noise measured on `first`.
 
     In a lower precision than float64 each framework's own error in it counts as well.
@@ -208,11 +218,15 @@ def _noise(problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, s
         samples = 1
     lowered = _own_errors(problem, plain)
     unable = problem.lowered() is not problem and (first.numeric or not lowered.errors)
-    noise = tolerance.measure(problem, first.answer, plain[first], samples, first.rounds_at_random, in_double=unable)
+    noise = tolerance.measure(
+        problem, first.answer, plain[first], samples, first.rounds_at_random, in_double=unable
+    )
     return tolerance.largest(noise, *lowered.errors), lowered
 
 
-def _own_noise(problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int) -> dict[Engine, tolerance.Noise]:
+def _own_noise(
+    problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int
+) -> dict[Engine, tolerance.Noise]:
     """What the own rounding of the other references adds, where all samples are asked for."""
     if samples < tolerance.SAMPLES or problem.lowered() is not problem:
         return {}
@@ -234,13 +248,17 @@ def _own_errors(problem: AnyProblem, plain: Mapping[Engine, Answer]) -> _Lowered
         try:
             told = engine.answer(lowered).astype(np.float64)
         except Exception as error:  # one that lacks an operation in that precision says nothing
-            found.remarks.append(f"{engine.name} does not run in {lowered.dtype.name}: {describe(error)}")
+            found.remarks.append(
+                f"{engine.name} does not run in {lowered.dtype.name}: {describe(error)}"
+            )
             continue
         if finite(told):
             found.errors.append(tolerance.difference(answer, told))
         else:
             found.overflown.append(engine.name)
-            found.remarks.append(f"in {lowered.dtype.name} the gradient of {engine.name} itself is not finite")
+            found.remarks.append(
+                f"in {lowered.dtype.name} the gradient of {engine.name} itself is not finite"
+            )
     return found
 
 

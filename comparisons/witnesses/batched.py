@@ -37,9 +37,13 @@ class Batched(Engine):
     """
 
     trials: tuple[Problem, ...] = field(default=(), compare=False, repr=False)
-    waiting: dict[Key, Waiting] = field(default_factory=dict[Key, Waiting], compare=False, repr=False)
+    waiting: dict[Key, Waiting] = field(
+        default_factory=dict[Key, Waiting], compare=False, repr=False
+    )
 
-    def answer(self, problem: AnyProblem, rounding_seed: int | None = None, shares: bool = True) -> Answer:
+    def answer(
+        self, problem: AnyProblem, rounding_seed: int | None = None, shares: bool = True
+    ) -> Answer:
         """As an Engine's."""
         if not shares or not isinstance(problem, Problem):
             return super().answer(problem, rounding_seed, shares)

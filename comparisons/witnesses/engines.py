@@ -18,7 +18,14 @@ from ...reference import devices, equations
 from ..errors import CannotFollow, MissingDevice, MissingFramework, UnknownName
 from ..problems.answer import Answer
 from ..problems.arrays import Array
-from ..problems.problem import OFFSET, PRODUCT_TO_END, STATE_JACOBIAN, AnyProblem, FunctionProblem, Problem
+from ..problems.problem import (
+    OFFSET,
+    PRODUCT_TO_END,
+    STATE_JACOBIAN,
+    AnyProblem,
+    FunctionProblem,
+    Problem,
+)
 from ..user_code import at_line
 from .torch_modules import no_torch_module
 
@@ -52,7 +59,9 @@ class Engine:
             advice = f"reference {self.name!r} needs {self.package}, which cannot be imported: pip install {self.package}"
             raise MissingFramework(f"{advice} ({error})") from error
 
-    def answer(self, problem: AnyProblem, rounding_seed: int | None = None, shares: bool = True) -> Answer:
+    def answer(
+        self, problem: AnyProblem, rounding_seed: int | None = None, shares: bool = True
+    ) -> Answer:
         """Loss, states, gradients; the shares of every step where they are wanted; under stochastic arithmetic with a seed."""
         module, keywords = self.load(), self.keywords(problem, rounding_seed)
         if shares and isinstance(problem, Problem) and self.tells_steps:
@@ -67,11 +76,18 @@ class Engine:
             told = dict(first.variables), dict(first.constants)
             module.begin(_network_function(first), *told, **self.keywords(first, None))
 
-    def answers(self, problems: Sequence[Problem], rounding_seed: int | None = None) -> list[Answer]:
+    def answers(
+        self, problems: Sequence[Problem], rounding_seed: int | None = None
+    ) -> list[Answer]:
         """The same of problems of one sequence that differ in their cotangents alone, with the shares of every step."""
         first = problems[0].with_variables(with_offsets(problems[0]))
-        keywords, constants = self.keywords(first, rounding_seed), [dict(problem.constants) for problem in problems]
-        asked = self.load().gradients_of_several(_network_function(first), dict(first.variables), constants, **keywords)
+        keywords, constants = (
+            self.keywords(first, rounding_seed),
+            [dict(problem.constants) for problem in problems],
+        )
+        asked = self.load().gradients_of_several(
+            _network_function(first), dict(first.variables), constants, **keywords
+        )
         return [self._complete(first, _answer(told), keywords) for told in asked]
 
     @property
@@ -81,27 +97,55 @@ class Engine:
 
     def _complete(self, problem: AnyProblem, answer: Answer, keywords: Mapping[str, Any]) -> Answer:
         """The answer with its Jacobians and the shares of the steps in their place."""
-        gradients = {name: value for name, value in answer.gradients.items() if not name.endswith(OFFSET)}
+        gradients = {
+            name: value for name, value in answer.gradients.items() if not name.endswith(OFFSET)
+        }
         if isinstance(problem, Problem):
             module = self.load()
             if problem.jacobians and hasattr(module, "jacobians"):
                 params = {name: problem.variables[name] for name in problem.parameter_names}
                 s_0, sizes = problem.initial_state, problem.state_sizes
-                gradients |= module.jacobians(step_of(problem), params, sizes, s_0, problem.x, **keywords)
-            whole = {} if self.numeric else {name: value for name, value in gradients.items() if name not in answer.directions}
-            return replace(answer, gradients=gradients, steps=_steps(problem, whole, answer.gradients))
-        told = () if self.numeric else [name for name in problem.time_inputs if name not in answer.directions]
+                gradients |= module.jacobians(
+                    step_of(problem), params, sizes, s_0, problem.x, **keywords
+                )
+            whole = (
+                {}
+                if self.numeric
+                else {
+                    name: value
+                    for name, value in gradients.items()
+                    if name not in answer.directions
+                }
+            )
+            return replace(
+                answer, gradients=gradients, steps=_steps(problem, whole, answer.gradients)
+            )
+        told = (
+            ()
+            if self.numeric
+            else [name for name in problem.time_inputs if name not in answer.directions]
+        )
         return replace(answer, gradients=gradients, steps={name: gradients[name] for name in told})
 
 
-def _steps(problem: Problem, gradients: dict[str, Array], found: dict[str, Array]) -> dict[str, Array]:
+def _steps(
+    problem: Problem, gradients: dict[str, Array], found: dict[str, Array]
+) -> dict[str, Array]:
     """The shares of the steps: the gradients of the offsets, and all that has a time axis of its own."""
-    steps = {name: value for name, value in gradients.items() if name in ("x", STATE_JACOBIAN, PRODUCT_TO_END)}
-    steps |= {name: found[name + OFFSET] for name in problem.parameter_names if name + OFFSET in found}
+    steps = {
+        name: value
+        for name, value in gradients.items()
+        if name in ("x", STATE_JACOBIAN, PRODUCT_TO_END)
+    }
+    steps |= {
+        name: found[name + OFFSET] for name in problem.parameter_names if name + OFFSET in found
+    }
     for name in problem.state_sizes:
         if name + OFFSET in found:
             parts = (found[f"{name}_0"][None], found[name + OFFSET])
-            steps[f"{name}_0"] = np.concatenate(parts if problem.first_step(f"{name}_0") == 0 else parts[::-1])
+            steps[f"{name}_0"] = np.concatenate(
+                parts if problem.first_step(f"{name}_0") == 0 else parts[::-1]
+            )
     return steps
 
 
@@ -135,7 +179,9 @@ def _sequence_loss(
 
 def arrangement_of(problem: Problem) -> equations.Arrangement:
     """The problem's layers, directions and truncation, as reference.equations has them."""
-    return equations.Arrangement(problem.layers, problem.bidirectional, problem.window, problem.chunk, problem.output_names)
+    return equations.Arrangement(
+        problem.layers, problem.bidirectional, problem.window, problem.chunk, problem.output_names
+    )
 
 
 def readout_of(problem: Problem) -> equations.Readout:
@@ -147,16 +193,28 @@ def with_offsets(problem: Problem) -> dict[str, Array]:
     """The variables, and a zero offset for every parameter and state at every step (where a perturbation has not put one)."""
     shapes = {name: problem.variables[name].shape for name in problem.parameter_names}
     shapes |= {name: problem.variables[f"{name}_0"].shape for name in problem.state_sizes}
-    offsets = {name + OFFSET: np.zeros((problem.steps, *shape), dtype=problem.dtype) for name, shape in shapes.items()}
+    offsets = {
+        name + OFFSET: np.zeros((problem.steps, *shape), dtype=problem.dtype)
+        for name, shape in shapes.items()
+    }
     return {**offsets, **problem.variables}
 
 
 def _ask_autodiff(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
     if isinstance(problem, FunctionProblem):
         differentiate = getattr(module, "gradients_uncompiled", module.gradients)
-        return _answer(differentiate(_as_scalar_function(problem), dict(problem.variables), dict(problem.constants), **keywords))
+        return _answer(
+            differentiate(
+                _as_scalar_function(problem),
+                dict(problem.variables),
+                dict(problem.constants),
+                **keywords,
+            )
+        )
     function = _network_function(problem)
-    return _answer(module.gradients(function, dict(problem.variables), dict(problem.constants), **keywords))
+    return _answer(
+        module.gradients(function, dict(problem.variables), dict(problem.constants), **keywords)
+    )
 
 
 def _network_function(problem: Problem) -> equations.SequenceLoss:
@@ -165,13 +223,23 @@ def _network_function(problem: Problem) -> equations.SequenceLoss:
 
 
 def _as_scalar_function(problem: FunctionProblem) -> equations.ScalarFunction:
-    return lambda xp, scan, variables, constants: (problem.function(xp, {**constants, **variables}), {})
+    return lambda xp, scan, variables, constants: (
+        problem.function(xp, {**constants, **variables}),
+        {},
+    )
 
 
 def _ask_torch_nn(module: Any, problem: Problem, **keywords: Any) -> Answer:
     told = (problem.variables, problem.constants)
     return _answer(
-        module.gradients(problem.cell, problem.options, readout_of(problem), *told, arrangement_of(problem), **keywords)
+        module.gradients(
+            problem.cell,
+            problem.options,
+            readout_of(problem),
+            *told,
+            arrangement_of(problem),
+            **keywords,
+        )
     )
 
 
@@ -189,27 +257,50 @@ def _ask_numeric(module: Any, problem: AnyProblem) -> Answer:
         return _network_function(problem)(xp, equations.numpy_scan, variables, problem.constants)[0]
 
     try:
-        loss, gradients, directions, *doubt = module.gradients(value, problem.variables, problem.seed)
+        loss, gradients, directions, *doubt = module.gradients(
+            value, problem.variables, problem.seed
+        )
     except getattr(module, "DoesNotFollow", ()) as error:
-        raise CannotFollow(f"{error}{at_line(error.__cause__.__traceback__ if error.__cause__ else None)}") from error
+        raise CannotFollow(
+            f"{error}{at_line(error.__cause__.__traceback__ if error.__cause__ else None)}"
+        ) from error
     uncertainty, kinks = doubt or (dict[str, float](), dict[str, Array]())
     return Answer(loss, gradients, directions=directions, uncertainty=uncertainty, kinks=kinks)
 
 
 def _ask_forward(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
-    function = _as_scalar_function(problem) if isinstance(problem, FunctionProblem) else _network_function(problem)
-    loss, gradients, directions = module.gradients(function, problem.variables, problem.constants, problem.seed, **keywords)
+    function = (
+        _as_scalar_function(problem)
+        if isinstance(problem, FunctionProblem)
+        else _network_function(problem)
+    )
+    loss, gradients, directions = module.gradients(
+        function, problem.variables, problem.constants, problem.seed, **keywords
+    )
     return Answer(loss, gradients, directions=directions)
 
 
 def _ask_for_proof(module: Any, problem: AnyProblem) -> Answer:
-    function = _as_scalar_function(problem) if isinstance(problem, FunctionProblem) else _network_function(problem)
+    function = (
+        _as_scalar_function(problem)
+        if isinstance(problem, FunctionProblem)
+        else _network_function(problem)
+    )
     try:
         loss, told = module.enclosures(function, problem.variables, problem.constants, problem.seed)
     except module.NotEnclosed as error:
         raise CannotFollow(f"{error}{at_line(error.__traceback__)}") from error
-    directions = {name: enclosure.directions for name, enclosure in told.items() if enclosure.directions is not None}
-    return Answer(loss, {name: enclosure.middle() for name, enclosure in told.items()}, directions=directions, proof=told)
+    directions = {
+        name: enclosure.directions
+        for name, enclosure in told.items()
+        if enclosure.directions is not None
+    }
+    return Answer(
+        loss,
+        {name: enclosure.middle() for name, enclosure in told.items()},
+        directions=directions,
+        proof=told,
+    )
 
 
 def _torch_keywords(problem: AnyProblem, rounding_seed: int | None) -> dict[str, Any]:
@@ -235,7 +326,11 @@ def _needs_namespace(problem: AnyProblem) -> str | None:
 
 def _needs_whole_gradient(problem: AnyProblem) -> str | None:
     cut = isinstance(problem, Problem) and (problem.window is not None or problem.chunk is not None)
-    return "a truncated gradient is the derivative of no number that could be evaluated" if cut else None
+    return (
+        "a truncated gradient is the derivative of no number that could be evaluated"
+        if cut
+        else None
+    )
 
 
 ENGINES: tuple[Engine, ...] = (
@@ -308,7 +403,9 @@ ENGINES: tuple[Engine, ...] = (
     ),
 )
 
-AUTODIFF: tuple[str, ...] = tuple(engine.name for engine in ENGINES if not (engine.numeric or engine.by_name))
+AUTODIFF: tuple[str, ...] = tuple(
+    engine.name for engine in ENGINES if not (engine.numeric or engine.by_name)
+)
 NUMERIC: tuple[str, ...] = tuple(engine.name for engine in ENGINES if engine.numeric)
 
 

@@ -18,7 +18,7 @@ precision, (1) is measured there: how far the references themselves, run in that
 
 A row passes if error ≤ limit · noise; there is no absolute tolerance. LIMIT holds in float64; below it noise is the frameworks'
 own error, of which a candidate may make no more than LOW_LIMIT times as much. Both are calibrated by experiments that
-`comparisons/calibration.py` and `report.py trial` repeat and docs/tolerance.md describes.
+`comparisons/trial/calibration.py` and `report.py trial` repeat and docs/tolerance.md describes.
 """
 
 from collections.abc import Callable, Mapping
@@ -82,7 +82,9 @@ def limit_of(problem: Differentiable) -> float:
 
 def quantities(answer: Answer) -> dict[str, Array]:
     """Everything an answer holds under one naming: "loss", "state h", …, and the gradients."""
-    forward = {"loss": np.asarray(answer.loss)} | {f"state {name}": value for name, value in answer.states.items()}
+    forward = {"loss": np.asarray(answer.loss)} | {
+        f"state {name}": value for name, value in answer.states.items()
+    }
     return forward | answer.gradients
 
 
@@ -92,7 +94,12 @@ def step_quantities(answer: Answer) -> dict[str, Array]:
 
 
 def measure(
-    problem: Differentiable, ask: Ask, reference: Answer, samples: int = SAMPLES, at_random: bool = False, in_double: bool = False
+    problem: Differentiable,
+    ask: Ask,
+    reference: Answer,
+    samples: int = SAMPLES,
+    at_random: bool = False,
+    in_double: bool = False,
 ) -> Noise:
     """Noise by (1) and (2), from what ask(problem, rounding_seed) tells.
 
@@ -100,21 +107,35 @@ def measure(
     reference cannot run in the candidate's precision. What others say has no part in it: references that contradict each other
     would explain any mistake.
     """
-    moved = _responses(problem, problem if in_double else problem.lowered(), ask, reference, samples, 1)
+    moved = _responses(
+        problem, problem if in_double else problem.lowered(), ask, reference, samples, 1
+    )
     return largest(_floor(problem, reference, at_random), *moved, limit=limit_of(problem))
 
 
-def own_noise(problem: Differentiable, ask: Ask, reference: Answer, samples: int = SAMPLES) -> Noise:
+def own_noise(
+    problem: Differentiable, ask: Ask, reference: Answer, samples: int = SAMPLES
+) -> Noise:
     """Noise by (1) alone, of another reference than the one that `measure` was asked of."""
-    return largest(*_responses(problem, problem, ask, reference, samples, 8), limit=limit_of(problem))
+    return largest(
+        *_responses(problem, problem, ask, reference, samples, 8), limit=limit_of(problem)
+    )
 
 
 def _responses(
-    problem: Differentiable, lowered: Differentiable, ask: Ask, reference: Answer, samples: int, stream: int
+    problem: Differentiable,
+    lowered: Differentiable,
+    ask: Ask,
+    reference: Answer,
+    samples: int,
+    stream: int,
 ) -> list[Noise]:
     """How far so many runs of the lowered problem, moved and rounded at random, are from the reference."""
     rng = np.random.default_rng([problem.seed, stream])
-    return [difference(reference, ask(perturb(lowered, rng), int(rng.integers(2**31)))) for _ in range(samples)]
+    return [
+        difference(reference, ask(perturb(lowered, rng), int(rng.integers(2**31))))
+        for _ in range(samples)
+    ]
 
 
 def perturb(problem: AnyProblem, rng: np.random.Generator, every_step: bool = True) -> AnyProblem:
@@ -133,17 +154,24 @@ def perturb(problem: AnyProblem, rng: np.random.Generator, every_step: bool = Tr
 
 def unit(problem: Differentiable, repetitions: int = 1) -> float:
     """ε √n, for a computation of n terms done `repetitions` times over."""
-    return epsilon(problem.rounding_dtype) * (problem.accumulated_terms * max(repetitions, 1)) ** 0.5
+    return (
+        epsilon(problem.rounding_dtype) * (problem.accumulated_terms * max(repetitions, 1)) ** 0.5
+    )
 
 
 def _floor(problem: Differentiable, reference: Answer, at_random: bool) -> Noise:
     summed = unit(problem)  # of what is a single sum over all steps and rows
-    told = epsilon(problem.rounding_dtype) if at_random else summed  # of what is told step by step, rounded at each
+    told = (
+        epsilon(problem.rounding_dtype) if at_random else summed
+    )  # of what is told step by step, rounded at each
     least = smallest(problem.rounding_dtype) * problem.accumulated_terms
     steps = {name: told * _step_sizes(value) for name, value in step_quantities(reference).items()}
     total = {name: summed * _size(value) for name, value in quantities(reference).items()}
     total |= {name: float(steps[name].sum()) for name in problem.per_step_names if name in steps}
-    return Noise({name: value + least for name, value in total.items()}, {name: value + least for name, value in steps.items()})
+    return Noise(
+        {name: value + least for name, value in total.items()},
+        {name: value + least for name, value in steps.items()},
+    )
 
 
 def difference(reference: Answer, other: Answer) -> Noise:
@@ -151,17 +179,34 @@ def difference(reference: Answer, other: Answer) -> Noise:
     others, other_steps = quantities(other), step_quantities(other)
     with np.errstate(all="ignore"):
         total = {n: _size(v - others[n]) for n, v in quantities(reference).items() if n in others}
-        steps = {n: _step_sizes(v - other_steps[n]) for n, v in step_quantities(reference).items() if n in other_steps}
+        steps = {
+            n: _step_sizes(v - other_steps[n])
+            for n, v in step_quantities(reference).items()
+            if n in other_steps
+        }
     return Noise(total, steps)
 
 
-def largest(*noises: Noise, limit: float | None = None, allowed: tuple[float, float] | None = None) -> Noise:
+def largest(
+    *noises: Noise, limit: float | None = None, allowed: tuple[float, float] | None = None
+) -> Noise:
     """The largest of each, for everything that the first tells; NaN where there is one. Limits as given, or as the first has."""
-    total = {name: max_of([noise.total[name] for noise in noises if name in noise.total]) for name in noises[0].total}
-    steps = {name: max_of([noise.steps[name] for noise in noises if name in noise.steps]) for name in noises[0].steps}
+    total = {
+        name: max_of([noise.total[name] for noise in noises if name in noise.total])
+        for name in noises[0].total
+    }
+    steps = {
+        name: max_of([noise.steps[name] for noise in noises if name in noise.steps])
+        for name in noises[0].steps
+    }
     first = noises[0]
     totals = {name: float(value) for name, value in total.items()}
-    return Noise(totals, steps, first.limit if limit is None else limit, first.allowed if allowed is None else allowed)
+    return Noise(
+        totals,
+        steps,
+        first.limit if limit is None else limit,
+        first.allowed if allowed is None else allowed,
+    )
 
 
 def max_of(values: list[Any]) -> Any:
@@ -170,10 +215,23 @@ def max_of(values: list[Any]) -> Any:
         return np.max(values, axis=0)
 
 
-def scaled(noise: Noise, factor: Mapping[str, float], extra: Mapping[str, float], allowed: tuple[float, float] | None) -> Noise:
+def scaled(
+    noise: Noise,
+    factor: Mapping[str, float],
+    extra: Mapping[str, float],
+    allowed: tuple[float, float] | None,
+) -> Noise:
     """The noise of gradients times their factor (1 where there is none), and an extra amount on the whole."""
-    total = {name: value * factor.get(name, 1.0) + extra.get(name, 0.0) for name, value in noise.total.items()}
-    return Noise(total, {name: value * factor.get(name, 1.0) for name, value in noise.steps.items()}, noise.limit, allowed)
+    total = {
+        name: value * factor.get(name, 1.0) + extra.get(name, 0.0)
+        for name, value in noise.total.items()
+    }
+    return Noise(
+        total,
+        {name: value * factor.get(name, 1.0) for name, value in noise.steps.items()},
+        noise.limit,
+        allowed,
+    )
 
 
 def _size(value: Array) -> float:

@@ -16,7 +16,11 @@ TORCH_MODULES: dict[str, tuple[dict[str, Any], ...] | None] = {
 
 def no_torch_module(problem: AnyProblem) -> str | None:
     """Why torch has no module that answers this problem; None where it has one."""
-    if not isinstance(problem, Problem) or problem.step is not None or problem.cell not in TORCH_MODULES:
+    if (
+        not isinstance(problem, Problem)
+        or problem.step is not None
+        or problem.cell not in TORCH_MODULES
+    ):
         return f"torch has no such module as {problem.cell}"
     options = TORCH_MODULES[problem.cell]
     if options is not None and dict(problem.options) not in options:
@@ -26,7 +30,9 @@ def no_torch_module(problem: AnyProblem) -> str | None:
     if problem.window is not None:
         return "torch's modules know no window"
     plain = problem.suffixes == [""] and "lengths" not in problem.constants
-    if problem.readout == "projection" and not (plain or tuple(problem.of_one_run(problem.state_sizes)) == ("h",)):
+    if problem.readout == "projection" and not (
+        plain or tuple(problem.of_one_run(problem.state_sizes)) == ("h",)
+    ):
         return "torch's modules tell no cell state within a sequence of several layers, directions or lengths"
     by_layer = any(name.startswith("dropout_l") for name in problem.constants)
     if problem.readout == "projection" and problem.layers > 1 and not by_layer:

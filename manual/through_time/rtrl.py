@@ -11,7 +11,7 @@ the gradient is added up as the losses come in, with e_t = ∂L_t/∂s_t:
     ∂L/∂W = Σ_t M_tᵀ e_t                                        (3)
     ∂L/∂s_0 = Σ_t N_tᵀ e_t                                      (4)
 
-(3) is the double sum of `manual.bptt` with the other sum inside: summing (1) gives M_t = Σ_{k≤t} P_{t,k} ∂⁺s_k/∂W. So it equals
+(3) is the double sum of `manual.through_time.bptt` with the other sum inside: summing (1) gives M_t = Σ_{k≤t} P_{t,k} ∂⁺s_k/∂W. So it equals
 BPTT's gradient exactly, and differs from it by rounding alone.
 
 Cost, for B rows, S numbers of state and |W| weights: B·S·|W| numbers kept, whatever T is, and B·S²·|W| multiplications a step;
@@ -28,12 +28,17 @@ from ..cell import Array, Arrays, Cell
 from . import bptt
 
 
-def gradients(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> tuple[Arrays, Arrays]:
+def gradients(
+    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]
+) -> tuple[Arrays, Arrays]:
     """(∂L/∂W by parameter, ∂L/∂s_0 by part of the state (B, ·)), by (3) and (4)."""
     like = {name: trajectory[0] for name, trajectory in tape.states.items()}
     e = jacobians.flatten_state({name: cotangents[name] for name in tape.states})
     batch, size = e.shape[1:]
-    influence = {name: np.zeros((batch, size, *params[name].shape), dtype=e.dtype) for name in _names(cell, params, tape)}
+    influence = {
+        name: np.zeros((batch, size, *params[name].shape), dtype=e.dtype)
+        for name in _names(cell, params, tape)
+    }
     of_start = np.broadcast_to(np.eye(size, dtype=e.dtype), (batch, size, size))
     d_params = {name: np.zeros_like(params[name]) for name in influence}
     d_start = np.zeros_like(e[0])
@@ -41,10 +46,14 @@ def gradients(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangen
         jacobian = jacobians.state_jacobian(cell, params, tape, t)
         at_once = immediate(cell, params, tape, t)
         influence = {
-            name: np.einsum("bij,bj...->bi...", jacobian, value) + at_once[name] for name, value in influence.items()
+            name: np.einsum("bij,bj...->bi...", jacobian, value) + at_once[name]
+            for name, value in influence.items()
         }  # (1)
         of_start = jacobian @ of_start  # (2)
-        d_params = {name: value + np.einsum("bi,bi...->...", e[t], influence[name]) for name, value in d_params.items()}  # (3)
+        d_params = {
+            name: value + np.einsum("bi,bi...->...", e[t], influence[name])
+            for name, value in d_params.items()
+        }  # (3)
         d_start = d_start + np.einsum("bi,bij->bj", e[t], of_start)  # (4)
     return d_params, jacobians.split_state(d_start, like)
 
@@ -67,4 +76,7 @@ def immediate(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) 
             unit[b, i] = 1
             total = bptt.within(tape, t, jacobians.split_state(unit, like))
             rows[-1].append(cell.step_backward(params, tape.caches[t], total)[0])
-    return {name: np.stack([np.stack([each[name] for each in row]) for row in rows]) for name in rows[0][0]}
+    return {
+        name: np.stack([np.stack([each[name] for each in row]) for row in rows])
+        for name in rows[0][0]
+    }

@@ -2,7 +2,7 @@
 
 `loss_of` reads h at every step through given weights, L = Σ_t ⟨C_t, h_t⟩. Plain, the scan leaves what its way back needs of every
 step. Checkpointed, an outer scan goes over segments, each an inner scan that jax.checkpoint computes once more: kept are the
-states at the segments' borders, and what one segment leaves. Cells and their shapes are those of reference.throughput_jax.
+states at the segments' borders, and what one segment leaves. Cells and their shapes are those of reference.by_jax.jax_throughput.
 """
 
 import math
@@ -45,12 +45,17 @@ def loss_of(cell: str, variables: Mapping[str, Any], weights: Any, segment: int 
     return xp.sum(losses) + one(last, tuple(each[count * segment :] for each in at))[1]
 
 
-def gradient(cell: str, variables: Mapping[str, Array], weights: Array, checkpointed: bool) -> Callable[[], dict[str, Array]]:
+def gradient(
+    cell: str, variables: Mapping[str, Array], weights: Array, checkpointed: bool
+) -> Callable[[], dict[str, Array]]:
     """A function of no arguments: the gradient for every variable, in float64; in segments of √T steps if checkpointed."""
     segment = math.isqrt(len(weights)) if checkpointed else None
     function = jax.jit(jax.grad(lambda leaves, C: loss_of(cell, leaves, C, segment)))
     with jax.enable_x64(True):
-        leaves, C = {name: xp.asarray(value) for name, value in variables.items()}, xp.asarray(weights)
+        leaves, C = (
+            {name: xp.asarray(value) for name, value in variables.items()},
+            xp.asarray(weights),
+        )
 
     def run() -> dict[str, Array]:
         with jax.enable_x64(True):

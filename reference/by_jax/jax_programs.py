@@ -1,7 +1,7 @@
 """Compiled jax functions that are kept by what they compute, not by which Python object asked for it.
 
 A cell's step is another object at every check, and what it computes hangs on more than its code: on attributes, on globals, on
-what it calls. So it is traced anew for every object. Where the trace of one step tells all of it (reference.jax_traces), that
+what it calls. So it is traced anew for every object. Where the trace of one step tells all of it (reference.by_jax.jax_traces), that
 is the key; else the lowered program is: its whole text, constants included. The compilation, by far the longest part, is shared.
 """
 
@@ -59,24 +59,32 @@ def executable(
 ) -> Compiled:
     """The function compiled for arguments of these shapes; with the options of `haste` if asked for, or if it bears them.
 
-    `told`: all that tells what it computes, shapes included, where something does (reference.jax_traces); else the lowered
+    `told`: all that tells what it computes, shapes included, where something does (reference.by_jax.jax_traces); else the lowered
     program tells. `result()` waits for it.
     """
     asked = (tuple(haste.items()), hastily)
     if told is not None:
         return _kept(Program(told, asked, place(), lambda: _lowered(function, arguments)))
     lowered, text = _lowered(function, arguments)
-    program = Program((text, lowered.in_tree, lowered.out_tree), asked, place(), lambda: (lowered, text))
+    program = Program(
+        (text, lowered.in_tree, lowered.out_tree), asked, place(), lambda: (lowered, text)
+    )
     return _kept(program) if is_complete(text) else program.compile()
 
 
 def _lowered(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Lowered:
-    lowered = jax.jit(function, keep_unused=True).lower(*arguments)  # an argument left out would be missing from the text
+    lowered = jax.jit(function, keep_unused=True).lower(
+        *arguments
+    )  # an argument left out would be missing from the text
     return lowered, lowered.as_text()
 
 
-def _compiled(lowered: Any, text: str, haste: tuple[tuple[str, Any], ...], hastily: bool) -> Callable[..., Any]:
-    return lowered.compile(compiler_options=dict(haste) if haste and (hastily or bears_haste(text)) else None)
+def _compiled(
+    lowered: Any, text: str, haste: tuple[tuple[str, Any], ...], hastily: bool
+) -> Callable[..., Any]:
+    return lowered.compile(
+        compiler_options=dict(haste) if haste and (hastily or bears_haste(text)) else None
+    )
 
 
 def place() -> Hashable:
@@ -86,7 +94,9 @@ def place() -> Hashable:
 
 def is_complete(text: str) -> bool:
     """Whether the text is all that there is: no call back into Python, and no constants that are handed over beside it."""
-    return "custom_call" not in text and not getattr(jax.config, "jax_use_simplified_jaxpr_constants", False)
+    return "custom_call" not in text and not getattr(
+        jax.config, "jax_use_simplified_jaxpr_constants", False
+    )
 
 
 def bears_haste(text: str) -> bool:

@@ -87,7 +87,11 @@ def _jaxpr(jaxpr: Any) -> Hashable:
         return tuple(_kind(variable.aval) for variable in variables)
 
     def read(atom: Any) -> Hashable:
-        return (_number(atom.val), _kind(atom.aval)) if isinstance(atom, core.Literal) else numbers[atom]
+        return (
+            (_number(atom.val), _kind(atom.aval))
+            if isinstance(atom, core.Literal)
+            else numbers[atom]
+        )
 
     given = made((*jaxpr.constvars, *jaxpr.invars))
     operations: list[Hashable] = []
@@ -95,8 +99,15 @@ def _jaxpr(jaxpr: Any) -> Hashable:
         if equation.primitive.name not in PLAIN:
             raise NotPlain(equation.primitive.name)
         arguments = tuple(read(atom) for atom in equation.invars)
-        operations.append((equation.primitive, arguments, _plain(equation.params), made(equation.outvars)))
-    return len(jaxpr.constvars), given, tuple(operations), tuple(read(atom) for atom in jaxpr.outvars)
+        operations.append(
+            (equation.primitive, arguments, _plain(equation.params), made(equation.outvars))
+        )
+    return (
+        len(jaxpr.constvars),
+        given,
+        tuple(operations),
+        tuple(read(atom) for atom in jaxpr.outvars),
+    )
 
 
 def _kind(aval: Any) -> Hashable:

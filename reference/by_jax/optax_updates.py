@@ -1,6 +1,6 @@
 """Parameter updates by optax: optax.clip or optax.clip_by_global_norm, chained with optax.sgd or optax.adam, compiled by jax.
 
-`settings` are those of reference/torch_optim.py:
+`settings` are those of reference/by_torch/torch_optim.py:
 
     optimiser       "sgd", "momentum" or "adam"
     learning_rate   of all three
@@ -8,7 +8,7 @@
     beta1, beta2, epsilon   of "adam"
     clip            "value", "norm" (of all gradients together) or None; limit: the bound on the one or the other
 
-64-bit mode is entered by context manager around each call, as in reference/jax_grad.py; the caller's configuration stays.
+64-bit mode is entered by context manager around each call, as in reference/by_jax/jax_grad.py; the caller's configuration stays.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,9 @@ def update(params: Named, gradients: Named, memory: Any, settings: Named) -> tup
     Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another name.
     """
     with jax.enable_x64(True):
-        moved, memory = _rule(_items(settings))[1](dict(params), {name: gradients[name] for name in params}, memory)
+        moved, memory = _rule(_items(settings))[1](
+            dict(params), {name: gradients[name] for name in params}, memory
+        )
         return {name: np.asarray(value) for name, value in moved.items()}, memory
 
 
@@ -47,9 +49,13 @@ def _items(settings: Named) -> tuple[tuple[str, Any], ...]:
 
 
 @lru_cache(maxsize=64)
-def _rule(items: tuple[tuple[str, Any], ...]) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+def _rule(
+    items: tuple[tuple[str, Any], ...],
+) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
     settings = dict(items)
-    chain = optax.chain(CLIPS[settings["clip"]](settings), OPTIMISERS[settings["optimiser"]](settings))
+    chain = optax.chain(
+        CLIPS[settings["clip"]](settings), OPTIMISERS[settings["optimiser"]](settings)
+    )
 
     def one_update(params: Any, gradients: Any, memory: Any) -> Any:
         along, memory = chain.update(gradients, memory, params)
@@ -63,11 +69,15 @@ def _sgd(settings: Named) -> optax.GradientTransformation:
 
 
 def _momentum(settings: Named) -> optax.GradientTransformation:
-    return optax.sgd(settings["learning_rate"], settings["momentum"], settings.get("nesterov", False))
+    return optax.sgd(
+        settings["learning_rate"], settings["momentum"], settings.get("nesterov", False)
+    )
 
 
 def _adam(settings: Named) -> optax.GradientTransformation:
-    return optax.adam(settings["learning_rate"], settings["beta1"], settings["beta2"], settings["epsilon"])
+    return optax.adam(
+        settings["learning_rate"], settings["beta1"], settings["beta2"], settings["epsilon"]
+    )
 
 
 OPTIMISERS = {"sgd": _sgd, "momentum": _momentum, "adam": _adam}

@@ -1,6 +1,6 @@
 """Parameter updates by torch: torch.nn.utils.clip_grad_value_ and clip_grad_norm_, then the functions behind torch.optim.
 
-`settings` is a plain mapping, the same for reference/optax_updates.py:
+`settings` is a plain mapping, the same for reference/by_jax/optax_updates.py:
 
     optimiser       "sgd", "momentum" or "adam"
     learning_rate   of all three
@@ -34,7 +34,9 @@ def start(params: Named, settings: Named) -> dict[str, Tensors]:
     return {"m": zeros, "v": zeros, "updates": none_done}
 
 
-def update(params: Named, gradients: Named, memory: dict[str, Tensors], settings: Named) -> tuple[Arrays, dict[str, Tensors]]:
+def update(
+    params: Named, gradients: Named, memory: dict[str, Tensors], settings: Named
+) -> tuple[Arrays, dict[str, Tensors]]:
     """(new parameters, new memory) after clipping and one update; only gradients of parameters are looked at.
 
     Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another name.
@@ -42,7 +44,10 @@ def update(params: Named, gradients: Named, memory: dict[str, Tensors], settings
     leaves = {name: _tensor(value) for name, value in params.items()}
     for name, leaf in leaves.items():
         leaf.grad = _tensor(gradients[name])
-    new = {kind: {name: value.clone() for name, value in named.items()} for kind, named in memory.items()}
+    new = {
+        kind: {name: value.clone() for name, value in named.items()}
+        for kind, named in memory.items()
+    }
     with torch.no_grad():
         CLIPS[settings["clip"]](leaves, settings)
         OPTIMISERS[settings["optimiser"]](leaves, new, settings)
@@ -66,7 +71,9 @@ def _descend(leaves: Tensors, memory: dict[str, Tensors], settings: Named) -> No
         weight_decay=0.0,
         maximize=False,
     )
-    memory["momentum"] = {name: buffer for name, buffer in zip(leaves, buffers, strict=True) if buffer is not None}
+    memory["momentum"] = {
+        name: buffer for name, buffer in zip(leaves, buffers, strict=True) if buffer is not None
+    }
 
 
 def _adam(leaves: Tensors, memory: dict[str, Tensors], settings: Named) -> None:

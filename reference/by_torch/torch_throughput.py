@@ -48,7 +48,11 @@ def gru(own: Tensors, state: State, u: torch.Tensor) -> State:
     return (torch.lerp(n, h, torch.sigmoid(u_z + v_z)),)
 
 
-STEPS: dict[str, Callable[[Tensors, State, torch.Tensor], State]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
+STEPS: dict[str, Callable[[Tensors, State, torch.Tensor], State]] = {
+    "rnn": rnn,
+    "lstm": lstm,
+    "gru": gru,
+}
 
 
 def state_names(cell: str) -> tuple[str, ...]:
@@ -125,7 +129,9 @@ def module(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
         h, _ = built(leaves["x"], tuple(state) if len(state) > 1 else state[0])
         return under_head(leaves, h, target)
 
-    return differentiated(loss, leaves | {name: getattr(built, theirs) for name, theirs in own.items()}, target)
+    return differentiated(
+        loss, leaves | {name: getattr(built, theirs) for name, theirs in own.items()}, target
+    )
 
 
 def step_jacobians(

@@ -6,7 +6,9 @@ from typing import Any, TypeAlias
 
 Step: TypeAlias = Callable[..., dict[str, Any]]
 Readout: TypeAlias = Callable[..., Any]
-ScalarFunction: TypeAlias = Callable[[Any, Any, Mapping[str, Any], Mapping[str, Any]], tuple[Any, dict[str, Any]]]
+ScalarFunction: TypeAlias = Callable[
+    [Any, Any, Mapping[str, Any], Mapping[str, Any]], tuple[Any, dict[str, Any]]
+]
 
 
 def stop_gradient(value: Any) -> Any:
@@ -14,7 +16,9 @@ def stop_gradient(value: Any) -> Any:
     if hasattr(value, "detach"):
         return value.detach()
     jax = sys.modules.get("jax")
-    return value if jax is None or not isinstance(value, jax.Array) else jax.lax.stop_gradient(value)
+    return (
+        value if jax is None or not isinstance(value, jax.Array) else jax.lax.stop_gradient(value)
+    )
 
 
 def relu(xp: Any, z: Any) -> Any:

@@ -37,7 +37,9 @@ class DoesNotFollow(ValueError):
     """The function does not carry complex numbers through."""
 
 
-def gradients(value: Value, variables: Mapping[str, Any], seed: int) -> tuple[float, Arrays, Arrays]:
+def gradients(
+    value: Value, variables: Mapping[str, Any], seed: int
+) -> tuple[float, Arrays, Arrays]:
     """(value, gradient or inner products by variable, directions of the latter). Raises DoesNotFollow."""
     point = {name: np.array(variable) for name, variable in variables.items()}
     found: Arrays = {}
@@ -60,20 +62,33 @@ def _slope(value: Value, point: Arrays, directions: Arrays) -> float:
         try:
             result = np.asarray(value({**point, **moved}))
         except (TypeError, ValueError, Warning) as error:
-            raise DoesNotFollow(f"the function does not carry complex numbers through ({error})") from error
+            raise DoesNotFollow(
+                f"the function does not carry complex numbers through ({error})"
+            ) from error
     return float(np.imag(result).sum() / STEP)
 
 
 def _believe(value: Value, point: Arrays, seed: int) -> None:
     """Raises DoesNotFollow where central differences along a random direction over all variables say otherwise."""
     rng = np.random.default_rng([seed, 3])
-    directions = {name: rng.choice((-1.0, 1.0), size=variable.shape) for name, variable in point.items()}
+    directions = {
+        name: rng.choice((-1.0, 1.0), size=variable.shape) for name, variable in point.items()
+    }
 
     def along(distance: Arrays) -> Any:
-        return value({name: point[name] + distance["d"] * direction for name, direction in directions.items()})
+        return value(
+            {
+                name: point[name] + distance["d"] * direction
+                for name, direction in directions.items()
+            }
+        )
 
-    _, differences, _, uncertainty, _ = finite_difference.gradients(along, {"d": np.zeros(())}, seed)
+    _, differences, _, uncertainty, _ = finite_difference.gradients(
+        along, {"d": np.zeros(())}, seed
+    )
     slope = _slope(value, point, directions)
     if not abs(slope - float(differences["d"])) <= uncertainty["d"] + 1e-6 * abs(slope):
-        both = f"complex step gives {slope:.6g} where differences give {float(differences['d']):.6g}"
+        both = (
+            f"complex step gives {slope:.6g} where differences give {float(differences['d']):.6g}"
+        )
         raise DoesNotFollow(f"{both}: some operation drops the imaginary part")

@@ -25,7 +25,10 @@ Value = Callable[[Arrays], Any]
 
 ENTRIES = 80  # up to this size every entry, above it random directions
 DIRECTIONS = 16
-NEAR, SHRINK = 1e-4, 8.0  # h of (1) in steps, and by how much it shrinks: a kink nearer than h / SHRINK counts as one
+NEAR, SHRINK = (
+    1e-4,
+    8.0,
+)  # h of (1) in steps, and by how much it shrinks: a kink nearer than h / SHRINK counts as one
 SAFETY = 10.0  # the estimate is a difference between two orders: no bound
 
 
@@ -33,7 +36,9 @@ def lines(variable: npt.NDArray[Any], seed: int) -> npt.NDArray[Any] | None:
     """None for entry by entry, or the random directions (DIRECTIONS, shape)."""
     if variable.size <= ENTRIES:
         return None
-    return np.random.default_rng([seed, variable.size]).choice((-1.0, 1.0), size=(DIRECTIONS, *variable.shape))
+    return np.random.default_rng([seed, variable.size]).choice(
+        (-1.0, 1.0), size=(DIRECTIONS, *variable.shape)
+    )
 
 
 def units(variable: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -41,7 +46,9 @@ def units(variable: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.eye(variable.size).reshape(variable.size, *variable.shape)
 
 
-def gradients(value: Value, variables: Mapping[str, Any], seed: int) -> tuple[float, Arrays, Arrays, dict[str, float], Arrays]:
+def gradients(
+    value: Value, variables: Mapping[str, Any], seed: int
+) -> tuple[float, Arrays, Arrays, dict[str, float], Arrays]:
     """(value, gradient or inner products by variable, directions of the latter, absolute uncertainty, kinks by variable).
 
     The last: half the gap between the one-sided derivatives, in the shape of what is found; only where there is a kink.
@@ -61,7 +68,11 @@ def gradients(value: Value, variables: Mapping[str, Any], seed: int) -> tuple[fl
         if chosen is not None:
             directions[name] = chosen
         if gaps.any():
-            kinks[name] = gaps.reshape(variable.shape) if chosen is None else _of_all_entries(value, point, name, len(gaps))
+            kinks[name] = (
+                gaps.reshape(variable.shape)
+                if chosen is None
+                else _of_all_entries(value, point, name, len(gaps))
+            )
     return float(value(point)), found, directions, uncertainty, kinks
 
 
@@ -69,19 +80,25 @@ def _line(value: Value, point: Arrays, name: str, direction: npt.NDArray[Any]) -
     """(the function along the direction, the step of differences)."""
 
     def along(distance: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        values = [float(value({**point, name: point[name] + d * direction})) for d in np.ravel(distance)]
+        values = [
+            float(value({**point, name: point[name] + d * direction})) for d in np.ravel(distance)
+        ]
         return np.array(values).reshape(np.shape(distance))
 
     return along, 0.1 * max(1.0, float(np.max(np.abs(point[name] * (direction != 0)))))
 
 
-def _slope(value: Value, point: Arrays, name: str, direction: npt.NDArray[Any]) -> tuple[float, float, float]:
+def _slope(
+    value: Value, point: Arrays, name: str, direction: npt.NDArray[Any]
+) -> tuple[float, float, float]:
     """(derivative along the direction, its estimated error, half the gap where there is a kink)."""
     along, step = _line(value, point, name, direction)
     middle = float(value(point))
     rounding = np.finfo(np.float64).eps * abs(middle) / step
     if _gap(along, step, middle):
-        (right, right_error), (left, left_error) = (_derivative(along, step / 16, side) for side in (1, -1))
+        (right, right_error), (left, left_error) = (
+            _derivative(along, step / 16, side) for side in (1, -1)
+        )
         error = max(right_error, left_error) + 16 * rounding
         if abs(right - left) > 2 * SAFETY * error:
             return (right + left) / 2, error, abs(right - left) / 2
@@ -92,7 +109,11 @@ def _slope(value: Value, point: Arrays, name: str, direction: npt.NDArray[Any]) 
 def _derivative(along: Any, step: float, side: int) -> tuple[float, float]:
     """(derivative at 0, its estimated error): central, or from the right (1) or the left (−1)."""
     with np.errstate(all="ignore"):
-        options: dict[str, Any] = {"initial_step": step, "maxiter": 8, "tolerances": {"rtol": 1e-13, "atol": 0.0}}
+        options: dict[str, Any] = {
+            "initial_step": step,
+            "maxiter": 8,
+            "tolerances": {"rtol": 1e-13, "atol": 0.0},
+        }
         result = differentiate.derivative(along, 0.0, step_direction=side, **options)
     return float(result.df), float(result.error)
 
@@ -101,7 +122,10 @@ def _gap(along: Any, step: float, middle: float) -> float:
     """(1), where it does not shrink with h and is more than rounding; else 0."""
     wide = NEAR * step
     sides = along(np.array([wide, -wide, wide / SHRINK, -wide / SHRINK]))
-    far, near = (sides[0] - 2 * middle + sides[1]) / wide, (sides[2] - 2 * middle + sides[3]) / (wide / SHRINK)
+    far, near = (
+        (sides[0] - 2 * middle + sides[1]) / wide,
+        (sides[2] - 2 * middle + sides[3]) / (wide / SHRINK),
+    )
     rounding = 16 * np.finfo(np.float64).eps * abs(middle) / (wide / SHRINK)
     return abs(float(near)) if abs(near) > max(rounding, abs(far) / 4) else 0.0
 

@@ -28,7 +28,10 @@ def fingerprint(problem: Problem) -> tuple[Any, ...]:
     for each in fields(problem):
         value = getattr(problem, each.name)
         if each.name in ("variables", "constants"):
-            value = sorted((name, array.dtype.str, array.shape, array.tobytes()) for name, array in value.items())
+            value = sorted(
+                (name, array.dtype.str, array.shape, array.tobytes())
+                for name, array in value.items()
+            )
         described.append(repr(value))
     return tuple(described)
 
@@ -95,9 +98,16 @@ class Trial:
     def check(self, candidate: Any = None, references: Any = ("torch",)) -> CaseReport:
         """The report on a candidate; references are names, or engines."""
         engines = [REPLAYED.get(each, each) for each in references]
-        return check_problem(self.problem, candidate or self.candidate, engines, manner=Manner(partial=self.candidate.partial))
+        return check_problem(
+            self.problem,
+            candidate or self.candidate,
+            engines,
+            manner=Manner(partial=self.candidate.partial),
+        )
 
-    def planted(self, change: Callable[[Answer], Answer], references: Any = ("torch",)) -> CaseReport:
+    def planted(
+        self, change: Callable[[Answer], Answer], references: Any = ("torch",)
+    ) -> CaseReport:
         """The report on the right derivation with its answer changed."""
         return self.check(Planted(self.candidate, change), references)
 
@@ -115,13 +125,18 @@ def _trial(name: str, seed: int, dtype: str, sizes: tuple[tuple[str, Any], ...])
 @pytest.fixture(scope="session")
 def trial() -> Callable[..., Trial]:
     """trial(case's name, seed, dtype, **fields of Case)."""
-    return lambda name="tanh", seed=0, dtype="float64", **sizes: _trial(name, seed, dtype, tuple(sorted(sizes.items())))
+    return lambda name="tanh", seed=0, dtype="float64", **sizes: _trial(
+        name, seed, dtype, tuple(sorted(sizes.items()))
+    )
 
 
 @pytest.fixture(scope="session")
 def trials() -> Callable[[str, str], Any]:
     """trials(cell, regime): a cell on trial, the reference asked once."""
-    cells, regimes = {case.name: case for case in CELLS}, {regime.name: regime for regime in REGIMES}
+    cells, regimes = (
+        {case.name: case for case in CELLS},
+        {regime.name: regime for regime in REGIMES},
+    )
     return cache(lambda cell, regime: trial_of(cells[cell], regimes[regime], witnesses_used(), 0))
 
 
@@ -131,7 +146,9 @@ def with_limit() -> Callable[[Any, float], Any]:
 
     def judged(given: Any, limit: float) -> Any:
         witnesses = given.witnesses
-        return replace(given, witnesses=replace(witnesses, noise=replace(witnesses.noise, limit=limit), own={}))
+        return replace(
+            given, witnesses=replace(witnesses, noise=replace(witnesses.noise, limit=limit), own={})
+        )
 
     return judged
 
@@ -146,7 +163,9 @@ def altered() -> Callable[..., Engine]:
 def with_gradient() -> Callable[..., Callable[[Answer], Answer]]:
     """with_gradient(name, change, where="gradients"): a change of one array of an answer; None takes it away."""
 
-    def make(name: str, change: Callable[[np.ndarray], Any], where: str = "gradients") -> Callable[[Answer], Answer]:
+    def make(
+        name: str, change: Callable[[np.ndarray], Any], where: str = "gradients"
+    ) -> Callable[[Answer], Answer]:
         def apply(answer: Answer) -> Answer:
             arrays = dict(getattr(answer, where))
             value = change(arrays.pop(name).copy())

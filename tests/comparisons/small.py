@@ -22,12 +22,18 @@ class Elman:
     def step_backward(self, params, cache, d_state):
         x, before, h = cache
         delta = d_state["h"] * (1 - h**2)
-        return {"W": delta.T @ x, "U": delta.T @ before}, delta @ params["W"], {"h": delta @ params["U"]}
+        return (
+            {"W": delta.T @ x, "U": delta.T @ before},
+            delta @ params["W"],
+            {"h": delta @ params["U"]},
+        )
 
 
 def spoiled(**methods):
     """An Elman cell with other methods; each is called without self."""
-    return type("Spoiled", (Elman,), {name: staticmethod(method) for name, method in methods.items()})()
+    return type(
+        "Spoiled", (Elman,), {name: staticmethod(method) for name, method in methods.items()}
+    )()
 
 
 def elman(method, *arguments):

@@ -45,7 +45,13 @@ def command(monkeypatch, capfd):
 def small(command, text):
     """The same on few and small cases, against torch alone unless other references are named."""
     return lambda *more: command(
-        *SMALL, "--cell", "rnn", "--text", text, *(() if "--references" in more else ("--references", "torch")), *more
+        *SMALL,
+        "--cell",
+        "rnn",
+        "--text",
+        text,
+        *(() if "--references" in more else ("--references", "torch")),
+        *more,
     )
 
 
@@ -93,10 +99,23 @@ def test_everything_agrees(command, tmp_path):
     assert (data["schema"], data["passed"]) == (1, True)
     assert {"numpy", "torch", "jax", "python", "seed", "dtype"} <= set(data["environment"])
     names = [case["name"] for case in data["cases"]]
-    assert names == [*(case.name for case in QUICK_CASES), *(f"text README.md, update {number}" for number in (0, 3, 6))]
+    assert names == [
+        *(case.name for case in QUICK_CASES),
+        *(f"text README.md, update {number}" for number in (0, 3, 6)),
+    ]
     for case in data["cases"]:
         assert case["passed"]
-        assert {"name", "cell", "steps", "batch", "input_size", "hidden_size", "seconds", "rows", "diagnosis"} <= set(case)
+        assert {
+            "name",
+            "cell",
+            "steps",
+            "batch",
+            "input_size",
+            "hidden_size",
+            "seconds",
+            "rows",
+            "diagnosis",
+        } <= set(case)
         assert (case["steps"], case["batch"], case["hidden_size"]) == (2, 2, 3)
         assert {row["reference"] for row in case["rows"]} >= {"torch", "jax"}
         for row in case["rows"]:
@@ -110,7 +129,9 @@ def test_everything_agrees(command, tmp_path):
 
 def test_json_alone_on_standard_output(small):
     """The same numbers for the same seed, others for another."""
-    (status, out, err), (_, again, _), (_, other, _) = (small("--json", "-", "--seed", seed) for seed in (3, 3, 4))
+    (status, out, err), (_, again, _), (_, other, _) = (
+        small("--json", "-", "--seed", seed) for seed in (3, 3, 4)
+    )
     assert status == 0
     assert "comparisons agree" in err
     assert "error/noise" in err
@@ -120,7 +141,9 @@ def test_json_alone_on_standard_output(small):
 
 
 def rows(out):
-    return [row for case in strictly(out)["cases"] for row in case["rows"]], strictly(out)["training"]
+    return [row for case in strictly(out)["cases"] for row in case["rows"]], strictly(out)[
+        "training"
+    ]
 
 
 def test_options_reach_the_report(small):
@@ -150,8 +173,14 @@ def test_a_wrong_derivation(monkeypatch, small, tmp_path):
     assert "W_hh" in out
     data = strictly((tmp_path / "r.json").read_text())
     assert not data["passed"]
-    wrong = {(row["gradient"], row["first_wrong_step"]) for row in data["cases"][0]["rows"] if not row["passed"]}
-    assert wrong == {(name, 1) for name in ("W_xh", "W_hh", "b_h", "x", "h_0")}, "T = 2: wrong from T − 1"
+    wrong = {
+        (row["gradient"], row["first_wrong_step"])
+        for row in data["cases"][0]["rows"]
+        if not row["passed"]
+    }
+    assert wrong == {(name, 1) for name in ("W_xh", "W_hh", "b_h", "x", "h_0")}, (
+        "T = 2: wrong from T − 1"
+    )
 
 
 def test_another_function_is_a_wrong_question(monkeypatch, small):
@@ -201,7 +230,11 @@ def test_a_wrong_gradient_outweighs_a_missing_framework(monkeypatch, small):
 
 def without(monkeypatch, *frameworks):
     """As if these were not installed."""
-    modules = {"torch": ("torch_autograd", "torch_nn"), "jax": ("jax_grad", "forward_mode"), "flint": ("interval",)}
+    modules = {
+        "torch": ("torch_autograd", "torch_nn"),
+        "jax": ("jax_grad", "forward_mode"),
+        "flint": ("interval",),
+    }
     for framework in frameworks:
         monkeypatch.setitem(sys.modules, framework, None)
         for module in modules[framework]:
@@ -238,7 +271,10 @@ def test_a_proof_that_cannot_be_had(monkeypatch, small):
     without(monkeypatch, "flint")
     status, out, err = small("--references", "torch,proof")
     assert (status, err) == (2, "")
-    assert "reference 'proof' needs python-flint, which cannot be imported: pip install python-flint" in " ".join(out.split())
+    assert (
+        "reference 'proof' needs python-flint, which cannot be imported: pip install python-flint"
+        in " ".join(out.split())
+    )
     assert "comparisons agree" in out
     assert "True error" not in out
 
@@ -298,7 +334,12 @@ def test_an_option_that_cannot_be(command, tmp_path, monkeypatch, arguments, wor
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, ["No such file"]), (b"", ["empty"]), (b"\x80\x81", ["UTF-8", "byte 0"]), (b"short", ["5 characters", "needs 7"])],
+    [
+        (None, ["No such file"]),
+        (b"", ["empty"]),
+        (b"\x80\x81", ["UTF-8", "byte 0"]),
+        (b"short", ["5 characters", "needs 7"]),
+    ],
 )
 def test_a_text_that_cannot_be(command, tmp_path, content, words):
     if content is not None:
@@ -316,7 +357,9 @@ def test_a_text_shorter_than_the_window_that_is_asked_for(command, text):
 
 def test_a_dump_to_a_file(command, text, tmp_path):
     (tmp_path / "mine").write_text("mine")
-    refused(command(*SMALL, "--text", text, "--dump", tmp_path / "mine"), "mine", "cannot be written")
+    refused(
+        command(*SMALL, "--text", text, "--dump", tmp_path / "mine"), "mine", "cannot be written"
+    )
     assert (tmp_path / "mine").read_text() == "mine"
 
 
@@ -365,7 +408,9 @@ def test_help_loads_no_framework():
         "print('seconds', time.process_time() - start)\n"
         "print('frameworks', sorted({'torch', 'jax', 'array_api_compat', 'xarray'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     lines = done.stdout.splitlines()
     assert (done.stderr, lines[-3], lines[-1]) == ("", "status 0", "frameworks []")
     assert float(lines[-2].split()[1]) < 3
@@ -386,6 +431,10 @@ def test_help_loads_no_framework():
 
 def test_the_script_refuses_in_one_line():
     done = subprocess.run(
-        [sys.executable, "comparisons/report.py", "--cell", "nosuch"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "comparisons/report.py", "--cell", "nosuch"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     refused((done.returncode, done.stdout, done.stderr), "nosuch", "rnn")

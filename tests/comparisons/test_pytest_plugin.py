@@ -85,7 +85,17 @@ def pytest_run(folder, *options, tests=TESTS):
     (folder / "test_mine.py").write_text(tests)
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     plugin = [] if registered() else ["-p", "bptt_crosscheck.comparisons.pytest_plugin"]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--oracle-report", "out", *plugin, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--oracle-report",
+        "out",
+        *plugin,
+        *options,
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment())
     path = folder / "out" / "oracle.json"
     return done.returncode, done.stdout, json.loads(path.read_text()) if path.exists() else None
@@ -98,7 +108,10 @@ def environment():
 
 def registered():
     """Whether pytest loads the plugin by itself: as it does wherever the package is installed."""
-    return any(entry.value == "bptt_crosscheck.comparisons.pytest_plugin" for entry in entry_points(group="pytest11"))
+    return any(
+        entry.value == "bptt_crosscheck.comparisons.pytest_plugin"
+        for entry in entry_points(group="pytest11")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +138,14 @@ def test_the_summary_says_how_many_and_which(once):
     counted, *failed = section(once[1])
     assert counted == "9 checks, 16 comparisons, 3 checks failed"
     seeds = {name: zlib.crc32(f"test_mine.py::{name}".encode()) for name in NAMES}
-    why = {"test_wrong": "wrong: w", "test_question": "BadContract", "TestInAClass::test_expected_to_be_wrong": "wrong: w"}
-    assert failed == [f"  test_mine.py::{name} (seed {seeds[name]}): {reason}" for name, reason in why.items()]
+    why = {
+        "test_wrong": "wrong: w",
+        "test_question": "BadContract",
+        "TestInAClass::test_expected_to_be_wrong": "wrong: w",
+    }
+    assert failed == [
+        f"  test_mine.py::{name} (seed {seeds[name]}): {reason}" for name, reason in why.items()
+    ]
 
 
 NAMES = (
@@ -146,17 +165,29 @@ def test_every_check_is_in_the_file(once):
     tests = [check["test"].removeprefix("test_mine.py::") for check in written["checks"]]
     assert tests == sorted([*NAMES, "test_right[2]", "test_wrong"])
     passed = {check["test"]: check["report"]["passed"] for check in written["checks"]}
-    assert [passed[f"test_mine.py::{name}"] for name in NAMES] == [True, True, False, True, False, False, True]
+    assert [passed[f"test_mine.py::{name}"] for name in NAMES] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
     for check in written["checks"]:
         assert {"schema", "passed", "environment", "cases", "errors"} <= set(check["report"])
-    [question] = [check["report"] for check in written["checks"] if "test_question" in check["test"]]
+    [question] = [
+        check["report"] for check in written["checks"] if "test_question" in check["test"]
+    ]
     assert question["errors"][0]["error"] == "BadContract"
 
 
 def test_a_failing_test_says_its_seed_and_how_to_repeat_it(once):
     seed = zlib.crc32(b"test_mine.py::test_wrong")
     assert f"seed {seed}; repeat with --oracle-seed {seed}" in once[1]
-    assert str(zlib.crc32(b"test_mine.py::test_vjp")) not in once[1]  # a test that passes says nothing
+    assert (
+        str(zlib.crc32(b"test_mine.py::test_vjp")) not in once[1]
+    )  # a test that passes says nothing
 
 
 def test_each_test_has_a_seed_of_its_own(once):
@@ -171,7 +202,11 @@ def test_each_test_has_a_seed_of_its_own(once):
 
 def test_the_seed_in_the_file_is_the_one_that_was_used(once):
     """Else a check that was given a seed of its own could not be repeated from the file."""
-    assert [check for check in once[2]["checks"] if check["seed"] != check["report"]["environment"]["seed"]] == []
+    assert [
+        check
+        for check in once[2]["checks"]
+        if check["seed"] != check["report"]["environment"]["seed"]
+    ] == []
 
 
 def test_seed_and_references_by_option(tmp_path):
@@ -180,7 +215,12 @@ def test_seed_and_references_by_option(tmp_path):
     assert status == 0
     assert section(output)[0] == "4 checks, 4 comparisons, 0 checks failed"
     assert {check["seed"] for check in written["checks"]} == {7}
-    rows = [row for check in written["checks"] for case in check["report"]["cases"] for row in case["rows"]]
+    rows = [
+        row
+        for check in written["checks"]
+        for case in check["report"]["cases"]
+        for row in case["rows"]
+    ]
     assert {row["reference"] for row in rows} == {"differences"}
 
 
@@ -189,7 +229,9 @@ def test_two_processes_report_to_one(tmp_path, once):
     assert status == 1
     assert section(output)[0] == section(once[1])[0]
     assert sorted(section(output)) == sorted(section(once[1]))
-    said = lambda report: [(check["test"], check["seed"], check["report"]["passed"]) for check in report["checks"]]  # noqa: E731
+    said = lambda report: [
+        (check["test"], check["seed"], check["report"]["passed"]) for check in report["checks"]
+    ]  # noqa: E731
     assert said(written) == said(once[2])
 
 
@@ -204,7 +246,9 @@ def test_a_reference_that_does_not_exist_is_said_by_every_check():
     oracle = GradientOracle(0, ["tensorflow"])
     with pytest.raises(UnknownName, match="no reference is called 'tensorflow'"):
         oracle.check_gradients(gradients, numpy_loss, PARAMS, INPUTS)
-    assert not oracle.check_gradients(gradients, numpy_loss, PARAMS, INPUTS, raise_exception=False).passed
+    assert not oracle.check_gradients(
+        gradients, numpy_loss, PARAMS, INPUTS, raise_exception=False
+    ).passed
     assert [report.passed for report in oracle.reports] == [False, False]
 
 
@@ -215,7 +259,9 @@ def test_importing_the_plugin_imports_no_framework():
 
 def test_the_package_registers_the_plugin():
     text = (ROOT / "pyproject.toml").read_text()
-    assert re.search(r"\[project.entry-points.pytest11\]\n\w+ = \"comparisons.pytest_plugin\"", text)
+    assert re.search(
+        r"\[project.entry-points.pytest11\]\n\w+ = \"comparisons.pytest_plugin\"", text
+    )
 
 
 def test_here_too(gradient_oracle):

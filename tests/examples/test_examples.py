@@ -15,7 +15,11 @@ EXAMPLES = ROOT / "examples"
 
 # file, exit status, words of its output
 OUTCOMES = {
-    "minimal_gated_unit": (0, "cotangents on the final states: 16 comparisons agree", "32 of 32 comparisons agree"),
+    "minimal_gated_unit": (
+        0,
+        "cotangents on the final states: 16 comparisons agree",
+        "32 of 32 comparisons agree",
+    ),
     "minimal_gated_unit_with_mistake": (
         1,
         "is wrong in d_state_prev['h'] (steps 1–12 of 1–12); right in d_params['W_f']",
@@ -24,7 +28,11 @@ OUTCOMES = {
     "legacy_class_rnn": (0, "1 of 1 cases", "the loss is NumPy code"),
     "update_in_place": (0, "4 of 4 comparisons agree"),
     "windowed_truncation": (0, "3 of 3 comparisons agree"),
-    "vjp_without_loss": (0, "vjp, output.last alone: 5 comparisons agree", "15 of 15 comparisons agree"),
+    "vjp_without_loss": (
+        0,
+        "vjp, output.last alone: 5 comparisons agree",
+        "15 of 15 comparisons agree",
+    ),
     "torch_autograd_function_lstm": (0, "7 of 7 comparisons agree"),
     "jax_custom_vjp_gru": (0, "14 of 14 comparisons agree"),
     "dropout_with_setup": (0, "1 of 1 cases", "complex step"),
@@ -53,7 +61,12 @@ OUTCOMES = {
 MISTAKES = (
     (
         ("minimal_gated_unit", "dh * (n - h) + dfh * h", "dh * (n - h)"),
-        (1, "is wrong in d_params['W_f']", "d_params['b_f']", "right in d_params['W_n'], d_params['U_n'], d_params['b_n']"),
+        (
+            1,
+            "is wrong in d_params['W_f']",
+            "d_params['b_f']",
+            "right in d_params['W_n'], d_params['U_n'], d_params['b_n']",
+        ),
     ),
     (
         ("legacy_class_rnn", "draw @ hs[t - 1].T", "draw @ hs[t].T"),
@@ -68,12 +81,20 @@ MISTAKES = (
         (1, "U: differs from torch", "W: differs from torch", "right: V"),
     ),
     (
-        ("windowed_truncation", '{"truncation": BPTT_TRUNCATE}', '{"truncation": BPTT_TRUNCATE + 1}'),
+        (
+            "windowed_truncation",
+            '{"truncation": BPTT_TRUNCATE}',
+            '{"truncation": BPTT_TRUNCATE + 1}',
+        ),
         (1, "U: differs from torch", "W: differs from torch", "right: V"),
     ),
     (
         ("vjp_without_loss", 'dh = cotangents["last"]', "dh = np.zeros_like(h[0])"),
-        (1, "output.states alone: 5 comparisons agree", "output.last alone: 5 of 5 comparisons disagree"),
+        (
+            1,
+            "output.states alone: 5 comparisons agree",
+            "output.last alone: 5 of 5 comparisons disagree",
+        ),
     ),
     (
         ("torch_autograd_function_lstm", "dc * f, delta.T @ x", "dc, delta.T @ x"),
@@ -128,14 +149,26 @@ def test_the_command_in_the_docstring(name, monkeypatch, capfd):
     program, *arguments = command_of(path)
     assert arguments[-1] == f"examples/{name}.py"
     if arguments[:2] == ["comparisons/report.py", "check"]:
-        torch_alone = name in ("update_in_place", "windowed_truncation", "vjp_without_loss", "torch_autograd_function_lstm")
-        found, output = check(path, monkeypatch, capfd, *(["--references", "torch"] if torch_alone else []))
+        torch_alone = name in (
+            "update_in_place",
+            "windowed_truncation",
+            "vjp_without_loss",
+            "torch_autograd_function_lstm",
+        )
+        found, output = check(
+            path, monkeypatch, capfd, *(["--references", "torch"] if torch_alone else [])
+        )
     elif program == "python":
         found = status_of(lambda: runpy.run_path(str(path), run_name="__main__"))
         output = words_of(capfd)
     else:
         options = ["-p", "no:cacheprovider", "--oracle-references", "torch"]
-        done = subprocess.run([sys.executable, "-m", program, *arguments, *options], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", program, *arguments, *options],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
         found, output = done.returncode, " ".join(done.stdout.split())
     assert found == status
     for word in words:
@@ -152,23 +185,33 @@ def test_by_the_shell():
 SCRIPTS = [name for name in OUTCOMES if "if __name__" in (EXAMPLES / f"{name}.py").read_text()]
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if "check" in command_of(EXAMPLES / f"{name}.py")])
+@pytest.mark.parametrize(
+    "name", [name for name in SCRIPTS if "check" in command_of(EXAMPLES / f"{name}.py")]
+)
 def test_as_a_script_it_asks_the_same_question(name, monkeypatch, capsys):
     asked = []
     for entry in ("check_cell", "check_gradients", "check_vjp"):
-        monkeypatch.setattr(bptt_crosscheck, entry, lambda *given, **options: asked.append((given, options)) or "asked")
+        monkeypatch.setattr(
+            bptt_crosscheck,
+            entry,
+            lambda *given, **options: asked.append((given, options)) or "asked",
+        )
     module = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out == "asked\n"
     [(given, options)] = asked
     assert options.get("convention") == module.get("convention")
     assert options.get("setup") == module.get("setup")
     if "example" in module:
-        assert given[:2] in [tuple(map(module.get, names)) for names in (("gradients", "loss"), ("vjp", "function"))]
+        assert given[:2] in [
+            tuple(map(module.get, names)) for names in (("gradients", "loss"), ("vjp", "function"))
+        ]
     else:
         assert type(given[0]) is module["MinimalGatedUnit"]
 
 
-@pytest.mark.parametrize(("mistake", "outcome"), MISTAKES, ids=[f"{name}, {now}" for (name, _, now), _ in MISTAKES])
+@pytest.mark.parametrize(
+    ("mistake", "outcome"), MISTAKES, ids=[f"{name}, {now}" for (name, _, now), _ in MISTAKES]
+)
 def test_a_mistake_planted_in_it_is_seen(mistake, outcome, tmp_path, monkeypatch, capfd):
     (name, was, now), (status, *words) = mistake, outcome
     text = (EXAMPLES / f"{name}.py").read_text()

@@ -76,7 +76,11 @@ def through(tanh):
 def test_a_torch_function_with_a_derivative_by_hand(tanh_of_torch):
     judge(from_torch(through(tanh_of_torch(lambda h: 1 - h**2))))
     judge(from_torch(through(tanh_of_torch(lambda h: 1 - h))), "W: differs from torch")
-    judge(from_torch(through(tanh_of_torch(lambda h: 1 - h**2))), "exact up to sign", lambda xp, p, i: -loss(xp, p, i))
+    judge(
+        from_torch(through(tanh_of_torch(lambda h: 1 - h**2))),
+        "exact up to sign",
+        lambda xp, p, i: -loss(xp, p, i),
+    )
 
 
 def test_from_torch_gives_inputs_too_and_zero_for_a_parameter_that_no_gradient_reaches():
@@ -88,9 +92,17 @@ def test_from_torch_gives_inputs_too_and_zero_for_a_parameter_that_no_gradient_r
         seen.update(params=params, inputs=inputs, grad=torch.is_grad_enabled())
         return (params["layers"][0]["w"] * inputs["x"]).sum() + params["number"]
 
-    params = {"layers": [{"w": np.array([1.0, 2.0])}], "number": 0.5, "unused": np.ones(3), "name": "text"}
+    params = {
+        "layers": [{"w": np.array([1.0, 2.0])}],
+        "number": 0.5,
+        "unused": np.ones(3),
+        "name": "text",
+    }
     with torch.no_grad():
-        found = from_torch(run)(params, {"x": np.array([3.0, 4.0]), "tokens": np.array([1, 2]), "mask": np.array([True])})
+        found = from_torch(run)(
+            params,
+            {"x": np.array([3.0, 4.0]), "tokens": np.array([1, 2]), "mask": np.array([True])},
+        )
     assert {path: value.tolist() for path, value in found.items()} == {
         "layers[0].w": [3, 4],
         "number": 1,
@@ -147,10 +159,20 @@ def test_from_torch_on_a_gpu(tanh_of_torch):
     judge(from_torch(watched(lambda h: 1 - h), device="cuda"), "W: differs from torch")
 
 
-@pytest.mark.skipif(on_cuda(), reason="torch has a CUDA device on this machine: there is nothing to refuse")
+@pytest.mark.skipif(
+    on_cuda(), reason="torch has a CUDA device on this machine: there is nothing to refuse"
+)
 def test_a_gpu_that_is_not_there_is_refused(tanh_of_torch):
-    with pytest.raises(MissingDevice, match=r"torch has no device 'cuda' here: .*; device='cpu' is everywhere") as caught:
-        check_gradients(from_torch(through(tanh_of_torch(lambda h: 1 - h**2)), device="cuda"), loss, PARAMS, INPUTS, **TORCH)
+    with pytest.raises(
+        MissingDevice, match=r"torch has no device 'cuda' here: .*; device='cpu' is everywhere"
+    ) as caught:
+        check_gradients(
+            from_torch(through(tanh_of_torch(lambda h: 1 - h**2)), device="cuda"),
+            loss,
+            PARAMS,
+            INPUTS,
+            **TORCH,
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -160,7 +182,9 @@ def test_a_device_that_torch_does_not_know_is_refused():
 
 
 def test_a_torch_loss_that_fails_is_told_by_its_line():
-    with pytest.raises(CandidateFailed, match=r"gradients raised RuntimeError: .* at test_adapters.py:\d+"):
+    with pytest.raises(
+        CandidateFailed, match=r"gradients raised RuntimeError: .* at test_adapters.py:\d+"
+    ):
         check_gradients(from_torch(lambda p, i: p["W"] @ p["b"]), loss, PARAMS, INPUTS, **TORCH)
 
 
@@ -186,7 +210,11 @@ def test_a_jax_function_with_a_derivative_by_hand():
 
     judge(from_jax(through(tanh_of_jax(lambda h: 1 - h**2))), references=["torch"])
     judge(from_jax(jax.jit(through(tanh_of_jax(lambda h: 1 - h**2)))), references=["jax"])
-    judge(from_jax(through(tanh_of_jax(lambda h: 1 - h))), "W: differs from torch", references=["torch"])
+    judge(
+        from_jax(through(tanh_of_jax(lambda h: 1 - h))),
+        "W: differs from torch",
+        references=["torch"],
+    )
 
 
 def test_from_jax_works_in_double_precision_and_leaves_the_configuration_alone():
@@ -195,7 +223,10 @@ def test_from_jax_works_in_double_precision_and_leaves_the_configuration_alone()
     found = from_jax(lambda p, i: (p["a"]["w"] * i["x"]).sum() * i["tokens"][0])(
         {"a": {"w": np.array([1.0, 1 / 3])}}, {"x": np.array([1.0, 2.0]), "tokens": np.array([2])}
     )
-    assert {path: value.tolist() for path, value in found.items()} == {"a.w": [2, 4], "x": [2, 2 * (1 / 3)]}
+    assert {path: value.tolist() for path, value in found.items()} == {
+        "a.w": [2, 4],
+        "x": [2, 2 * (1 / 3)],
+    }
     assert found["a.w"].dtype == np.float64
     assert not jax.config.jax_enable_x64
 
@@ -261,7 +292,9 @@ def test_attributes_of_a_module():
 
 def test_some_attributes_are_some_gradients():
     model = Model()
-    report = check_gradients(from_attributes(model.backward, model, {"b": "db"}, RENAMED), on(model), PARAMS, INPUTS)
+    report = check_gradients(
+        from_attributes(model.backward, model, {"b": "db"}, RENAMED), on(model), PARAMS, INPUTS
+    )
     assert {row.gradient for row in report.rows} == {"b"}
 
 
@@ -277,7 +310,12 @@ def test_what_is_put_on_the_object_is_a_copy():
 def test_an_attribute_that_is_not_there_is_named():
     model = Model()
     with pytest.raises(CandidateFailed, match="gradients raised AttributeError: .*'grad_W'"):
-        check_gradients(from_attributes(model.backward, model, {"W": "grad_W"}, RENAMED), on(model), PARAMS, INPUTS)
+        check_gradients(
+            from_attributes(model.backward, model, {"W": "grad_W"}, RENAMED),
+            on(model),
+            PARAMS,
+            INPUTS,
+        )
 
 
 def test_gradients_that_are_added_to_and_never_cleared_do_not_repeat():
@@ -288,9 +326,13 @@ def test_gradients_that_are_added_to_and_never_cleared_do_not_repeat():
         model.dW += gradients({"W": model.weight_W, "U": model.U, "b": model.b}, inputs)["W"]
 
     with pytest.raises(QuestionError, match="asked twice"):
-        check_gradients(from_attributes(run, model, {"W": "dW"}, RENAMED), on(model), PARAMS, INPUTS)
+        check_gradients(
+            from_attributes(run, model, {"W": "dW"}, RENAMED), on(model), PARAMS, INPUTS
+        )
     judge(
-        from_attributes(run, model, {"W": "dW"}, RENAMED), asked=on(model), setup=lambda: setattr(model, "dW", np.zeros((3, 2)))
+        from_attributes(run, model, {"W": "dW"}, RENAMED),
+        asked=on(model),
+        setup=lambda: setattr(model, "dW", np.zeros((3, 2))),
     )
 
 
@@ -300,7 +342,11 @@ def test_gradients_that_are_added_to_and_never_cleared_do_not_repeat():
 def test_a_list_with_names_of_its_own():
     listed = lambda p, i: [gradients(p, i)[name] for name in "bW"]  # noqa: E731
     judge(from_list(listed, ["b", "W"]), **TORCH)
-    judge(from_list(lambda p, i: [g * 2 for g in listed(p, i)], ["b", "W"]), "exact up to the factor", **TORCH)
+    judge(
+        from_list(lambda p, i: [g * 2 for g in listed(p, i)], ["b", "W"]),
+        "exact up to the factor",
+        **TORCH,
+    )
 
 
 @pytest.mark.parametrize("names", [["b"], ["b", "W", "U"]])
@@ -324,24 +370,40 @@ def updating(rate, spoil=lambda found: found):
 @pytest.mark.parametrize("rate", [1.0, 1e-3, 50.0])
 def test_an_update_in_place(rate):
     judge(from_update(updating(rate), rate), **TORCH)
-    judge(from_update(updating(rate, lambda g: {**g, "U": g["U"] * 1.01}), rate), "U: differs from torch", **TORCH)
+    judge(
+        from_update(updating(rate, lambda g: {**g, "U": g["U"] * 1.01}), rate),
+        "U: differs from torch",
+        **TORCH,
+    )
 
 
 def test_an_update_of_numpy_code():
     judge(from_update(updating(1.0), 1.0), asked=numpy_loss)
-    judge(from_update(updating(1.0, lambda g: {**g, "b": g["b"] * 1.01}), 1.0), "b: differs from complex step", numpy_loss)
+    judge(
+        from_update(updating(1.0, lambda g: {**g, "b": g["b"] * 1.01}), 1.0),
+        "b: differs from complex step",
+        numpy_loss,
+    )
 
 
 def test_an_update_that_returns_new_parameters():
     def update(params, inputs):
-        return {name: params[name] - 0.5 * gradient for name, gradient in gradients(params, inputs).items()}
+        return {
+            name: params[name] - 0.5 * gradient
+            for name, gradient in gradients(params, inputs).items()
+        }
 
     judge(from_update(update, 0.5), **TORCH)
     judge(from_update(update, 1.0), "exact up to the factor .*(0.5|1/2)", **TORCH)
 
 
 def test_an_update_of_nested_parameters():
-    nested = {"cell": [{"W": PARAMS["W"], "U": PARAMS["U"]}], "b": PARAMS["b"], "epochs": 3, "name": "text"}
+    nested = {
+        "cell": [{"W": PARAMS["W"], "U": PARAMS["U"]}],
+        "b": PARAMS["b"],
+        "epochs": 3,
+        "name": "text",
+    }
 
     def update(params, inputs):
         weights = {**params["cell"][0], "b": params["b"]}

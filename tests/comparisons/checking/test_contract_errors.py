@@ -61,9 +61,17 @@ GARBAGE = {
     "complex": np.ones((3, 2)) * 1j,
     "exploding": Exploding(),
 }
-SHAPES = {"huge": np.zeros(10**6), "flat": np.zeros(6), "empty": np.zeros(0), "number": 3.5, "deep": np.zeros((1,) * 12)}
+SHAPES = {
+    "huge": np.zeros(10**6),
+    "flat": np.zeros(6),
+    "empty": np.zeros(0),
+    "number": 3.5,
+    "deep": np.zeros((1,) * 12),
+}
 
-every_garbage = pytest.mark.parametrize("garbage", [*GARBAGE.values(), *SHAPES.values()], ids=[*GARBAGE, *SHAPES])
+every_garbage = pytest.mark.parametrize(
+    "garbage", [*GARBAGE.values(), *SHAPES.values()], ids=[*GARBAGE, *SHAPES]
+)
 
 
 def refused(error, *words, of):
@@ -81,7 +89,9 @@ def replaced(nest, path, value):
         return value
     key, *rest = path
     if isinstance(nest, tuple):
-        return tuple(replaced(item, rest, value) if index == key else item for index, item in enumerate(nest))
+        return tuple(
+            replaced(item, rest, value) if index == key else item for index, item in enumerate(nest)
+        )
     return {**nest, key: replaced(nest[key], rest, value)}
 
 
@@ -105,9 +115,15 @@ CELL_PARTS = (
 
 
 @every_garbage
-@pytest.mark.parametrize(("method", "path", "part"), CELL_PARTS, ids=[part for *_, part in CELL_PARTS])
+@pytest.mark.parametrize(
+    ("method", "path", "part"), CELL_PARTS, ids=[part for *_, part in CELL_PARTS]
+)
 def test_garbage_from_a_cell(method, path, part, garbage):
-    refused(BadContract, part, of=lambda: check_cell(cell_returning(method, path, garbage), **SIZES, **TORCH))
+    refused(
+        BadContract,
+        part,
+        of=lambda: check_cell(cell_returning(method, path, garbage), **SIZES, **TORCH),
+    )
 
 
 @every_garbage
@@ -151,7 +167,11 @@ LOSSES = {
 def test_garbage_from_a_loss(form, value):
     bad = (lambda xp, params, inputs: value) if form == "xp" else (lambda params, inputs: value)
     references = TORCH if form == "xp" else {}
-    refused(BadContract, "loss", of=lambda: check_gradients(gradients, bad, PARAMS, INPUTS, **references))
+    refused(
+        BadContract,
+        "loss",
+        of=lambda: check_gradients(gradients, bad, PARAMS, INPUTS, **references),
+    )
 
 
 OUTPUTS = {name: value for name, value in GARBAGE.items() if name != "ragged"} | {
@@ -163,7 +183,11 @@ OUTPUTS = {name: value for name, value in GARBAGE.items() if name != "ragged"} |
 
 @pytest.mark.parametrize("value", OUTPUTS.values(), ids=OUTPUTS)
 def test_garbage_from_a_function_without_loss(value):
-    refused(BadContract, "function", of=lambda: check_vjp(vjp, lambda params, inputs: value, PARAMS, INPUTS))
+    refused(
+        BadContract,
+        "function",
+        of=lambda: check_vjp(vjp, lambda params, inputs: value, PARAMS, INPUTS),
+    )
 
 
 anything = st.recursive(
@@ -190,7 +214,10 @@ fuzz = settings(max_examples=30, deadline=None, derandomize=True)
 
 
 @fuzz
-@given(part=st.sampled_from([part for part in CELL_PARTS if part[2] != "Spoiled.step_backward: d_x"]), value=anything)
+@given(
+    part=st.sampled_from([part for part in CELL_PARTS if part[2] != "Spoiled.step_backward: d_x"]),
+    value=anything,
+)
 def test_fuzzed_cell(part, value):
     with pytest.raises(QuestionError):
         check_cell(cell_returning(part[0], part[1], value), **SIZES, **TORCH)
@@ -211,7 +238,9 @@ def test_fuzzed_vjp(value):
 
 
 @fuzz
-@given(size=st.one_of(st.integers(-3, 3), anything.filter(lambda value: not isinstance(value, int))))
+@given(
+    size=st.one_of(st.integers(-3, 3), anything.filter(lambda value: not isinstance(value, int)))
+)
 def test_fuzzed_shapes(size):
     """Shapes that are none are refused; others do not fit the step, which does not find its U."""
     with pytest.raises(QuestionError):
@@ -234,38 +263,74 @@ def test_keys_and_shapes_of_a_cell(change, words):
         d_params, d_x, d_state_prev = elman("step_backward", *arguments)
         return change(d_params), d_x, d_state_prev
 
-    refused(BadContract, "step_backward: d_params", *words, of=lambda: check_cell(spoiled(step_backward=step_backward), **SIZES))
+    refused(
+        BadContract,
+        "step_backward: d_params",
+        *words,
+        of=lambda: check_cell(spoiled(step_backward=step_backward), **SIZES),
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda d: {f"d{name}": value for name, value in d.items()}, ("gradients returned dW, dU, db", "there are W, U, b, x")),
+        (
+            lambda d: {f"d{name}": value for name, value in d.items()},
+            ("gradients returned dW, dU, db", "there are W, U, b, x"),
+        ),
         (lambda d: {**d, "V": d["W"]}, ("gradients returned V", "there are W, U, b, x")),
         (lambda d: {0: d["W"]}, ("gradients returned 0",)),
         (lambda d: {}, ("gradients returned no gradient", "W, U, b")),
         (lambda d: dict.fromkeys(d), ("gradients returned no gradient",)),
-        (lambda d: tuple(d.values())[:2], ("gradients returned 2 gradients for 3 params (W, U, b)",)),
+        (
+            lambda d: tuple(d.values())[:2],
+            ("gradients returned 2 gradients for 3 params (W, U, b)",),
+        ),
         (lambda d: [*d.values(), 1.0], ("gradients returned 4 gradients for 3 params",)),
-        (lambda d: {**d, "W": d["W"].T}, ("gradients: W has the shape (2, 3), where (3, 2) belongs",)),
-        (lambda d: {**d, "b": d["b"][:, None]}, ("gradients: b has the shape (3, 1), where (3,) belongs",)),
+        (
+            lambda d: {**d, "W": d["W"].T},
+            ("gradients: W has the shape (2, 3), where (3, 2) belongs",),
+        ),
+        (
+            lambda d: {**d, "b": d["b"][:, None]},
+            ("gradients: b has the shape (3, 1), where (3,) belongs",),
+        ),
     ],
 )
 def test_keys_and_shapes_of_gradients(change, words):
-    refused(BadContract, *words, of=lambda: check_gradients(lambda p, i: change(gradients(p, i)), loss, PARAMS, INPUTS, **TORCH))
+    refused(
+        BadContract,
+        *words,
+        of=lambda: check_gradients(
+            lambda p, i: change(gradients(p, i)), loss, PARAMS, INPUTS, **TORCH
+        ),
+    )
 
 
 def test_a_tuple_that_is_too_short_is_told_by_its_length():
     cell = spoiled(step=lambda *arguments: (elman("step", *arguments)[0],))
-    refused(BadContract, "Spoiled.step returns (new_state, cache)", "1", of=lambda: check_cell(cell, **SIZES, **TORCH))
+    refused(
+        BadContract,
+        "Spoiled.step returns (new_state, cache)",
+        "1",
+        of=lambda: check_cell(cell, **SIZES, **TORCH),
+    )
 
 
 def test_lists_stand_for_tuples_and_for_arrays():
     def step_backward(*arguments):
         d_params, d_x, d_state_prev = elman("step_backward", *arguments)
-        return [{name: value.tolist() for name, value in d_params.items()}, d_x.tolist(), {"h": d_state_prev["h"].tolist()}]
+        return [
+            {name: value.tolist() for name, value in d_params.items()},
+            d_x.tolist(),
+            {"h": d_state_prev["h"].tolist()},
+        ]
 
-    assert check_cell(spoiled(step=lambda *a: list(elman("step", *a)), step_backward=step_backward), **SIZES, **TORCH).passed
+    assert check_cell(
+        spoiled(step=lambda *a: list(elman("step", *a)), step_backward=step_backward),
+        **SIZES,
+        **TORCH,
+    ).passed
 
 
 SHAPE_ANSWERS = {
@@ -284,13 +349,21 @@ SHAPE_ANSWERS = {
 @pytest.mark.parametrize("value", SHAPE_ANSWERS.values(), ids=SHAPE_ANSWERS)
 @pytest.mark.parametrize("method", ["parameter_shapes", "state_shapes"])
 def test_shapes_that_are_none(method, value):
-    refused(BadContract, f"Spoiled.{method}", of=lambda: check_cell(spoiled(**{method: lambda *_: value}), **SIZES, **TORCH))
+    refused(
+        BadContract,
+        f"Spoiled.{method}",
+        of=lambda: check_cell(spoiled(**{method: lambda *_: value}), **SIZES, **TORCH),
+    )
 
 
 @pytest.mark.parametrize("method", ["parameter_shapes", "state_shapes"])
 def test_shapes_too_large_for_any_memory(method):
     refused(
-        BadContract, "Spoiled", of=lambda: check_cell(spoiled(**{method: lambda *_: {"W": (10**7, 10**7)}}), **SIZES, **TORCH)
+        BadContract,
+        "Spoiled",
+        of=lambda: check_cell(
+            spoiled(**{method: lambda *_: {"W": (10**7, 10**7)}}), **SIZES, **TORCH
+        ),
     )
 
 
@@ -305,8 +378,14 @@ def test_a_parameter_called_like_the_input_or_an_initial_state(name):
     [
         (None, ("parameter_shapes, state_shapes, step, step_backward",)),
         ("Elman", ("str lacks parameter_shapes",)),
-        (type("Half", (), {"step": len, "parameter_shapes": len})(), ("Half lacks state_shapes, step_backward",)),
-        (type("Half", (), {"step_backward": 3})(), ("Half lacks parameter_shapes, state_shapes, step, step_backward",)),
+        (
+            type("Half", (), {"step": len, "parameter_shapes": len})(),
+            ("Half lacks state_shapes, step_backward",),
+        ),
+        (
+            type("Half", (), {"step_backward": 3})(),
+            ("Half lacks parameter_shapes, state_shapes, step, step_backward",),
+        ),
     ],
 )
 def test_not_a_cell(cell, words):
@@ -356,7 +435,11 @@ every_failure = pytest.mark.parametrize(("fail", "words"), FAILURES.values(), id
 @every_failure
 @pytest.mark.parametrize("method", ["parameter_shapes", "state_shapes", "step", "step_backward"])
 def test_a_cell_that_fails(method, fail, words):
-    refused(CandidateFailed, f"Spoiled.{method} {words}", of=lambda: check_cell(spoiled(**{method: fail}), **SIZES, **TORCH))
+    refused(
+        CandidateFailed,
+        f"Spoiled.{method} {words}",
+        of=lambda: check_cell(spoiled(**{method: fail}), **SIZES, **TORCH),
+    )
 
 
 FAILING = {
@@ -415,7 +498,10 @@ def test_a_cell_that_writes_into_what_it_is_given(method, where, name):
         return elman(method, *arguments)
 
     refused(
-        InputsChanged, f"Spoiled.{method} writes into", name, of=lambda: check_cell(spoiled(**{method: spoil}), **SIZES, **TORCH)
+        InputsChanged,
+        f"Spoiled.{method} writes into",
+        name,
+        of=lambda: check_cell(spoiled(**{method: spoil}), **SIZES, **TORCH),
     )
 
 
@@ -428,21 +514,53 @@ def after(write, function):
 
 
 def test_functions_that_write_into_what_they_are_given():
-    first, inputs, last = writing(lambda p, *_: p["W"]), writing(lambda p, i, *_: i["x"]), writing(lambda p, i, c: c)
-    refused(InputsChanged, "gradients", "'W'", of=lambda: check_gradients(after(first, gradients), numpy_loss, PARAMS, INPUTS))
-    refused(InputsChanged, "gradients", "'x'", of=lambda: check_gradients(after(inputs, gradients), numpy_loss, PARAMS, INPUTS))
-    refused(InputsChanged, "vjp", "'x'", of=lambda: check_vjp(after(inputs, vjp), outputs, PARAMS, INPUTS, **TORCH))
-    refused(InputsChanged, "vjp", "cotangent", of=lambda: check_vjp(after(last, vjp), outputs, PARAMS, INPUTS, **TORCH))
+    first, inputs, last = (
+        writing(lambda p, *_: p["W"]),
+        writing(lambda p, i, *_: i["x"]),
+        writing(lambda p, i, c: c),
+    )
+    refused(
+        InputsChanged,
+        "gradients",
+        "'W'",
+        of=lambda: check_gradients(after(first, gradients), numpy_loss, PARAMS, INPUTS),
+    )
+    refused(
+        InputsChanged,
+        "gradients",
+        "'x'",
+        of=lambda: check_gradients(after(inputs, gradients), numpy_loss, PARAMS, INPUTS),
+    )
+    refused(
+        InputsChanged,
+        "vjp",
+        "'x'",
+        of=lambda: check_vjp(after(inputs, vjp), outputs, PARAMS, INPUTS, **TORCH),
+    )
+    refused(
+        InputsChanged,
+        "vjp",
+        "cotangent",
+        of=lambda: check_vjp(after(last, vjp), outputs, PARAMS, INPUTS, **TORCH),
+    )
 
     def loss_in_place(params, inputs):
         inputs["x"] *= 2
         return numpy_loss(params, inputs)
 
-    refused(InputsChanged, "loss", "'x'", of=lambda: check_gradients(gradients, loss_in_place, PARAMS, INPUTS))
+    refused(
+        InputsChanged,
+        "loss",
+        "'x'",
+        of=lambda: check_gradients(gradients, loss_in_place, PARAMS, INPUTS),
+    )
 
 
 def test_what_was_given_is_never_changed():
-    params, inputs = {name: value.copy() for name, value in PARAMS.items()}, {"x": INPUTS["x"].copy()}
+    params, inputs = (
+        {name: value.copy() for name, value in PARAMS.items()},
+        {"x": INPUTS["x"].copy()},
+    )
 
     def greedy(params, inputs):
         found = gradients(params, inputs)
@@ -464,7 +582,11 @@ def growing(function):
     def spoil(*arguments):
         calls.append(1)
         answer = function(*arguments)
-        return {name: value * len(calls) for name, value in answer.items()} if isinstance(answer, dict) else answer * len(calls)
+        return (
+            {name: value * len(calls) for name, value in answer.items()}
+            if isinstance(answer, dict)
+            else answer * len(calls)
+        )
 
     return spoil
 
@@ -472,7 +594,9 @@ def growing(function):
 def random(function):
     """Something that draws random numbers."""
     rng = np.random.default_rng(0)
-    return lambda *arguments: {name: value + rng.normal(size=value.shape) for name, value in function(*arguments).items()}
+    return lambda *arguments: {
+        name: value + rng.normal(size=value.shape) for name, value in function(*arguments).items()
+    }
 
 
 @pytest.mark.parametrize("spoil", [growing, random])
@@ -483,13 +607,31 @@ def test_answers_that_do_not_repeat(spoil):
 
     wrong = spoil(lambda d_state_prev: d_state_prev)
     words = ("asked twice", "setup=")
-    refused(NotRepeatable, *words, of=lambda: check_cell(spoiled(step_backward=step_backward), **SIZES, **TORCH))
-    refused(NotRepeatable, "gradient W", *words, of=lambda: check_gradients(spoil(gradients), numpy_loss, PARAMS, INPUTS))
-    refused(NotRepeatable, "gradient W", *words, of=lambda: check_vjp(spoil(vjp), outputs, PARAMS, INPUTS, **TORCH))
+    refused(
+        NotRepeatable,
+        *words,
+        of=lambda: check_cell(spoiled(step_backward=step_backward), **SIZES, **TORCH),
+    )
+    refused(
+        NotRepeatable,
+        "gradient W",
+        *words,
+        of=lambda: check_gradients(spoil(gradients), numpy_loss, PARAMS, INPUTS),
+    )
+    refused(
+        NotRepeatable,
+        "gradient W",
+        *words,
+        of=lambda: check_vjp(spoil(vjp), outputs, PARAMS, INPUTS, **TORCH),
+    )
 
 
 def test_a_loss_that_does_not_repeat():
-    refused(NotRepeatable, "the loss", of=lambda: check_gradients(gradients, growing(numpy_loss), PARAMS, INPUTS))
+    refused(
+        NotRepeatable,
+        "the loss",
+        of=lambda: check_gradients(gradients, growing(numpy_loss), PARAMS, INPUTS),
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e308])
@@ -504,7 +646,13 @@ def test_a_gradient_that_is_not_finite_or_beyond_measure_is_wrong(value):
     with pytest.raises(GradientMismatch, match=reason):
         check_gradients(spoil, numpy_loss, PARAMS, INPUTS)
     with pytest.raises(GradientMismatch, match=reason):
-        check_vjp(lambda p, i, c: {**vjp(p, i, c), "b": np.full(3, value)}, outputs, PARAMS, INPUTS, **TORCH)
+        check_vjp(
+            lambda p, i, c: {**vjp(p, i, c), "b": np.full(3, value)},
+            outputs,
+            PARAMS,
+            INPUTS,
+            **TORCH,
+        )
 
 
 NOT_FINITE = (
@@ -526,8 +674,15 @@ def test_so_it_is_from_a_cell(path, shape, value, name):
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
 def test_a_loss_of_one_number_is_a_scalar(shape):
-    assert check_gradients(gradients, lambda xp, p, i: xp.reshape(loss(xp, p, i), shape), PARAMS, INPUTS, **TORCH).passed
-    assert check_gradients(gradients, lambda params, inputs: np.reshape(numpy_loss(params, inputs), shape), PARAMS, INPUTS).passed
+    assert check_gradients(
+        gradients, lambda xp, p, i: xp.reshape(loss(xp, p, i), shape), PARAMS, INPUTS, **TORCH
+    ).passed
+    assert check_gradients(
+        gradients,
+        lambda params, inputs: np.reshape(numpy_loss(params, inputs), shape),
+        PARAMS,
+        INPUTS,
+    ).passed
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor")
@@ -535,11 +690,17 @@ def test_a_loss_of_one_number_is_a_scalar(shape):
 def test_a_loss_that_cuts_the_graph_is_no_reason_to_call_a_gradient_wrong(references):
     """float(…) of a tensor is a number without history: no reference can say anything."""
     with pytest.raises(QuestionError):
-        check_gradients(gradients, lambda xp, p, i: float(loss(xp, p, i)), PARAMS, INPUTS, references=references)
+        check_gradients(
+            gradients, lambda xp, p, i: float(loss(xp, p, i)), PARAMS, INPUTS, references=references
+        )
 
 
 def test_a_loss_with_another_name_for_its_namespace_is_told_the_right_one():
-    refused(BadContract, "xp", of=lambda: check_gradients(gradients, lambda np, p, i: loss(np, p, i), PARAMS, INPUTS))
+    refused(
+        BadContract,
+        "xp",
+        of=lambda: check_gradients(gradients, lambda np, p, i: loss(np, p, i), PARAMS, INPUTS),
+    )
 
 
 @pytest.mark.parametrize(
@@ -559,7 +720,9 @@ def test_params_and_inputs_that_are_none(params, inputs, words):
     refused(BadContract, *words, of=lambda: check_vjp(vjp, outputs, params, inputs))
 
 
-@pytest.mark.parametrize("whole", [np.array([1, 2]), np.array([1j, 2j])], ids=["integers", "complex numbers"])
+@pytest.mark.parametrize(
+    "whole", [np.array([1, 2]), np.array([1j, 2j])], ids=["integers", "complex numbers"]
+)
 def test_a_wrong_gradient_of_numbers_that_are_not_floating_point_does_not_pass(whole):
     """Weights written as 1 and 2 are weights; what was returned for them is judged, or refused, but never dropped."""
 
@@ -570,7 +733,9 @@ def test_a_wrong_gradient_of_numbers_that_are_not_floating_point_does_not_pass(w
         return np.sum(np.sin(params["u"])) + np.real(np.sum(params["w"] * inputs["x"]))
 
     with pytest.raises((QuestionError, GradientMismatch), match="w"):
-        check_gradients(wrong, value, {"w": whole, "u": np.array([0.3])}, {"x": np.array([1.0, -1.0])})
+        check_gradients(
+            wrong, value, {"w": whole, "u": np.array([0.3])}, {"x": np.array([1.0, -1.0])}
+        )
 
 
 ASKED_WITHOUT_RAISING = {
@@ -585,14 +750,24 @@ ASKED_WITHOUT_RAISING = {
     "a cell that is none": (BadContract, lambda: check_cell(None, raise_exception=False)),
     "a loss that fails": (
         CandidateFailed,
-        lambda: check_gradients(gradients, raising(KeyError()), PARAMS, INPUTS, raise_exception=False),
+        lambda: check_gradients(
+            gradients, raising(KeyError()), PARAMS, INPUTS, raise_exception=False
+        ),
     ),
-    "an unknown reference": (UnknownName, lambda: check_cell(Elman(), references=["tensorflow"], raise_exception=False)),
-    "params that are none": (BadContract, lambda: check_gradients(gradients, loss, None, INPUTS, raise_exception=False)),
+    "an unknown reference": (
+        UnknownName,
+        lambda: check_cell(Elman(), references=["tensorflow"], raise_exception=False),
+    ),
+    "params that are none": (
+        BadContract,
+        lambda: check_gradients(gradients, loss, None, INPUTS, raise_exception=False),
+    ),
 }
 
 
-@pytest.mark.parametrize(("error", "ask"), ASKED_WITHOUT_RAISING.values(), ids=ASKED_WITHOUT_RAISING)
+@pytest.mark.parametrize(
+    ("error", "ask"), ASKED_WITHOUT_RAISING.values(), ids=ASKED_WITHOUT_RAISING
+)
 def test_on_request_the_report_says_what_would_have_been_raised(error, ask):
     report = ask()
     assert not report.passed
@@ -610,21 +785,38 @@ def test_sizes_that_are_none(name, value):
 @pytest.mark.parametrize("seed", [-1, 1.5, "one", None])
 def test_seeds_that_are_none(seed):
     refused(BadOption, "seed", of=lambda: check_cell(Elman(), seed=seed, **SIZES, **TORCH))
-    refused(BadOption, "seed", of=lambda: check_gradients(gradients, numpy_loss, PARAMS, INPUTS, seed=seed))
+    refused(
+        BadOption,
+        "seed",
+        of=lambda: check_gradients(gradients, numpy_loss, PARAMS, INPUTS, seed=seed),
+    )
 
 
 @pytest.mark.parametrize("references", [["tensorflow"], ["torch", "tensorflow"], "tensorflow"])
 def test_references_that_do_not_exist(references):
-    refused(UnknownName, "'tensorflow'", "torch, jax", of=lambda: check_cell(Elman(), references=references, **SIZES))
+    refused(
+        UnknownName,
+        "'tensorflow'",
+        "torch, jax",
+        of=lambda: check_cell(Elman(), references=references, **SIZES),
+    )
 
 
 FILES = {
     "nothing to check": ("x = 1\n", BadFile, "holds nothing to check"),
-    "fails while it runs": ("x = 1\nprint(x / 0)\n", CandidateFailed, "raised ZeroDivisionError: division by zero at file.py:2"),
+    "fails while it runs": (
+        "x = 1\nprint(x / 0)\n",
+        CandidateFailed,
+        "raised ZeroDivisionError: division by zero at file.py:2",
+    ),
     "no Python": ("def f(:\n", CandidateFailed, "raised SyntaxError"),
     "leaves": ("import sys\nsys.exit(0)\n", CandidateFailed, "left the interpreter"),
     "floods": ("for _ in range(2000): print('x' * 1000)\n", CandidateFailed, "printed more than"),
-    "without example": ("def loss(p, i): 0\ndef gradients(p, i): 0\n", BadContract, "no example() -> (params, inputs)"),
+    "without example": (
+        "def loss(p, i): 0\ndef gradients(p, i): 0\n",
+        BadContract,
+        "no example() -> (params, inputs)",
+    ),
     "no vjp": ("def function(p, i): 0\ndef example(): 0\n", BadFile, "holds nothing to check"),
 }
 
@@ -637,29 +829,45 @@ def test_files_that_hold_nothing_to_check(text, error, words, tmp_path):
 
 
 def test_files_that_are_not_there(tmp_path):
-    refused(BadFile, "nowhere.py: there is no such file", of=lambda: checks_in("nowhere.py", {}, {}))
+    refused(
+        BadFile, "nowhere.py: there is no such file", of=lambda: checks_in("nowhere.py", {}, {})
+    )
     refused(BadFile, "there is no such file", of=lambda: checks_in(str(tmp_path), {}, {}))
-    refused(BadFile, "nowhere.py: there is no such file", of=lambda: checks_in("nowhere.py:Cell", {}, {}))
+    refused(
+        BadFile,
+        "nowhere.py: there is no such file",
+        of=lambda: checks_in("nowhere.py:Cell", {}, {}),
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("Other", "has no 'Other'; it has sys, Cell"), ("sys", "sys is no cell: it lacks step or step_backward")]
+    ("name", "words"),
+    [
+        ("Other", "has no 'Other'; it has sys, Cell"),
+        ("sys", "sys is no cell: it lacks step or step_backward"),
+    ],
 )
 def test_names_that_are_no_cell_in_the_file(name, words, tmp_path):
-    (tmp_path / "file.py").write_text("import sys\nclass Cell:\n    def step(self): 0\n    def step_backward(self): 0\n")
+    (tmp_path / "file.py").write_text(
+        "import sys\nclass Cell:\n    def step(self): 0\n    def step_backward(self): 0\n"
+    )
     refused(BadFile, words, of=lambda: checks_in(f"{tmp_path / 'file.py'}:{name}", {}, {}))
 
 
 @pytest.mark.parametrize("returned", ["None", "{}", "({},)", "({'w': 1.0}, {}, 3)", "'text'"])
 def test_an_example_that_is_none(returned, tmp_path):
     path = tmp_path / "file.py"
-    path.write_text(f"def loss(p, i): return 0\ndef gradients(p, i): return {{}}\ndef example(): return {returned}\n")
+    path.write_text(
+        f"def loss(p, i): return 0\ndef gradients(p, i): return {{}}\ndef example(): return {returned}\n"
+    )
     [check] = checks_in(str(path), {}, {})
     refused(BadContract, "example returns (params, inputs)", of=check)
 
 
 def test_a_cell_in_a_file_that_cannot_be_made(tmp_path):
     path = tmp_path / "file.py"
-    path.write_text("class Cell:\n    def __init__(self, size): 0\n    def step(self): 0\n    def step_backward(self): 0\n")
+    path.write_text(
+        "class Cell:\n    def __init__(self, size): 0\n    def step(self): 0\n    def step_backward(self): 0\n"
+    )
     [check] = checks_in(str(path), {}, {})
     refused(CandidateFailed, "Cell() raised TypeError", of=check)

@@ -9,7 +9,12 @@ from bptt_crosscheck.comparisons.candidates.draw import problem_of
 from bptt_crosscheck.comparisons.checking import environment
 from bptt_crosscheck.comparisons.checking.crosscheck import check_problem
 from bptt_crosscheck.comparisons.checking.environment import report_of
-from bptt_crosscheck.comparisons.errors import MissingFramework, NotFinite, QuestionError, UnknownName
+from bptt_crosscheck.comparisons.errors import (
+    MissingFramework,
+    NotFinite,
+    QuestionError,
+    UnknownName,
+)
 from bptt_crosscheck.comparisons.problems.cases import CASES, Case
 from bptt_crosscheck.comparisons.witnesses import ask as asking
 from bptt_crosscheck.comparisons.witnesses import tolerance
@@ -44,10 +49,15 @@ def row_of(report, gradient, reference="torch"):
 def test_the_derivation_agrees(trial, name):
     report = trial(name).check()
     assert report.passed, report.failures()
-    told = set(trial(name).problem.variables) | (set(JACOBIANS) if trial(name).problem.jacobians else set())
+    told = set(trial(name).problem.variables) | (
+        set(JACOBIANS) if trial(name).problem.jacobians else set()
+    )
     told -= {"x"} if trial(name).case.algorithm == "rtrl" else set()
     assert {row.gradient for row in report.rows} == told
-    assert {row.gradient for row in report.forward} == {"loss", *(f"state {part}" for part in trial(name).problem.state_sizes)}
+    assert {row.gradient for row in report.forward} == {
+        "loss",
+        *(f"state {part}" for part in trial(name).problem.state_sizes),
+    }
     assert report.worst_over_noise() < tolerance.LIMIT / 4
 
 
@@ -66,7 +76,13 @@ def test_all_references_are_asked(trial, dtype):
     sizes=st.fixed_dictionaries(
         {
             name: st.integers(1, top)
-            for name, top in (("steps", 6), ("batch", 3), ("input_size", 4), ("hidden_size", 5), ("output_size", 4))
+            for name, top in (
+                ("steps", 6),
+                ("batch", 3),
+                ("input_size", 4),
+                ("hidden_size", 5),
+                ("output_size", 4),
+            )
         }
     ),
     activation=st.sampled_from(sorted(ACTIVATIONS)),
@@ -96,7 +112,9 @@ def test_a_report_says_what_the_problem_was(trial):
 
 
 def test_the_same_problem_gives_the_same_numbers(trial):
-    one, two = (check_problem(trial("tanh").problem, trial("tanh").candidate, ENGINES[:1]) for _ in range(2))
+    one, two = (
+        check_problem(trial("tanh").problem, trial("tanh").candidate, ENGINES[:1]) for _ in range(2)
+    )
     assert one.rows == two.rows
     assert one.forward == two.forward
     assert trial("tanh", seed=1).check().rows != one.rows
@@ -123,7 +141,11 @@ def test_a_millionth_in_one_entry_of_any_gradient(trial, with_gradient, name):
         report = trial(name).planted(with_gradient(gradient, plant))
         assert failed(report) == {gradient: "differs"}
         row = row_of(report, gradient)
-        assert (row.passed, row.worst_index, row.candidate_value) == (False, [int(i) for i in index], planted)
+        assert (row.passed, row.worst_index, row.candidate_value) == (
+            False,
+            [int(i) for i in index],
+            planted,
+        )
         assert row.max_rel_error == pytest.approx(1e-6, rel=1e-3)
         assert row.first_wrong_step is None, "the shares of the steps were right"
 
@@ -141,7 +163,11 @@ def test_a_millionth_in_any_entry(trial, with_gradient, index):
 
 def test_a_rounding_error_is_none(trial, with_gradient):
     for gradient in (*GRADIENTS, *JACOBIANS):
-        assert trial("tanh").planted(with_gradient(gradient, lambda value: value * (1 + 2**-51))).passed
+        assert (
+            trial("tanh")
+            .planted(with_gradient(gradient, lambda value: value * (1 + 2**-51)))
+            .passed
+        )
 
 
 @every_case
@@ -165,7 +191,9 @@ def test_a_millionth_in_one_share_of_any_gradient(trial, with_gradient, name):
             assert report.passed
             continue
         first = 0 if gradient.endswith("_0") or gradient == "jacobian_product_to_end" else 1
-        first = 1 if gradient.endswith("_reverse_0") else first  # the initial state of a reverse direction is that of step T + 1
+        first = (
+            1 if gradient.endswith("_reverse_0") else first
+        )  # the initial state of a reverse direction is that of step T + 1
         assert failed(report) == {gradient: "differs"}
         assert row_of(report, gradient).first_wrong_step == number + first
         assert row_of(report, gradient).error_over_noise <= tolerance.LIMIT
@@ -186,7 +214,11 @@ def test_a_tenth_in_the_smallest_share(trial, gain, gradient):
         error = 0.1 * shares[smallest]
         shares[smallest] += error
         whole = right.gradients[gradient] + (error if gradient in ("W_xh", "W_hh", "b_h") else 0)
-        return replace(right, steps={**right.steps, gradient: shares}, gradients={**right.gradients, gradient: whole})
+        return replace(
+            right,
+            steps={**right.steps, gradient: shares},
+            gradients={**right.gradients, gradient: whole},
+        )
 
     assert vanishing.check().passed
     row = row_of(vanishing.planted(plant), gradient)
@@ -260,10 +292,21 @@ AT_ONCE = {**dict.fromkeys(["W_xh", "W_hh", "b_h", "x"], T), "h_0": T - 1}
 
 
 @pytest.mark.parametrize(
-    "name", ["tanh", "tanh-trained", "relu", "identity", "sigmoid-last", "tanh-masked", "tanh-tokens", "one-row"]
+    "name",
+    [
+        "tanh",
+        "tanh-trained",
+        "relu",
+        "identity",
+        "sigmoid-last",
+        "tanh-masked",
+        "tanh-tokens",
+        "one-row",
+    ],
 )
 @pytest.mark.parametrize(
-    ("mistake", "steps"), [(DroppedCarry, BACK), (TransposedCarry, BACK), (NoSlope, AT_ONCE), (ThisState, {"W_hh": T})]
+    ("mistake", "steps"),
+    [(DroppedCarry, BACK), (TransposedCarry, BACK), (NoSlope, AT_ONCE), (ThisState, {"W_hh": T})],
 )
 def test_first_wrong_step(trial, name, mistake, steps):
     one = trial(name)
@@ -271,9 +314,15 @@ def test_first_wrong_step(trial, name, mistake, steps):
         steps = {}  # φ′ = 1: no mistake at all
     report = one.check(CellCandidate(mistake(**one.case.options)))
     assert all(row.passed for row in report.forward)
-    expected = {gradient: step for gradient, step in steps.items() if gradient in one.problem.variables}
+    expected = {
+        gradient: step for gradient, step in steps.items() if gradient in one.problem.variables
+    }
     assert {row.gradient: row.first_wrong_step for row in report.rows if not row.passed} == expected
-    reasons = {"differs", "all zero"} if (mistake, one.case.positions) == (DroppedCarry, "last") else {"differs"}
+    reasons = (
+        {"differs", "all zero"}
+        if (mistake, one.case.positions) == (DroppedCarry, "last")
+        else {"differs"}
+    )
     if mistake is DroppedCarry:
         reasons |= {"all zero"}  # ∂L/∂h_0
     assert set(failed(report).values()) <= reasons
@@ -288,13 +337,17 @@ def test_a_dropped_carry_leaves_nothing_for_the_initial_state(trial):
 def test_a_bias_of_the_last_sample(trial, name):
     """Its step form sums the batch of one step, its sequence form that of all."""
     report = trial(name).check(CellCandidate(LastSample(**trial(name).case.options)))
-    assert {row.gradient: row.first_wrong_step for row in report.rows if not row.passed} == {"b_h": T}
+    assert {row.gradient: row.first_wrong_step for row in report.rows if not row.passed} == {
+        "b_h": T
+    }
 
 
 def test_one_step_knows_no_carry(trial):
     """T = 1: only ∂L/∂h_0 is a carry, and it is step 0."""
     report = trial("one-step").check(CellCandidate(DroppedCarry()))
-    assert {row.gradient: row.first_wrong_step for row in report.rows if not row.passed} == {"h_0": 0}
+    assert {row.gradient: row.first_wrong_step for row in report.rows if not row.passed} == {
+        "h_0": 0
+    }
     assert failed(report) == {"h_0": "all zero"}
 
 
@@ -377,23 +430,29 @@ def test_a_value_that_disqualifies_itself(trial, with_gradient, gradient, change
 def test_shares_that_are_not_finite(trial, with_gradient, gradient):
     report = trial("tanh").planted(with_gradient(gradient, at_one_place(np.nan), "steps"))
     assert failed(report) == {gradient: "differs"}
-    assert row_of(report, gradient).first_wrong_step == (0 if gradient in ("h_0", "jacobian_product_to_end") else 1)
+    assert row_of(report, gradient).first_wrong_step == (
+        0 if gradient in ("h_0", "jacobian_product_to_end") else 1
+    )
 
 
 def test_a_candidate_that_tells_no_shares_is_judged_as_a_whole(trial, with_gradient):
     report = trial("tanh").planted(lambda answer: replace(answer, steps={}))
     assert report.passed
     assert {row.step_error_over_noise for row in report.rows} == {None}
-    assert failed(trial("tanh").planted(lambda answer: with_gradient("x", lambda x: 1.1 * x)(replace(answer, steps={})))) == {
-        "x": "differs"
-    }
+    assert failed(
+        trial("tanh").planted(
+            lambda answer: with_gradient("x", lambda x: 1.1 * x)(replace(answer, steps={}))
+        )
+    ) == {"x": "differs"}
 
 
 @pytest.mark.parametrize("gradient", ["W_hh", "state_jacobian"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_reference_that_is_not_finite(trial, with_gradient, altered, gradient, value):
     broken = altered("torch", with_gradient(gradient, at_one_place(value)))
-    with pytest.raises(NotFinite, match=rf"not finite for {gradient}|overflows float64 in {gradient}"):
+    with pytest.raises(
+        NotFinite, match=rf"not finite for {gradient}|overflows float64 in {gradient}"
+    ):
         trial("tanh").check(references=[broken])
 
 
@@ -412,7 +471,9 @@ def test_both_sides_not_finite(trial, with_gradient, altered, value):
 
 @pytest.mark.parametrize("where", ["gradients", "steps"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_reference_that_is_not_finite_decides_nothing_about_another(trial, with_gradient, altered, where, value):
+def test_a_reference_that_is_not_finite_decides_nothing_about_another(
+    trial, with_gradient, altered, where, value
+):
     """jax gone wrong: the right derivation agrees with torch, the wrong one does not."""
     references = ["torch", altered("jax", with_gradient("W_hh", at_one_place(value), where))]
     assert row_of(trial("tanh").check(references=references), "W_hh").passed
@@ -423,7 +484,9 @@ def test_a_reference_that_is_not_finite_decides_nothing_about_another(trial, wit
 def test_weights_that_are_nan_are_no_wrong_gradient(trial):
     W_hh = trial("tanh").problem.variables["W_hh"].copy()
     W_hh[0, 0] = np.nan
-    with pytest.raises(NotFinite, match="tanh: the state h is NaN from step 1 of 12 on, in the forward pass"):
+    with pytest.raises(
+        NotFinite, match="tanh: the state h is NaN from step 1 of 12 on, in the forward pass"
+    ):
         trial("tanh").but(W_hh=W_hh).check()
 
 
@@ -444,8 +507,14 @@ def test_all_gradients_zero_on_both_sides_agree(trial):
         (lambda answer: replace(answer, loss=np.nan), {"loss": "not finite"}),
         (lambda answer: replace(answer, loss=0.0), {"loss": "all zero"}),
         (lambda answer: replace(answer, states={}), {"state h": "missing"}),
-        (lambda answer: replace(answer, states={"h": answer.states["h"] * (1 + 1e-6)}), {"state h": "differs"}),
-        (lambda answer: replace(answer, states={"h": answer.states["h"][1:]}), {"state h": "wrong shape"}),
+        (
+            lambda answer: replace(answer, states={"h": answer.states["h"] * (1 + 1e-6)}),
+            {"state h": "differs"},
+        ),
+        (
+            lambda answer: replace(answer, states={"h": answer.states["h"][1:]}),
+            {"state h": "wrong shape"},
+        ),
     ],
 )
 def test_a_forward_that_differs_ends_the_comparison(trial, change, failures):
@@ -497,8 +566,12 @@ def test_references_whose_forwards_differ_do_not_agree(trial, altered):
 
 
 @pytest.mark.parametrize("reference", ["torch", "jax", "torch.nn"])
-@pytest.mark.parametrize(("dtype", "gain", "steps"), [("float64", 1e-12, 30), ("float32", 1e-6, 10)])
-def test_shares_that_vanish_below_the_smallest_normal_number_agree(trial, reference, dtype, gain, steps):
+@pytest.mark.parametrize(
+    ("dtype", "gain", "steps"), [("float64", 1e-12, 30), ("float32", 1e-6, 10)]
+)
+def test_shares_that_vanish_below_the_smallest_normal_number_agree(
+    trial, reference, dtype, gain, steps
+):
     """Numbers below 2^−1022 (2^−126) lose digits, or are flushed to zero: that is rounding too."""
     one = trial("tanh", dtype=dtype, positions="last", steps=steps, batch=2, jacobians=False)
     one = one.but(W_hh=(gain * one.problem.variables["W_hh"]).astype(dtype))
@@ -522,7 +595,9 @@ def test_a_reference_without_steps_judges_the_whole(trial, with_gradient):
     report = trial("tanh").check(references=["torch.nn"])
     assert report.passed
     assert {row.gradient for row in report.rows} == set(GRADIENTS)
-    assert {row.gradient for row in report.rows if row.step_error_over_noise is not None} == {"x"}, "x has a time axis of its own"
+    assert {row.gradient for row in report.rows if row.step_error_over_noise is not None} == {
+        "x"
+    }, "x has a time axis of its own"
     wrong = trial("tanh").planted(with_gradient("W_hh", lambda d: d * (1 + 1e-6)), ["torch.nn"])
     assert failed(wrong) == {"W_hh": "differs"}
 
@@ -557,7 +632,11 @@ def test_a_reference_that_cannot_be_loaded_is_named(monkeypatch):
 def test_report_of_cases_says_where_it_was_made(trial):
     report = report_of([trial("one-step").check()], 5, "float32", ["a note"])
     assert report.passed
-    assert (report.environment["seed"], report.environment["dtype"], report.notes) == (5, "float32", ["a note"])
+    assert (report.environment["seed"], report.environment["dtype"], report.notes) == (
+        5,
+        "float32",
+        ["a note"],
+    )
     assert report.environment["numpy"] == np.__version__
     assert {"python", "torch", "jax"} <= set(report.environment)
 
@@ -592,7 +671,9 @@ def test_proof_says_who_is_right_when_two_disagree(trial, altered, with_gradient
 
 
 def test_a_wrong_gradient_is_outside_the_proof(trial, with_gradient):
-    report = trial("lstm-states", steps=3).planted(with_gradient("W_hh", lambda value: value * (1 + 1e-9)), ("proof",))
+    report = trial("lstm-states", steps=3).planted(
+        with_gradient("W_hh", lambda value: value * (1 + 1e-9)), ("proof",)
+    )
     assert {row.gradient for row in report.failures()} == {"W_hh"}
     assert report.true_error["W_hh"]["manual"] > 1e5
 
@@ -609,7 +690,10 @@ def test_references_that_are_asked_by_name(trial, with_gradient, name, reference
     assert report.passed, report.failures()
     assert {row.reference for row in report.rows} == {"torch", reference}
     wrong = right.planted(with_gradient("W_xh", lambda value: value * 1.001), (reference, "torch"))
-    assert {(row.gradient, row.reference) for row in wrong.failures()} == {("W_xh", "torch"), ("W_xh", reference)}
+    assert {(row.gradient, row.reference) for row in wrong.failures()} == {
+        ("W_xh", "torch"),
+        ("W_xh", reference),
+    }
 
 
 def test_what_numbers_cannot_tell_of_a_truncated_gradient(trial):

@@ -7,8 +7,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from bptt_crosscheck import GradientMismatch, QuestionError, Report, Unrolled, check_cell, check_gradients, check_vjp
-from bptt_crosscheck.comparisons.errors import BadContract, NothingFollows, NotRepeatable, UnknownName
+from bptt_crosscheck import (
+    GradientMismatch,
+    QuestionError,
+    Report,
+    Unrolled,
+    check_cell,
+    check_gradients,
+    check_vjp,
+)
+from bptt_crosscheck.comparisons.errors import (
+    BadContract,
+    NothingFollows,
+    NotRepeatable,
+    UnknownName,
+)
 
 from tests.comparisons.small import (
     INPUTS,
@@ -45,7 +58,10 @@ def test_a_right_cell_passes_under_every_choice_of_cotangents():
     assert {(row.gradient, row.reference) for row in report.rows} == {
         (g, r) for g in ("W", "U", "x", "h_0") for r in ("torch", "jax")
     }
-    assert all(case.steps == 3 and case.batch == 2 and case.input_size == 2 and case.hidden_size == 3 for case in report.cases)
+    assert all(
+        case.steps == 3 and case.batch == 2 and case.input_size == 2 and case.hidden_size == 3
+        for case in report.cases
+    )
 
 
 class Leaky:
@@ -100,26 +116,45 @@ def test_a_cell_that_keeps_its_cache_on_itself():
 
 
 def test_a_cell_of_functions_in_a_namespace():
-    methods = {name: getattr(Elman(), name) for name in ("parameter_shapes", "state_shapes", "step", "step_backward")}
+    methods = {
+        name: getattr(Elman(), name)
+        for name in ("parameter_shapes", "state_shapes", "step", "step_backward")
+    }
     assert check_cell(SimpleNamespace(**methods), **SIZES, **TORCH).passed
 
 
-@pytest.mark.parametrize("sizes", [{"steps": 1}, {"batch": 1}, {"input_size": 1}, {"hidden_size": 1}, dict.fromkeys(SIZES, 1)])
+@pytest.mark.parametrize(
+    "sizes",
+    [{"steps": 1}, {"batch": 1}, {"input_size": 1}, {"hidden_size": 1}, dict.fromkeys(SIZES, 1)],
+)
 def test_sizes_of_one(sizes):
     assert check_cell(Elman(), **{**SIZES, **sizes}, **TORCH).passed
-    wrong = spoiled(step_backward=lambda *a: [*elman("step_backward", *a)[:2], {"h": elman("step_backward", *a)[2]["h"] * 1.01}])
+    wrong = spoiled(
+        step_backward=lambda *a: [
+            *elman("step_backward", *a)[:2],
+            {"h": elman("step_backward", *a)[2]["h"] * 1.01},
+        ]
+    )
     with pytest.raises(GradientMismatch, match="h_0: differs"):
         check_cell(wrong, **{**SIZES, **sizes}, **TORCH)
 
 
 def test_the_seed_makes_the_problem():
-    reports = [check_cell(Elman(), seed=seed, raise_exception=False, **SIZES, **TORCH) for seed in (1, 1, 2)]
+    reports = [
+        check_cell(Elman(), seed=seed, raise_exception=False, **SIZES, **TORCH)
+        for seed in (1, 1, 2)
+    ]
     values = [[row.reference_value for row in report.rows] for report in reports]
     assert values[0] == values[1] != values[2]
     assert [report.environment["seed"] for report in reports] == [1, 1, 2]
 
 
-NESTED = {"layers": [{"W": PARAMS["W"], "U": PARAMS["U"]}, {"b": PARAMS["b"]}], "scale": 1.5, "name": "a string", "none": None}
+NESTED = {
+    "layers": [{"W": PARAMS["W"], "U": PARAMS["U"]}, {"b": PARAMS["b"]}],
+    "scale": 1.5,
+    "name": "a string",
+    "none": None,
+}
 
 
 def flat(params):
@@ -141,7 +176,12 @@ def nested_gradients(params, inputs):
 def by_path(params, inputs):
     found = nested_gradients(params, inputs)
     [first, second] = found["layers"]
-    return {"layers[0].W": first["W"], "layers[0].U": first["U"], "layers[1].b": second["b"], "scale": found["scale"]}
+    return {
+        "layers[0].W": first["W"],
+        "layers[0].U": first["U"],
+        "layers[1].b": second["b"],
+        "scale": found["scale"],
+    }
 
 
 @pytest.mark.parametrize("form", [nested_gradients, by_path])
@@ -160,24 +200,45 @@ def test_nested_parameters_are_named_by_their_path(form):
 
 
 @pytest.mark.parametrize(
-    "params", [{"w": 0.3}, {"w": np.array(0.3)}, {"w": np.float64(0.3)}, {"w": [0.3, 0.4]}, {"w": (0.3, [0.1, 0.2])}]
+    "params",
+    [
+        {"w": 0.3},
+        {"w": np.array(0.3)},
+        {"w": np.float64(0.3)},
+        {"w": [0.3, 0.4]},
+        {"w": (0.3, [0.1, 0.2])},
+    ],
 )
 def test_numbers_alone_or_in_lists(params):
     def leaves(value):
-        return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list | tuple) else [value]
+        return (
+            [leaf for item in value for leaf in leaves(item)]
+            if isinstance(value, list | tuple)
+            else [value]
+        )
 
     def cubes(xp, params, inputs):
         return xp.sum(xp.stack([(w * inputs["c"]) ** 3 for w in leaves(params["w"])]))
 
     def derivative(value, c):
-        return [derivative(item, c) for item in value] if isinstance(value, list | tuple) else 3 * value**2 * c**3
+        return (
+            [derivative(item, c) for item in value]
+            if isinstance(value, list | tuple)
+            else 3 * value**2 * c**3
+        )
 
     def right(params, inputs):
         return {"w": derivative(params["w"], inputs["c"])}
 
     assert check_gradients(right, cubes, params, {"c": 2.0}).passed
     with pytest.raises(GradientMismatch, match="w"):
-        check_gradients(lambda p, i: {"w": derivative(p["w"], 1.01 * i["c"])}, cubes, params, {"c": 2.0}, **TORCH)
+        check_gradients(
+            lambda p, i: {"w": derivative(p["w"], 1.01 * i["c"])},
+            cubes,
+            params,
+            {"c": 2.0},
+            **TORCH,
+        )
 
 
 def test_python_floats_stay_python_floats_for_code_that_needs_them():
@@ -219,10 +280,15 @@ def test_forms_of_gradients(form):
 def test_gradients_of_inputs_are_judged_where_they_are_given():
     def with_x(params, inputs):
         found, x = gradients(params, inputs), inputs["x"]
-        moved = [loss(np, params, {"x": x + 1e-30j * unit.reshape(x.shape)}).imag / 1e-30 for unit in np.eye(x.size)]
+        moved = [
+            loss(np, params, {"x": x + 1e-30j * unit.reshape(x.shape)}).imag / 1e-30
+            for unit in np.eye(x.size)
+        ]
         return {**found, "x": np.reshape(moved, x.shape)}
 
-    assert {row.gradient for row in check_gradients(with_x, loss, PARAMS, INPUTS, **TORCH).rows} == {"W", "U", "b", "x"}
+    assert {
+        row.gradient for row in check_gradients(with_x, loss, PARAMS, INPUTS, **TORCH).rows
+    } == {"W", "U", "b", "x"}
     with pytest.raises(GradientMismatch, match="x: differs from torch"):
         check_gradients(wrong_in("x", with_x), loss, PARAMS, INPUTS, **TORCH)
 
@@ -250,7 +316,9 @@ def test_what_is_not_given_is_listed_and_not_wrong(form, numpy_alone):
 
 def test_a_report_that_passes_says_what_was_not_given():
     """Else a forgotten key looks like a gradient that agrees."""
-    report = check_gradients(lambda p, i: {"W": gradients(p, i)["W"]}, loss, PARAMS, INPUTS, **TORCH)
+    report = check_gradients(
+        lambda p, i: {"W": gradients(p, i)["W"]}, loss, PARAMS, INPUTS, **TORCH
+    )
     assert re.search("not given.*: U, b", str(report))
 
 
@@ -262,7 +330,9 @@ def test_a_loss_with_a_numpy_signature_is_asked_numerically():
         check_gradients(wrong_in("U"), numpy_loss, PARAMS, INPUTS)
 
 
-@pytest.mark.parametrize("function", [functools.partial(loss), lambda xp, /, params, inputs: loss(xp, params, inputs)])
+@pytest.mark.parametrize(
+    "function", [functools.partial(loss), lambda xp, /, params, inputs: loss(xp, params, inputs)]
+)
 def test_whatever_has_xp_as_its_first_parameter_is_asked_by_autodiff(function):
     assert check_gradients(gradients, function, PARAMS, INPUTS, **TORCH).passed
 
@@ -288,7 +358,9 @@ class Carrying:
         states, masks = [self.h], []
         for x in inputs["x"]:
             masks.append(self.rng.random(3) < 0.7)
-            states.append(masks[-1] * np.tanh(params["W"] @ x + params["U"] @ states[-1] + params["b"]))
+            states.append(
+                masks[-1] * np.tanh(params["W"] @ x + params["U"] @ states[-1] + params["b"])
+            )
         self.h = states[-1]
         return states, masks
 
@@ -313,7 +385,9 @@ def test_setup_resets_what_is_carried():
     with pytest.raises(NotRepeatable, match="setup="):
         check_gradients(model.gradients, model.loss, PARAMS, INPUTS)
     with pytest.raises(GradientMismatch, match="W: differs"):
-        check_gradients(wrong_in("W", model.gradients), model.loss, PARAMS, INPUTS, setup=model.reset)
+        check_gradients(
+            wrong_in("W", model.gradients), model.loss, PARAMS, INPUTS, setup=model.reset
+        )
 
 
 def single(arrays):
@@ -331,7 +405,10 @@ def test_float32_arrays_are_judged_by_the_rounding_of_float32():
     assert seen == {np.dtype(np.float32)}
     with pytest.raises(GradientMismatch, match="U: differs"):
         check_gradients(
-            lambda p, i: {**gradients(p, i), "U": gradients(p, i)["U"] * (1 + 1e-3)}, loss, single(PARAMS), single(INPUTS)
+            lambda p, i: {**gradients(p, i), "U": gradients(p, i)["U"] * (1 + 1e-3)},
+            loss,
+            single(PARAMS),
+            single(INPUTS),
         )
 
 
@@ -341,17 +418,25 @@ def in_single(params, inputs):
 
 @pytest.mark.parametrize("asked", [loss, numpy_loss])
 def test_code_that_computes_in_float32_says_so(asked):
-    assert check_gradients(in_single, asked, PARAMS, INPUTS, convention={"precision": "float32"}).passed
+    assert check_gradients(
+        in_single, asked, PARAMS, INPUTS, convention={"precision": "float32"}
+    ).passed
     with pytest.raises(GradientMismatch):
         check_gradients(in_single, asked, PARAMS, INPUTS)
     with pytest.raises(GradientMismatch, match="b: differs"):
-        check_gradients(wrong_in("b", in_single), asked, PARAMS, INPUTS, convention={"precision": "float32"})
+        check_gradients(
+            wrong_in("b", in_single), asked, PARAMS, INPUTS, convention={"precision": "float32"}
+        )
 
 
 def test_code_that_computes_in_float16():
     half = lambda arrays: {name: value.astype(np.float16) for name, value in arrays.items()}  # noqa: E731
     assert check_gradients(
-        lambda p, i: gradients(half(p), half(i)), loss, PARAMS, INPUTS, convention={"precision": "float16"}
+        lambda p, i: gradients(half(p), half(i)),
+        loss,
+        PARAMS,
+        INPUTS,
+        convention={"precision": "float16"},
     ).passed
     assert check_gradients(gradients, loss, half(PARAMS), half(INPUTS)).passed
 
@@ -397,14 +482,18 @@ def test_code_typed_at_a_prompt_is_left_out_like_code_in_a_file():
     names = {"np": np}
     exec(compile(typed, "<stdin>", "exec"), names)
     with pytest.raises(NothingFollows, match="torch:? cannot follow"):
-        check_gradients(lambda p, i: {"W": 1 - np.tanh(p["W"]) ** 2}, names["at_prompt"], PARAMS, INPUTS)
+        check_gradients(
+            lambda p, i: {"W": 1 - np.tanh(p["W"]) ** 2}, names["at_prompt"], PARAMS, INPUTS
+        )
 
 
 def test_numpy_code_whose_own_loss_cannot_carry_complex_numbers_is_left_to_differences():
     def preallocating(params, inputs):
         states = np.zeros((5, 3))
         for t in range(4):
-            states[t + 1] = np.tanh(params["W"] @ inputs["x"][t] + params["U"] @ states[t] + params["b"])
+            states[t + 1] = np.tanh(
+                params["W"] @ inputs["x"][t] + params["U"] @ states[t] + params["b"]
+            )
         return np.sum(states**2) / 2
 
     report = check_gradients(gradients, preallocating, PARAMS, INPUTS)
@@ -425,7 +514,10 @@ def test_numpy_code_that_drops_the_imaginary_part_is_left_to_differences():
 
 
 def test_large_arrays_of_numpy_code_are_looked_at_along_directions():
-    params, inputs = {"W": np.random.default_rng(0).normal(size=(20, 6))}, {"x": np.linspace(0.1, 1.0, 6)}
+    params, inputs = (
+        {"W": np.random.default_rng(0).normal(size=(20, 6))},
+        {"x": np.linspace(0.1, 1.0, 6)},
+    )
 
     def right(params, inputs):
         return {"W": np.outer(1 - np.tanh(params["W"] @ inputs["x"]) ** 2, inputs["x"])}
@@ -457,22 +549,40 @@ def test_references_by_name():
 
 OUTPUTS = {
     "an array": (lambda h: h, lambda c: c),
-    "a dict": (lambda h: {"h": h, "last": h[-1]}, lambda c: c["h"] + np.outer([0, 0, 0, 1], c["last"])),
+    "a dict": (
+        lambda h: {"h": h, "last": h[-1]},
+        lambda c: c["h"] + np.outer([0, 0, 0, 1], c["last"]),
+    ),
     "a tuple": (lambda h: (h, h[-1]), lambda c: c[0] + np.outer([0, 0, 0, 1], c[1])),
-    "a list in a dict": (lambda h: {"all": [h, h[0]]}, lambda c: c["all"][0] + np.outer([1, 0, 0, 0], c["all"][1])),
+    "a list in a dict": (
+        lambda h: {"all": [h, h[0]]},
+        lambda c: c["all"][0] + np.outer([1, 0, 0, 0], c["all"][1]),
+    ),
 }
 
 
 @pytest.mark.parametrize(("shaped", "gathered"), OUTPUTS.values(), ids=OUTPUTS)
 @pytest.mark.parametrize("numpy_alone", [False, True])
 def test_cotangents_come_in_the_form_of_the_outputs(shaped, gathered, numpy_alone):
-    function = (lambda p, i: shaped(outputs(np, p, i))) if numpy_alone else (lambda xp, p, i: shaped(outputs(xp, p, i)))
+    function = (
+        (lambda p, i: shaped(outputs(np, p, i)))
+        if numpy_alone
+        else (lambda xp, p, i: shaped(outputs(xp, p, i)))
+    )
     references = {} if numpy_alone else TORCH
-    report = check_vjp(lambda p, i, c: vjp(p, i, gathered(c)), function, PARAMS, INPUTS, **references)
+    report = check_vjp(
+        lambda p, i, c: vjp(p, i, gathered(c)), function, PARAMS, INPUTS, **references
+    )
     assert report.passed
     assert len(report.cases) == (1 if shaped(INPUTS["x"]) is INPUTS["x"] else 3)
     with pytest.raises(GradientMismatch, match="U: differs"):
-        check_vjp(lambda p, i, c: wrong_in("U", vjp)(p, i, gathered(c)), function, PARAMS, INPUTS, **references)
+        check_vjp(
+            lambda p, i, c: wrong_in("U", vjp)(p, i, gathered(c)),
+            function,
+            PARAMS,
+            INPUTS,
+            **references,
+        )
 
 
 def test_an_output_whose_cotangent_is_forgotten():
@@ -480,7 +590,9 @@ def test_an_output_whose_cotangent_is_forgotten():
         h = outputs(xp, params, inputs)
         return {"h": h, "last": h[-1]}
 
-    report = check_vjp(lambda p, i, c: vjp(p, i, c["h"]), function, PARAMS, INPUTS, raise_exception=False, **TORCH)
+    report = check_vjp(
+        lambda p, i, c: vjp(p, i, c["h"]), function, PARAMS, INPUTS, raise_exception=False, **TORCH
+    )
     assert [case.passed for case in report.cases] == [False, True, False]
     assert "vjp, output.h alone: 3 comparisons agree" in str(report)
 
@@ -488,7 +600,9 @@ def test_an_output_whose_cotangent_is_forgotten():
 def test_an_unrolled_loss_is_a_loss():
     whole = Unrolled(
         lambda xp, params, inputs: {"h": xp.zeros(3)},
-        lambda xp, params, state, at: {"h": xp.tanh(params["W"] @ at["x"] + params["U"] @ state["h"] + params["b"])},
+        lambda xp, params, state, at: {
+            "h": xp.tanh(params["W"] @ at["x"] + params["U"] @ state["h"] + params["b"])
+        },
         lambda xp, params, state, at: xp.sum(state["h"] ** 2) / 2,
     )
     assert whole(np, PARAMS, INPUTS) == pytest.approx(numpy_loss(PARAMS, INPUTS), rel=1e-14)
@@ -512,4 +626,9 @@ def test_two_names_for_one_leaf_are_refused():
     """ "a.b" and a nested {"a": {"b": …}} would be the same path: one of them would never be judged."""
     params = {"a.b": np.ones(2), "a": {"b": np.ones(2)}}
     with pytest.raises(BadContract, match=r"a\.b"):
-        check_gradients(lambda p, i: {"a.b": np.ones(2)}, lambda p, i: np.sum(p["a.b"]) + np.sum(p["a"]["b"] ** 2), params, {})
+        check_gradients(
+            lambda p, i: {"a.b": np.ones(2)},
+            lambda p, i: np.sum(p["a.b"]) + np.sum(p["a"]["b"] ** 2),
+            params,
+            {},
+        )

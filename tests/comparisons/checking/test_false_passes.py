@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 import torch
 from bptt_crosscheck import GradientMismatch, check_cell, check_gradients, check_vjp, from_torch
-from bptt_crosscheck.comparisons.errors import BadContract, BadOption, InputsChanged, NotFinite, NothingFollows
+from bptt_crosscheck.comparisons.errors import (
+    BadContract,
+    BadOption,
+    InputsChanged,
+    NotFinite,
+    NothingFollows,
+)
 
 RNG = np.random.default_rng(0)
 X, W = RNG.normal(size=(3, 4)), RNG.normal(size=(5, 4))
 
 
 def test_python_floats_pass():
-    assert check_gradients(lambda p, i: {"a": 2 * p["a"]}, lambda xp, p, i: xp.sum(p["a"] ** 2), {"a": 0.5}, {}).passed
+    assert check_gradients(
+        lambda p, i: {"a": 2 * p["a"]}, lambda xp, p, i: xp.sum(p["a"] ** 2), {"a": 0.5}, {}
+    ).passed
 
 
 def test_a_number_taken_out_of_differentiation_leaves_the_reference_out():
@@ -38,7 +46,12 @@ class ForgetsOne(torch.autograd.Function):
 def test_a_torch_function_that_forgets_a_gradient_is_wrong():
     gradients = from_torch(lambda p, i: ForgetsOne.apply(p["a"], p["b"]).sum())
     with pytest.raises(GradientMismatch, match="b: all zero"):
-        check_gradients(gradients, lambda xp, p, i: xp.sum(p["a"] * p["b"]), {"a": np.ones(3), "b": np.full(3, 2.0)}, {})
+        check_gradients(
+            gradients,
+            lambda xp, p, i: xp.sum(p["a"] * p["b"]),
+            {"a": np.ones(3), "b": np.full(3, 2.0)},
+            {},
+        )
 
 
 def test_what_is_not_given_is_said_on_success():
@@ -54,7 +67,12 @@ def test_what_is_not_given_is_said_on_success():
 def test_a_list_that_is_too_short_is_refused():
     params = {"l": [np.ones(2), np.ones(2)]}
     with pytest.raises(BadContract, match="1 gradients for 2 parameters"):
-        check_gradients(lambda p, i: {"l": [np.ones(2)]}, lambda xp, p, i: xp.sum(p["l"][0]) + xp.sum(p["l"][1]), params, {})
+        check_gradients(
+            lambda p, i: {"l": [np.ones(2)]},
+            lambda xp, p, i: xp.sum(p["l"][0]) + xp.sum(p["l"][1]),
+            params,
+            {},
+        )
 
 
 def test_a_gradient_of_integers_is_refused():
@@ -115,7 +133,9 @@ def test_a_state_of_two_axes():
 
 class ClipsInside(Read):
     def step_backward(self, p, cache, d):
-        return super().step_backward(p, cache, {name: np.clip(value, -8, 8) for name, value in d.items()})
+        return super().step_backward(
+            p, cache, {name: np.clip(value, -8, 8) for name, value in d.items()}
+        )
 
 
 def test_a_clip_inside_a_cell_is_reached():
@@ -128,7 +148,13 @@ def test_a_reference_without_a_finite_gradient_accuses_nobody():
         return xp.sum(1 / (1 + xp.exp(-(i["x"] @ p["W"].T - 800))))
 
     with pytest.raises(NotFinite, match="every reference"):
-        check_gradients(lambda p, i: {"W": np.zeros((5, 4))}, loss, {"W": 0.1 * W}, {"x": X}, references=["torch"])
+        check_gradients(
+            lambda p, i: {"W": np.zeros((5, 4))},
+            loss,
+            {"W": 0.1 * W},
+            {"x": X},
+            references=["torch"],
+        )
 
 
 def test_a_float32_mask_does_not_lower_the_precision():
@@ -175,7 +201,13 @@ def test_a_forgotten_step_of_x_is_seen_where_it_has_vanished():
 
 def test_truncation_without_a_loss_is_refused():
     with pytest.raises(BadOption, match="truncation"):
-        check_vjp(lambda p, i, c: {"W": W}, lambda xp, p, i: p["W"], {"W": W}, {}, convention={"truncation": 2})
+        check_vjp(
+            lambda p, i, c: {"W": W},
+            lambda xp, p, i: p["W"],
+            {"W": W},
+            {},
+            convention={"truncation": 2},
+        )
 
 
 def test_cotangents_that_are_written_into_are_said_so():

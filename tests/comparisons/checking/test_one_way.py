@@ -56,7 +56,9 @@ def small(name, **changed):
 @pytest.mark.parametrize("name", ["tanh", "lstm", "gru"])
 def test_a_built_in_case_asks_each_reference_once(asked, name):
     problem = small(name)
-    assert check_problem(problem, built_in(problem.cell, problem.options), select(("torch", "torch.nn"))).passed
+    assert check_problem(
+        problem, built_in(problem.cell, problem.options), select(("torch", "torch.nn"))
+    ).passed
     assert asked == {("torch", problem.name): 1, ("torch.nn", problem.name): 1}
 
 
@@ -85,7 +87,9 @@ def test_a_users_function_asks_once(asks, asked, factor):
     def given(params, inputs):
         return {name: factor * value for name, value in gradients(params, inputs).items()}
 
-    report = check_gradients(given, loss, PARAMS, INPUTS, references=["torch", "jax"], raise_exception=False)
+    report = check_gradients(
+        given, loss, PARAMS, INPUTS, references=["torch", "jax"], raise_exception=False
+    )
     assert report.passed == (factor == 1)
     assert asks == ["gradients"]
     assert asked == {("torch", "gradients"): 1, ("jax", "gradients"): 1}
@@ -146,7 +150,9 @@ class InMemoryOrder:
     def answer(self, problem):
         answer = self.candidate.answer(problem)
         read = problem.variables["W_hh"].ravel(order="K").reshape(problem.variables["W_hh"].shape)
-        return replace(answer, gradients={**answer.gradients, "W_hh": answer.gradients["W_hh"] + read})
+        return replace(
+            answer, gradients={**answer.gradients, "W_hh": answer.gradients["W_hh"] + read}
+        )
 
 
 def test_built_in_cases_are_asked_in_another_memory_order():

@@ -29,7 +29,13 @@ def test_the_derivations_are_as_good_as_the_frameworks(trial, name, dtype):
     assert report.passed, [row.sentence() for row in report.failures()]
     assert report.worst_over_noise() < LOW_LIMIT
     right = case.candidate.answer(problem)
-    assert np.abs(right.gradients["x"] - case.candidate.answer(problem.in_precision("float64")).gradients["x"]).max() > 0
+    assert (
+        np.abs(
+            right.gradients["x"]
+            - case.candidate.answer(problem.in_precision("float64")).gradients["x"]
+        ).max()
+        > 0
+    )
 
 
 @pytest.mark.parametrize("dtype", LOW)
@@ -56,7 +62,9 @@ class Worse(GRU):
     def accumulate(self, params, caches, delta):
         d_params, d_x = super().accumulate(params, caches, delta)
         eps = np.finfo(delta.dtype).eps
-        return {name: value + 100 * eps * np.abs(value).max() for name, value in d_params.items()}, d_x
+        return {
+            name: value + 100 * eps * np.abs(value).max() for name, value in d_params.items()
+        }, d_x
 
 
 @pytest.mark.parametrize("dtype", LOW)
@@ -110,7 +118,11 @@ def loss(xp, p, i):
 def torch_loss(dtype, factor=1.0):
     def run(p, i):
         low = {name: value.to(dtype) for name, value in {**p, **i}.items()}
-        slipped = low["W"] + (factor - 1) * low["W"].detach() * 0 + (factor - 1) * (low["W"] - low["W"].detach())
+        slipped = (
+            low["W"]
+            + (factor - 1) * low["W"].detach() * 0
+            + (factor - 1) * (low["W"] - low["W"].detach())
+        )
         return loss(torch, {"W": slipped, "b": low["b"]}, {"x": low["x"]}).to(torch.float64)
 
     return run
@@ -125,7 +137,13 @@ def test_torch_code_in_a_lower_precision(name):
         check_gradients(from_torch(torch_loss(dtype, 1.5)), loss, PARAMS, INPUTS, **asked)
     if name != "float32":
         with pytest.raises(GradientMismatch):
-            check_gradients(from_torch(torch_loss(dtype)), loss, PARAMS, INPUTS, convention={"precision": "float32"})
+            check_gradients(
+                from_torch(torch_loss(dtype)),
+                loss,
+                PARAMS,
+                INPUTS,
+                convention={"precision": "float32"},
+            )
 
 
 def test_arrays_in_bfloat16_say_so_themselves():
@@ -143,11 +161,18 @@ def test_arrays_in_bfloat16_say_so_themselves():
 
 
 def test_what_overflows_in_the_frameworks_themselves_is_said(trial):
-    problem = trial("tanh").problem.with_variables({"W_hy": np.full((6, 5), 6e4)}).in_precision("float16")
+    problem = (
+        trial("tanh").problem.with_variables({"W_hy": np.full((6, 5), 6e4)}).in_precision("float16")
+    )
     witnesses = ask.testify(problem, ask.available(["torch"])[0], Convention(), set())
     assert witnesses.overflown == ["torch"]
     loss_alone = trial("tanh", loss="squared-error", reduction="sum").problem
-    far = replace(loss_alone, constants={**loss_alone.constants, "target": loss_alone.constants["target"] + 300})
-    overflown = ask.testify(far.in_precision("float16"), ask.available(["torch"])[0], Convention(), set()).overflown
+    far = replace(
+        loss_alone,
+        constants={**loss_alone.constants, "target": loss_alone.constants["target"] + 300},
+    )
+    overflown = ask.testify(
+        far.in_precision("float16"), ask.available(["torch"])[0], Convention(), set()
+    ).overflown
     assert overflown == ["torch"], "where the loss alone does"
     assert "in float16 the gradient of torch itself is not finite" in witnesses.remarks

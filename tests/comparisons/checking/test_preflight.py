@@ -3,15 +3,39 @@
 import numpy as np
 import pytest
 from bptt_crosscheck import GradientMismatch, check_cell, check_gradients, check_vjp
-from bptt_crosscheck.comparisons.checking.preflight import finite_forward, finite_inputs, repeatable, same_in_any_layout
+from bptt_crosscheck.comparisons.checking.preflight import (
+    finite_forward,
+    finite_inputs,
+    repeatable,
+    same_in_any_layout,
+)
 from bptt_crosscheck.comparisons.checking.ties import ties_in
-from bptt_crosscheck.comparisons.errors import AtKink, ForwardMismatch, LayoutMatters, NotFinite, NotRepeatable, Vacuous
+from bptt_crosscheck.comparisons.errors import (
+    AtKink,
+    ForwardMismatch,
+    LayoutMatters,
+    NotFinite,
+    NotRepeatable,
+    Vacuous,
+)
 from bptt_crosscheck.comparisons.problems.answer import Answer
 from bptt_crosscheck.manual.cells.lstm import LSTM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.comparisons.small import INPUTS, PARAMS, SIZES, TORCH, elman, gradients, loss, numpy_loss, outputs, spoiled, vjp
+from tests.comparisons.small import (
+    INPUTS,
+    PARAMS,
+    SIZES,
+    TORCH,
+    elman,
+    gradients,
+    loss,
+    numpy_loss,
+    outputs,
+    spoiled,
+    vjp,
+)
 
 
 def halved_in_numpy(xp, params, state, x):
@@ -31,8 +55,12 @@ def one_off_in_torch(xp, params, state, x):
 
 @pytest.mark.parametrize("step", [halved_in_numpy, single_precision_in_numpy, one_off_in_torch])
 def test_a_step_that_is_another_one_in_each_framework(step):
-    with pytest.raises(ForwardMismatch, match="the forward pass in NumPy is not the one that the references run") as caught:
-        check_cell(spoiled(step=step), **SIZES, references=["torch"] if "numpy" in step.__name__ else None)
+    with pytest.raises(
+        ForwardMismatch, match="the forward pass in NumPy is not the one that the references run"
+    ) as caught:
+        check_cell(
+            spoiled(step=step), **SIZES, references=["torch"] if "numpy" in step.__name__ else None
+        )
     assert "state h: differs from torch" in str(caught.value)
 
 
@@ -69,7 +97,9 @@ def test_a_loss_that_is_not_finite(value):
 def test_a_state_that_is_not_finite_is_told_with_its_step():
     states = {"c": np.zeros((3, 2, 2)), "h": np.zeros((3, 2, 2))}
     states["h"][1, 0, 0] = np.nan
-    with pytest.raises(NotFinite, match="the state h is NaN from step 2 of 3 on, in the forward pass"):
+    with pytest.raises(
+        NotFinite, match="the state h is NaN from step 2 of 3 on, in the forward pass"
+    ):
         finite_forward(Answer(0.0, {}, states))
 
 
@@ -80,13 +110,21 @@ def test_a_forward_that_overflows_after_some_steps():
 
     with pytest.raises(NotFinite, match="the state h is infinite from step 2 of 3 on"):
         check_cell(
-            spoiled(step=growing, step_backward=lambda params, cache, d: elman("step_backward", params, cache, d)), **SIZES
+            spoiled(
+                step=growing,
+                step_backward=lambda params, cache, d: elman("step_backward", params, cache, d),
+            ),
+            **SIZES,
         )
 
 
 def test_finite_numbers_of_any_kind_are_let_through():
-    finite_inputs({"i": np.array([1, 2]), "b": np.array([True]), "f": np.array([[1e300]]), "e": np.zeros(0)})
-    finite_forward(Answer(1.0, {"W": np.array([np.nan])}, {"h": np.zeros((2, 1))}))  # a gradient is the verdict's business
+    finite_inputs(
+        {"i": np.array([1, 2]), "b": np.array([True]), "f": np.array([[1e300]]), "e": np.zeros(0)}
+    )
+    finite_forward(
+        Answer(1.0, {"W": np.array([np.nan])}, {"h": np.zeros((2, 1))})
+    )  # a gradient is the verdict's business
 
 
 @pytest.mark.parametrize(
@@ -108,7 +146,9 @@ def test_the_same_answer_twice_may_round_differently_and_be_nan():
     first, second = np.array([1.0, 1e-30, np.nan]), np.array([1 + 1e-9, 1e-30, np.nan])
     repeatable(Answer(1.0, {"W": first}), Answer(1.0, {"W": second}))
     with pytest.raises(NotRepeatable):
-        repeatable(Answer(1.0, {"W": first}), Answer(1.0, {"W": second * [1, 2, 1]}))  # small is no excuse
+        repeatable(
+            Answer(1.0, {"W": first}), Answer(1.0, {"W": second * [1, 2, 1]})
+        )  # small is no excuse
 
 
 def relu_loss(xp, params, inputs):
@@ -156,10 +196,15 @@ def test_any_choice_at_a_kink_of_numpy_code_passes_with_a_note(function, derivat
         numpy_alone = lambda params, inputs: function(np, params, inputs)  # noqa: E731
         return check_gradients(gradients, numpy_alone, AT_ZERO, C, references=["differences"])
 
-    gap = 4.0 if function is abs_loss else 2.0  # 2w, or 4 times |w|: from the right 2, from the left 0, or −2
+    gap = (
+        4.0 if function is abs_loss else 2.0
+    )  # 2w, or 4 times |w|: from the right 2, from the left 0, or −2
     for share in (0.0, 0.5 * gap, gap):
         report = asked(one_of(share))
-        assert "note: the function has a kink in w at [0]: differences allow all between its one-sided derivatives" in str(report)
+        assert (
+            "note: the function has a kink in w at [0]: differences allow all between its one-sided derivatives"
+            in str(report)
+        )
         assert f"note: at a kink: {words}" in str(report)
     for share in (-1e-6, gap + 1e-6):
         with pytest.raises(GradientMismatch, match="w: differs from differences"):
@@ -168,7 +213,9 @@ def test_any_choice_at_a_kink_of_numpy_code_passes_with_a_note(function, derivat
         asked(lambda p, i: {"w": slopes(derivative)(p, i)["w"] + np.array([0, 1e-6, 0])})
 
 
-@pytest.mark.parametrize(("function", "derivative"), [kink[:2] for kink in KINKS.values()], ids=KINKS)
+@pytest.mark.parametrize(
+    ("function", "derivative"), [kink[:2] for kink in KINKS.values()], ids=KINKS
+)
 def test_beside_the_kink_the_same_derivation_is_right_and_another_is_wrong(function, derivative):
     aside = {"w": AT_ZERO["w"] + 0.25}
     assert check_gradients(slopes(derivative), function, aside, C, **TORCH).passed
@@ -179,7 +226,9 @@ def test_beside_the_kink_the_same_derivation_is_right_and_another_is_wrong(funct
 def test_agreement_at_a_kink_passes_with_a_note():
     report = check_gradients(slopes(lambda a: a > 0), relu_loss, AT_ZERO, C, **TORCH)
     assert report.passed
-    assert "note: at a kink: a tie in a comparison (a relu at zero?) at test_preflight.py:" in str(report)
+    assert "note: at a kink: a tie in a comparison (a relu at zero?) at test_preflight.py:" in str(
+        report
+    )
 
 
 def test_a_kink_where_the_references_choose_differently_hides_no_mistake():
@@ -190,7 +239,11 @@ def test_a_kink_where_the_references_choose_differently_hides_no_mistake():
 
     def wrong(params, inputs):
         w = params["w"]
-        return {"w": np.where(w * inputs["c"] >= 0, 1.0, -1.0) * inputs["c"] + 2 * inputs["large"] * w + np.array([0, 30.0, 0])}
+        return {
+            "w": np.where(w * inputs["c"] >= 0, 1.0, -1.0) * inputs["c"]
+            + 2 * inputs["large"] * w
+            + np.array([0, 30.0, 0])
+        }
 
     with pytest.raises((AtKink, GradientMismatch)):
         check_gradients(wrong, function, AT_ZERO, {**C, "large": np.array([0.0, 0.0, 1000.0])})
@@ -204,9 +257,15 @@ def test_a_relu_cell_at_zero():
     def step_backward(params, cache, d_state):
         x, before, a = cache
         delta = d_state["h"] * (a >= 0)
-        return {"W": delta.T @ x, "U": delta.T @ before}, delta @ params["W"], {"h": delta @ params["U"] + d_state["h"] / 2}
+        return (
+            {"W": delta.T @ x, "U": delta.T @ before},
+            delta @ params["W"],
+            {"h": delta @ params["U"] + d_state["h"] / 2},
+        )
 
-    with pytest.raises(AtKink, match=r"a tie in a comparison \(a relu at zero\?\) at test_preflight.py:"):
+    with pytest.raises(
+        AtKink, match=r"a tie in a comparison \(a relu at zero\?\) at test_preflight.py:"
+    ):
         check_cell(spoiled(step=step, step_backward=step_backward), **SIZES, **TORCH)
 
 
@@ -278,8 +337,16 @@ def softmax_under_ones(xp, params, _):
 W_AND_V = {"w": np.array([2.0, 3.0, 4.0]), "v": np.array([0.3, -1.2, 0.7])}
 NOTHING_TO_SEE = {
     "a loss that ignores v": (ignores_v, "v", lambda p, i: {"w": 2 * p["w"], "v": np.zeros(3)}),
-    "a loss at its minimum": (at_its_minimum, "w", lambda p, i: {"w": 2 * (p["w"] - i["c"]), "v": np.ones(3)}),
-    "a softmax under ones": (softmax_under_ones, "v", lambda p, i: {"w": np.ones(3), "v": np.zeros(3)}),
+    "a loss at its minimum": (
+        at_its_minimum,
+        "w",
+        lambda p, i: {"w": 2 * (p["w"] - i["c"]), "v": np.ones(3)},
+    ),
+    "a softmax under ones": (
+        softmax_under_ones,
+        "v",
+        lambda p, i: {"w": np.ones(3), "v": np.zeros(3)},
+    ),
 }
 
 
@@ -298,12 +365,20 @@ def test_what_is_not_given_need_not_be_seen():
 
 def test_something_in_place_of_a_true_zero_is_wrong():
     with pytest.raises(GradientMismatch, match="v: differs"):
-        check_gradients(lambda p, i: {"w": 2 * p["w"], "v": np.full(3, 1e-3)}, ignores_v, W_AND_V, C, **TORCH)
+        check_gradients(
+            lambda p, i: {"w": 2 * p["w"], "v": np.full(3, 1e-3)}, ignores_v, W_AND_V, C, **TORCH
+        )
 
 
 def test_a_vjp_of_outputs_that_do_not_depend_on_a_parameter():
     with pytest.raises(Vacuous, match="VACUOUS for v"):
-        check_vjp(lambda p, i, c: {"v": np.zeros(3), "w": c}, lambda xp, p, i: p["w"] * 1.0, W_AND_V, C, **TORCH)
+        check_vjp(
+            lambda p, i, c: {"v": np.zeros(3), "w": c},
+            lambda xp, p, i: p["w"] * 1.0,
+            W_AND_V,
+            C,
+            **TORCH,
+        )
 
 
 def test_a_cell_whose_state_forgets_a_parameter():
@@ -312,7 +387,11 @@ def test_a_cell_whose_state_forgets_a_parameter():
 
     def step_backward(params, cache, d_state):
         delta = d_state["h"] * (1 - np.tanh(cache[1]) ** 2)
-        return {"W": delta.T @ cache[0], "U": np.zeros((3, 3))}, delta @ params["W"], {"h": d_state["h"] / 2}
+        return (
+            {"W": delta.T @ cache[0], "U": np.zeros((3, 3))},
+            delta @ params["W"],
+            {"h": d_state["h"] / 2},
+        )
 
     def with_x(xp, params, state, x):
         new, a = step(xp, params, state, x)
@@ -334,7 +413,13 @@ def test_a_small_gradient_is_not_a_vacuous_one():
 
     assert check_gradients(right, tiny, PARAMS, INPUTS, **TORCH).passed
     with pytest.raises(GradientMismatch, match="b: differs from torch"):
-        check_gradients(lambda p, i: {**right(p, i), "b": right(p, i)["b"] * 1.0001}, tiny, PARAMS, INPUTS, **TORCH)
+        check_gradients(
+            lambda p, i: {**right(p, i), "b": right(p, i)["b"] * 1.0001},
+            tiny,
+            PARAMS,
+            INPUTS,
+            **TORCH,
+        )
     assert check_vjp(vjp, outputs, PARAMS, INPUTS, **TORCH).passed
 
 
@@ -343,13 +428,20 @@ class ReadsMemory(LSTM):
 
     def delta(self, params, cache, d_state):
         flat = {
-            name: np.lib.stride_tricks.as_strided(v, (v.size,), (v.itemsize,), writeable=False) for name, v in d_state.items()
+            name: np.lib.stride_tricks.as_strided(v, (v.size,), (v.itemsize,), writeable=False)
+            for name, v in d_state.items()
         }
-        return super().delta(params, cache, {name: flat[name].reshape(value.shape) for name, value in d_state.items()})
+        return super().delta(
+            params,
+            cache,
+            {name: flat[name].reshape(value.shape) for name, value in d_state.items()},
+        )
 
 
 def test_a_cell_that_reads_memory_in_its_own_order():
-    with pytest.raises(LayoutMatters, match="another memory order .* the gradient W_xh: it reads memory as if"):
+    with pytest.raises(
+        LayoutMatters, match="another memory order .* the gradient W_xh: it reads memory as if"
+    ):
         check_cell(ReadsMemory(), references=["torch"], steps=3)
     assert check_cell(LSTM(), references=["torch"], steps=3).passed
 

@@ -27,7 +27,16 @@ INFINITE = verdict("h_0", [1.0, -math.inf], [1.0, 2.0])
 def case(rows, forward=(), name="tanh"):
     sizes = {"steps": 12, "batch": 3, "input_size": 4, "hidden_size": 5, "output_size": None}
     left_out = {"torch.nn": "no module"}
-    return CaseReport(name, "rnn", "squared", **sizes, seconds=0.5, rows=list(rows), forward=list(forward), left_out=left_out)
+    return CaseReport(
+        name,
+        "rnn",
+        "squared",
+        **sizes,
+        seconds=0.5,
+        rows=list(rows),
+        forward=list(forward),
+        left_out=left_out,
+    )
 
 
 def report(*cases, **more):
@@ -64,12 +73,20 @@ def strictly(text):
 
 def test_json_spells_what_it_cannot_hold():
     rows = strictly(report(case([MISSING, INFINITE])).to_json())["cases"][0]["rows"]
-    assert (rows[0]["max_abs_error"], rows[0]["error_over_noise"], rows[0]["worst_index"]) == ("NaN", "NaN", None)
+    assert (rows[0]["max_abs_error"], rows[0]["error_over_noise"], rows[0]["worst_index"]) == (
+        "NaN",
+        "NaN",
+        None,
+    )
     assert (rows[1]["error_over_noise"], rows[1]["candidate_value"]) == ("Infinity", "-Infinity")
 
 
 def test_json_spells_it_in_training_and_environment_as_well():
-    data = strictly(report(case([RIGHT]), training=[{"passed": False, "rows": [{"error_over_noise": math.nan}]}]).to_json())
+    data = strictly(
+        report(
+            case([RIGHT]), training=[{"passed": False, "rows": [{"error_over_noise": math.nan}]}]
+        ).to_json()
+    )
     assert data["training"][0]["rows"][0]["error_over_noise"] == "NaN"
 
 
@@ -81,11 +98,21 @@ def test_json_says_what_the_report_holds():
     (only,) = data["cases"]
     sizes = {"steps": 12, "batch": 3, "input_size": 4, "hidden_size": 5, "output_size": None}
     assert sizes.items() <= only.items()
-    assert {"name": "tanh", "cell": "rnn", "passed": False, "seconds": 0.5, "diagnosis": []}.items() <= only.items()
+    assert {
+        "name": "tanh",
+        "cell": "rnn",
+        "passed": False,
+        "seconds": 0.5,
+        "diagnosis": [],
+    }.items() <= only.items()
     assert only["left_out"] == {"torch.nn": "no module"}
     assert {"gradient", "reference", "max_abs_error", "max_rel_error", "noise", "error_over_noise", "worst_index",
             "first_wrong_step", "passed"} <= set(only["rows"][0])  # fmt: skip
-    assert (only["rows"][1]["gradient"], only["rows"][1]["first_wrong_step"], only["rows"][1]["passed"]) == ("b_h", 2, False)
+    assert (
+        only["rows"][1]["gradient"],
+        only["rows"][1]["first_wrong_step"],
+        only["rows"][1]["passed"],
+    ) == ("b_h", 2, False)
     assert len(only["forward"]) == 1
 
 
@@ -94,7 +121,12 @@ def test_environment_is_in_the_json():
 
 
 @pytest.mark.parametrize(
-    "row", [MISSING, replace(RIGHT, error_over_noise=math.nan), replace(RIGHT, step_error_over_noise=math.nan)]
+    "row",
+    [
+        MISSING,
+        replace(RIGHT, error_over_noise=math.nan),
+        replace(RIGHT, step_error_over_noise=math.nan),
+    ],
 )
 def test_nan_counts_as_infinitely_wrong(row):
     assert row.worst_over_noise == math.inf
@@ -102,7 +134,10 @@ def test_nan_counts_as_infinitely_wrong(row):
 
 
 def test_worst_of_a_case():
-    found = case([RIGHT, WRONG, replace(RIGHT, reference="jax", max_rel_error=3.0)], [replace(RIGHT, step_error_over_noise=7.0)])
+    found = case(
+        [RIGHT, WRONG, replace(RIGHT, reference="jax", max_rel_error=3.0)],
+        [replace(RIGHT, step_error_over_noise=7.0)],
+    )
     assert found.worst_rel_error("torch") == pytest.approx(0.1)
     assert found.worst_rel_error("jax") == 3.0
     assert found.worst_rel_error("nobody") is None
@@ -127,7 +162,16 @@ def test_failures_are_the_forwards_first():
         (RIGHT, ["W_hh agrees with torch"]),
         (
             WRONG,
-            ["b_h", "differs", "[1]", "2.2", "torch has 2", "relative error 1.0e-01", "times what rounding explains", "step 2"],
+            [
+                "b_h",
+                "differs",
+                "[1]",
+                "2.2",
+                "torch has 2",
+                "relative error 1.0e-01",
+                "times what rounding explains",
+                "step 2",
+            ],
         ),
         (MISSING, ["x", "missing", "against jax"]),
         (INFINITE, ["h_0", "not finite", "[1]", "-inf", "torch has 2"]),
@@ -140,7 +184,11 @@ def test_sentence(row, words):
 
 
 def test_text_of_a_report():
-    lines = str(report(case([RIGHT]), case([RIGHT, WRONG], name="relu"), case([], [MISSING], name="identity"))).splitlines()
+    lines = str(
+        report(
+            case([RIGHT]), case([RIGHT, WRONG], name="relu"), case([], [MISSING], name="identity")
+        )
+    ).splitlines()
     assert lines[0].startswith("tanh: 1 comparisons agree")
     assert lines[1] == "relu: 1 of 2 comparisons disagree"
     assert WRONG.sentence() in [line.strip() for line in lines]
@@ -150,10 +198,15 @@ def test_text_of_a_report():
 def test_shares_that_are_wrong_under_a_right_whole_are_said_to_be():
     whole, right, wrong = (np.array(value) for value in ([3.0], [1.0, 2.0], [2.0, 1.0]))
     yardstick = Yardstick(1e-15, np.full(2, 1e-15), 64.0)
-    found = compare("b_h", "torch", Side(whole, wrong[:, None]), Side(whole, right[:, None]), yardstick)
+    found = compare(
+        "b_h", "torch", Side(whole, wrong[:, None]), Side(whole, right[:, None]), yardstick
+    )
     assert not found.passed
     assert found.only_in_steps
-    assert "only in the shares of single steps, 1.0e+15 times what rounding explains; walking back" in found.sentence()
+    assert (
+        "only in the shares of single steps, 1.0e+15 times what rounding explains; walking back"
+        in found.sentence()
+    )
     assert "worst" not in found.sentence()
     assert not WRONG.only_in_steps
     assert "relative error" in WRONG.sentence()

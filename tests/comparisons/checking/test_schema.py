@@ -10,7 +10,17 @@ from bptt_crosscheck import check_cell, check_gradients
 from bptt_crosscheck.comparisons.checking import schema
 from bptt_crosscheck.comparisons.checking.environment import report_of
 
-from tests.comparisons.small import INPUTS, PARAMS, SIZES, TORCH, Elman, elman, gradients, loss, spoiled
+from tests.comparisons.small import (
+    INPUTS,
+    PARAMS,
+    SIZES,
+    TORCH,
+    Elman,
+    elman,
+    gradients,
+    loss,
+    spoiled,
+)
 
 SCHEMA = json.loads(schema.FILE.read_text(encoding="utf-8"))
 
@@ -28,7 +38,13 @@ def test_the_file_is_a_schema():
 
 
 WRONG = spoiled(step_backward=lambda p, c, d: elman("step_backward", p, (c[0], c[1], 0 * c[2]), d))
-NAN = spoiled(step_backward=lambda p, c, d: ({name: math.nan * v for name, v in p.items() if name in "WU"}, d["h"] @ p["W"], d))
+NAN = spoiled(
+    step_backward=lambda p, c, d: (
+        {name: math.nan * v for name, v in p.items() if name in "WU"},
+        d["h"] @ p["W"],
+        d,
+    )
+)
 
 
 @pytest.mark.parametrize("cell", [Elman(), WRONG, NAN], ids=["right", "wrong", "NaN"])
@@ -38,7 +54,9 @@ def test_a_report_on_a_cell(cell):
 
 
 def test_a_report_on_what_cannot_be_asked():
-    report = check_gradients(gradients, loss, {**PARAMS, "W": PARAMS["W"] * math.nan}, INPUTS, raise_exception=False)
+    report = check_gradients(
+        gradients, loss, {**PARAMS, "W": PARAMS["W"] * math.nan}, INPUTS, raise_exception=False
+    )
     told = json.loads(report.to_json())
     assert told["errors"][0]["error"] == "NotFinite"
     must_keep(told)

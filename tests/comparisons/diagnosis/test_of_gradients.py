@@ -12,14 +12,27 @@ from bptt_crosscheck.comparisons.witnesses.tolerance import Noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.comparisons.small import INPUTS, PARAMS, SIZES, TORCH, Elman, elman, gradients, loss, numpy_loss, spoiled
+from tests.comparisons.small import (
+    INPUTS,
+    PARAMS,
+    SIZES,
+    TORCH,
+    Elman,
+    elman,
+    gradients,
+    loss,
+    numpy_loss,
+    spoiled,
+)
 
 
 @pytest.fixture(scope="module")
 def asked():
     """(problem, truth, noise) of an Elman cell over three steps, as torch tells it."""
     shapes = ({"W": (3, 2), "U": (3, 3)}, {"h": (3,)})
-    problem = replace(cell_problem("Elman", shapes, SIZES, 0), step=lambda *arguments: Elman().step(*arguments)[0])
+    problem = replace(
+        cell_problem("Elman", shapes, SIZES, 0), step=lambda *arguments: Elman().step(*arguments)[0]
+    )
     [torch] = select(("torch",))
     truth = torch.answer(problem)
     return problem, truth, Noise(dict.fromkeys(truth.gradients, 1e-15), {})
@@ -28,7 +41,12 @@ def asked():
 def explained(asked, **changed):
     """The texts for the truth with some gradients changed."""
     problem, truth, noise = asked
-    return [found.text for found in diagnose(problem, replace(truth, gradients={**truth.gradients, **changed}), truth, noise)]
+    return [
+        found.text
+        for found in diagnose(
+            problem, replace(truth, gradients={**truth.gradients, **changed}), truth, noise
+        )
+    ]
 
 
 def test_the_truth_needs_no_explanation(asked):
@@ -44,7 +62,10 @@ def test_one_common_factor(asked):
     [text] = explained(asked, **third)
     assert text.startswith("exact up to the factor 1/T =")
     assert text.endswith("= 1/3, in every gradient")
-    assert not any("every gradient" in text for text in explained(asked, **{**third, "W": truth["W"] / 3 * (1 + 1e-6)}))
+    assert not any(
+        "every gradient" in text
+        for text in explained(asked, **{**third, "W": truth["W"] / 3 * (1 + 1e-6)})
+    )
 
 
 def test_a_factor_in_one_gradient_is_of_that_one(asked):
@@ -56,14 +77,25 @@ def test_a_factor_in_one_gradient_is_of_that_one(asked):
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda u: u * 1.1 + 1e-6, lambda u: u * np.linspace(1, 2, 9).reshape(3, 3), np.zeros_like, np.abs]
+    "spoil",
+    [
+        lambda u: u * 1.1 + 1e-6,
+        lambda u: u * np.linspace(1, 2, 9).reshape(3, 3),
+        np.zeros_like,
+        np.abs,
+    ],
 )
 def test_what_nothing_explains_is_left_unexplained(asked, spoil):
     assert explained(asked, U=spoil(asked[1].gradients["U"])) == []
 
 
 def test_all_zeros_are_not_explained_by_clipping(asked):
-    assert explained(asked, **{name: np.zeros_like(value) for name, value in asked[1].gradients.items()}) == []
+    assert (
+        explained(
+            asked, **{name: np.zeros_like(value) for name, value in asked[1].gradients.items()}
+        )
+        == []
+    )
 
 
 def test_a_gradient_that_is_missing_or_of_another_shape_or_not_finite_is_not_explained(asked):
@@ -85,22 +117,34 @@ def test_a_transpose(asked):
 def test_shares_of_steps(asked):
     _, truth, _ = asked
     shares = truth.steps["W"]
-    assert explained(asked, W=shares[1:].sum(axis=0)) == ["W is the sum over the steps with step 1 left out"]
-    assert explained(asked, W=shares[:-1].sum(axis=0)) == ["W is the sum over the steps with step 3 left out"]
+    assert explained(asked, W=shares[1:].sum(axis=0)) == [
+        "W is the sum over the steps with step 1 left out"
+    ]
+    assert explained(asked, W=shares[:-1].sum(axis=0)) == [
+        "W is the sum over the steps with step 3 left out"
+    ]
     assert explained(asked, W=shares[-1]) == ["W is the sum over the steps with step 3 alone"]
     assert explained(asked, W=shares[0]) == ["W is the sum over the steps with step 1 alone"]
     assert explained(asked, W=shares[0] + shares[2]) == []
 
 
-GATES = {"W": np.random.default_rng(0).normal(size=(8, 2)), "V": np.random.default_rng(1).normal(size=(6, 2))}
+GATES = {
+    "W": np.random.default_rng(0).normal(size=(8, 2)),
+    "V": np.random.default_rng(1).normal(size=(6, 2)),
+}
 
 
 def gate_loss(xp, params, inputs):
-    return sum(xp.sum(xp.tanh(params[name] @ inputs["x"]) * inputs[name.lower()]) for name in params)
+    return sum(
+        xp.sum(xp.tanh(params[name] @ inputs["x"]) * inputs[name.lower()]) for name in params
+    )
 
 
 def gate_gradients(params, inputs):
-    deltas = {name: (1 - np.tanh(value @ inputs["x"]) ** 2) * inputs[name.lower()] for name, value in params.items()}
+    deltas = {
+        name: (1 - np.tanh(value @ inputs["x"]) ** 2) * inputs[name.lower()]
+        for name, value in params.items()
+    }
     return {name: np.outer(delta, inputs["x"]) for name, delta in deltas.items()}
 
 
@@ -162,7 +206,11 @@ CELLS = {
         "d_state_prev['h'] is right with U transposed in step_backward: U stands where its transpose belongs",
         {"d_state_prev['h']"},
     ),
-    "the sign of d_x": (after_backward(lambda d, dx, ds: (d, -dx, ds)), "x is exact up to sign", {"d_x"}),
+    "the sign of d_x": (
+        after_backward(lambda d, dx, ds: (d, -dx, ds)),
+        "x is exact up to sign",
+        {"d_x"},
+    ),
     "without the derivative of tanh": (
         spoiled(step_backward=lambda p, c, d: elman("step_backward", p, (c[0], c[1], 0 * c[2]), d)),
         "",
@@ -176,7 +224,12 @@ def test_a_cell_is_told_which_output_is_wrong_by_itself_and_why(cell, words, out
     report = check_cell(cell, raise_exception=False, **{**SIZES, "steps": 5}, **TORCH)
     local = report.cases[0].local
     assert {row.output for row in local if not row.passed} == outputs
-    assert {row.output for row in local} == {"d_params['W']", "d_params['U']", "d_x", "d_state_prev['h']"}
+    assert {row.output for row in local} == {
+        "d_params['W']",
+        "d_params['U']",
+        "d_x",
+        "d_state_prev['h']",
+    }
     diagnosis = report.to_dict()["cases"][0]["diagnosis"]
     assert any(words in found["text"] for found in diagnosis) == bool(words)
     for found in diagnosis:
@@ -196,7 +249,9 @@ def test_a_right_cell_in_a_wrong_loop_over_steps():
         d_params, d_x, before = elman("step_backward", params, cache, d_state)
         return d_params, d_x, before if len(calls) % 3 else {"h": 0 * before["h"]}
 
-    report = check_cell(spoiled(step_backward=step_backward), raise_exception=False, **SIZES, **TORCH)
+    report = check_cell(
+        spoiled(step_backward=step_backward), raise_exception=False, **SIZES, **TORCH
+    )
     assert not report.passed
     assert {row.gradient for row in report.rows if not row.passed} == {"h_0"}
     assert "right: W, U, x" in str(report)
@@ -268,10 +323,15 @@ def test_a_step_left_out_by_code_with_a_loss_is_seen_in_the_gradient_of_its_inpu
 
     def with_x(params, inputs):
         found, x = gradients(params, inputs), inputs["x"]
-        moved = [loss(np, params, {"x": x + 1e-30j * unit.reshape(x.shape)}).imag / 1e-30 for unit in np.eye(x.size)]
+        moved = [
+            loss(np, params, {"x": x + 1e-30j * unit.reshape(x.shape)}).imag / 1e-30
+            for unit in np.eye(x.size)
+        ]
         dx = np.reshape(moved, x.shape)
         dx[2] = 0
         return {**found, "x": dx}
 
-    with pytest.raises(GradientMismatch, match=r"x: differs from torch; rows 2 of 4 only; worst at \[2, [01]\]"):
+    with pytest.raises(
+        GradientMismatch, match=r"x: differs from torch; rows 2 of 4 only; worst at \[2, [01]\]"
+    ):
         check_gradients(with_x, loss, PARAMS, INPUTS, **TORCH)

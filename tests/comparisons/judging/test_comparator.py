@@ -4,15 +4,28 @@ import math
 
 import numpy as np
 import pytest
-from bptt_crosscheck.comparisons.judging.comparator import Side, Walk, Yardstick, compare, ratios, reason_to_reject, step_errors
+from bptt_crosscheck.comparisons.judging.comparator import (
+    Side,
+    Walk,
+    Yardstick,
+    compare,
+    ratios,
+    reason_to_reject,
+    step_errors,
+)
 
 LIMIT = 64.0
 
 
 def judge(actual, expected, noise=1e-3, steps=(None, None), step_noise=None, first_step=1):
-    values = (None if actual is None else np.array(actual, dtype=float), np.array(expected, dtype=float))
+    values = (
+        None if actual is None else np.array(actual, dtype=float),
+        np.array(expected, dtype=float),
+    )
     told = tuple(None if side is None else np.array(side, dtype=float) for side in steps)
-    yardstick = Yardstick(noise, None if step_noise is None else np.array(step_noise, dtype=float), LIMIT)
+    yardstick = Yardstick(
+        noise, None if step_noise is None else np.array(step_noise, dtype=float), LIMIT
+    )
     mine, theirs = (Side(value, shares) for value, shares in zip(values, told, strict=True))
     return compare("W_hh", "torch", mine, theirs, yardstick, Walk(first_step))
 
@@ -33,7 +46,10 @@ def test_ratio(error, noise, expected):
 
 
 def test_step_errors_are_the_largest_within_each_step():
-    np.testing.assert_array_equal(step_errors(np.array([[1.0, 5.0], [2.0, 2.0]]), np.array([[1.0, 2.0], [2.5, 2.0]])), [3, 0.5])
+    np.testing.assert_array_equal(
+        step_errors(np.array([[1.0, 5.0], [2.0, 2.0]]), np.array([[1.0, 2.0], [2.5, 2.0]])),
+        [3, 0.5],
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +87,9 @@ def test_equal_finite_values_pass_without_any_noise(value):
     assert verdict.error_over_noise == verdict.max_abs_error == verdict.max_rel_error == 0
 
 
-@pytest.mark.parametrize(("error", "passed"), [(64e-3, True), (-64e-3, True), (65e-3, False), (-65e-3, False)])
+@pytest.mark.parametrize(
+    ("error", "passed"), [(64e-3, True), (-64e-3, True), (65e-3, False), (-65e-3, False)]
+)
 def test_the_limit_is_a_multiple_of_the_noise(error, passed):
     verdict = judge([error, 0.0], [0.0, 0.0])
     assert verdict.passed is passed
@@ -89,11 +107,16 @@ def test_infinite_noise_explains_nothing():
 
 
 @pytest.mark.parametrize(
-    ("actual", "expected", "noise"), [([1e308], [-1e308], 1.0), ([1.0], [2.0], 1e-320), ([1e-3], [0.0], 5e-324)]
+    ("actual", "expected", "noise"),
+    [([1e308], [-1e308], 1.0), ([1.0], [2.0], 1e-320), ([1e-3], [0.0], 5e-324)],
 )
 def test_a_ratio_beyond_all_numbers_is_infinite(actual, expected, noise):
     verdict = judge(actual, expected, noise=noise, steps=(actual, expected), step_noise=[noise])
-    assert (verdict.reason, verdict.error_over_noise, verdict.step_error_over_noise) == ("differs", math.inf, math.inf)
+    assert (verdict.reason, verdict.error_over_noise, verdict.step_error_over_noise) == (
+        "differs",
+        math.inf,
+        math.inf,
+    )
 
 
 def test_numbers_of_a_verdict():
@@ -131,12 +154,15 @@ def test_one_wrong_step_fails_although_the_whole_agrees():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "first_step", "number"), [([0], 1, 1), ([0, 2], 1, 3), ([1], 0, 1), ([0], 0, 0), ([1, 2, 3], 1, 4)]
+    ("wrong", "first_step", "number"),
+    [([0], 1, 1), ([0, 2], 1, 3), ([1], 0, 1), ([0], 0, 0), ([1, 2, 3], 1, 4)],
 )
 def test_first_wrong_step_is_the_last_in_time(wrong, first_step, number):
     actual = np.ones(4)
     actual[wrong] = 2
-    verdict = judge([1.0], [1.0], steps=(actual, np.ones(4)), step_noise=np.full(4, 1e-6), first_step=first_step)
+    verdict = judge(
+        [1.0], [1.0], steps=(actual, np.ones(4)), step_noise=np.full(4, 1e-6), first_step=first_step
+    )
     assert verdict.first_wrong_step == number
 
 
@@ -155,7 +181,9 @@ def test_shares_of_another_shape_fail():
 
 
 def test_noise_of_a_step_that_is_nan_fails():
-    assert judge([1.0], [1.0], steps=([1.0], [1.0 + 1e-15]), step_noise=[math.nan]).reason == "differs"
+    assert (
+        judge([1.0], [1.0], steps=([1.0], [1.0 + 1e-15]), step_noise=[math.nan]).reason == "differs"
+    )
 
 
 @pytest.mark.parametrize("steps", [(None, [1.0]), ([5.0], None), (None, None)])

@@ -41,7 +41,10 @@ def right(params, inputs):
 
 
 def clipped(params, inputs):
-    return {name: np.clip(np.nan_to_num(value), -1e3, 1e3) for name, value in right(params, inputs).items()}
+    return {
+        name: np.clip(np.nan_to_num(value), -1e3, 1e3)
+        for name, value in right(params, inputs).items()
+    }
 
 
 @pytest.fixture
@@ -61,18 +64,29 @@ def first_step():
 @pytest.mark.parametrize("references", [["torch"], ["jax"], ["torch", "jax"]])
 @pytest.mark.parametrize(
     ("gradients", "words"),
-    [(right, "the code under test is not finite either"), (clipped, "the code under test is finite there")],
+    [
+        (right, "the code under test is not finite either"),
+        (clipped, "the code under test is finite there"),
+    ],
 )
 def test_an_infinite_gradient_is_told_with_its_step(first_step, references, gradients, words):
-    with pytest.raises(Overflow, match="the true gradient overflows float64 in x, W; walking back from step 70, ") as caught:
+    with pytest.raises(
+        Overflow, match="the true gradient overflows float64 in x, W; walking back from step 70, "
+    ) as caught:
         check_gradients(gradients, last, W, AT_REST, references=references)
-    assert f"∂L/∂x_t is infinite from step {first_step(np.finfo(np.float64).max)} on; {words}" in str(caught.value)
+    assert (
+        f"∂L/∂x_t is infinite from step {first_step(np.finfo(np.float64).max)} on; {words}"
+        in str(caught.value)
+    )
 
 
 def test_a_gradient_that_exceeds_float32_though_not_float64(first_step):
     small = ({"W": W["W"].astype(np.float32)}, {"x": AT_REST["x"][:12].astype(np.float32)})
     lag = STEPS - first_step(np.finfo(np.float32).max)
-    with pytest.raises(Overflow, match=f"overflows float32 in x; .* step 12, ∂L/∂x_t is infinite from step {12 - lag} on"):
+    with pytest.raises(
+        Overflow,
+        match=f"overflows float32 in x; .* step 12, ∂L/∂x_t is infinite from step {12 - lag} on",
+    ):
         check_gradients(lambda p, i: {"x": right(p, i)["x"]}, last, *small, **TORCH)
 
 
@@ -103,7 +117,8 @@ def test_a_vjp():
         return right(params, inputs)
 
     with pytest.raises(
-        Overflow, match="vjp, all outputs: the true gradient overflows float64 in x, W; walking back from step 70"
+        Overflow,
+        match="vjp, all outputs: the true gradient overflows float64 in x, W; walking back from step 70",
     ):
         check_vjp(vjp, states, W, AT_REST, **TORCH)
 
@@ -113,16 +128,30 @@ def test_without_a_time_axis_the_gradient_is_named():
         return xp.sum(xp.exp(params["w"] * inputs["a"]))
 
     given = {"w": np.array([2.0, 354.75])}, {"a": np.array([1.0, 2.0])}
-    with pytest.raises(Overflow, match=r"the true gradient overflows float64 in w; the code under test"):
-        check_gradients(lambda p, i: {"w": i["a"] * np.exp(p["w"] * i["a"])}, steep, given[0], given[1], **TORCH)
+    with pytest.raises(
+        Overflow, match=r"the true gradient overflows float64 in w; the code under test"
+    ):
+        check_gradients(
+            lambda p, i: {"w": i["a"] * np.exp(p["w"] * i["a"])}, steep, given[0], given[1], **TORCH
+        )
 
 
 def test_a_branch_that_is_not_taken_is_no_overflow():
     def function(xp, params, _):
-        return xp.sum(xp.where(params["w"] > 0, xp.sqrt(xp.abs(params["w"])) * 0 + params["w"], 0 * xp.log(params["w"] * 0)))
+        return xp.sum(
+            xp.where(
+                params["w"] > 0,
+                xp.sqrt(xp.abs(params["w"])) * 0 + params["w"],
+                0 * xp.log(params["w"] * 0),
+            )
+        )
 
-    with pytest.raises(NotFinite, match=r"not finite for w, .*a branch of where\(\) that is not taken") as caught:
-        check_gradients(lambda p, i: {"w": np.ones(2)}, function, {"w": np.array([1.0, 2.0])}, {}, **TORCH)
+    with pytest.raises(
+        NotFinite, match=r"not finite for w, .*a branch of where\(\) that is not taken"
+    ) as caught:
+        check_gradients(
+            lambda p, i: {"w": np.ones(2)}, function, {"w": np.array([1.0, 2.0])}, {}, **TORCH
+        )
     assert not isinstance(caught.value, Overflow)
 
 
@@ -139,9 +168,14 @@ class Linear(Elman):
 
 
 def test_a_state_of_a_cell_that_is_infinite():
-    with pytest.raises(Overflow, match=r"the state h is infinite from step 49\d of 600 on, in the forward pass: it exceeds the"):
+    with pytest.raises(
+        Overflow,
+        match=r"the state h is infinite from step 49\d of 600 on, in the forward pass: it exceeds the",
+    ):
         check_cell(Linear(), **EXPLODING, **TORCH)
-    with pytest.raises(Overflow, match=r"the state h is infinite from step \d\d of 600 on, .* the largest float32"):
+    with pytest.raises(
+        Overflow, match=r"the state h is infinite from step \d\d of 600 on, .* the largest float32"
+    ):
         check_cell(Linear(), **EXPLODING, **TORCH, dtype="float32")
 
 
@@ -155,13 +189,15 @@ class Chaotic(Elman):
     def step_backward(self, params, cache, d_state):
         x, before, z = cache
         delta = 20 * d_state["h"] * np.cos(z)
-        return {"W": delta.T @ x, "U": delta.T @ before}, delta @ params["W"], {"h": delta @ params["U"]}
+        return (
+            {"W": delta.T @ x, "U": delta.T @ before},
+            delta @ params["W"],
+            {"h": delta @ params["U"]},
+        )
 
 
 def test_a_cell_whose_gradient_is_infinite_though_its_states_are_not():
-    words = (
-        r"overflows float64 in W, U, h_0, x; walking back from step 500, ∂L/∂h_t is infinite from step \d+ on; the code .* either"
-    )
+    words = r"overflows float64 in W, U, h_0, x; walking back from step 500, ∂L/∂h_t is infinite from step \d+ on; the code .* either"
     with pytest.raises(Overflow, match=words):
         check_cell(Chaotic(), **{**EXPLODING, "steps": 500}, **TORCH)
     assert check_cell(Chaotic(), **{**EXPLODING, "steps": 3}, **TORCH).passed
@@ -184,7 +220,19 @@ def test_the_command_line_goes_on_with_the_other_cases(monkeypatch, capfd):
         return problem.with_variables({"W_hh": 1e200 * problem.variables["W_hh"]})
 
     monkeypatch.setattr(built_in_cases, "problem_of", steep)
-    asking = ("--cell", "irnn", "--quick", "--steps", 4, "--batch", 1, "--hidden-size", 3, "--references", "torch")
+    asking = (
+        "--cell",
+        "irnn",
+        "--quick",
+        "--steps",
+        4,
+        "--batch",
+        1,
+        "--hidden-size",
+        3,
+        "--references",
+        "torch",
+    )
     status, said, told = asked(monkeypatch, capfd, *asking)
     assert (status, told["passed"]) == (2, False)
     assert [error["error"] for error in told["errors"]] == ["Overflow"]
@@ -201,7 +249,9 @@ def test_a_wrong_gradient_elsewhere_outweighs_it(monkeypatch, capfd):
             return {**d_params, "b_h": 2 * d_params["b_h"]}, d_x
 
     monkeypatch.setitem(built_in_cells.CELLS, "irnn", Wrong)
-    test_status = asked(monkeypatch, capfd, "--cell", "irnn", "--quick", "--steps", 2, "--references", "torch")[0]
+    test_status = asked(
+        monkeypatch, capfd, "--cell", "irnn", "--quick", "--steps", 2, "--references", "torch"
+    )[0]
     assert test_status == 1
 
 
@@ -211,6 +261,8 @@ def test_a_file(monkeypatch, capfd, tmp_path):
         "from tests.comparisons.judging.test_overflow import W, AT_REST, last as loss, right as gradients\n"
         "def example():\n    return W, AT_REST\n"
     )
-    status, said, told = asked(monkeypatch, capfd, "check", tmp_path / "steep.py", "--references", "torch")
+    status, said, told = asked(
+        monkeypatch, capfd, "check", tmp_path / "steep.py", "--references", "torch"
+    )
     assert (status, told["passed"], told["errors"][0]["error"]) == (2, False, "Overflow")
     assert "∂L/∂x_t is infinite from step" in said

@@ -6,7 +6,8 @@ from bptt_crosscheck import GradientMismatch, check_cell, check_gradients
 from bptt_crosscheck.comparisons.judging.own_rounding import in_longdouble
 
 pytestmark = pytest.mark.skipif(
-    np.finfo(np.longdouble).eps > np.finfo(np.float64).eps / 1000, reason="longdouble is no wider than float64 on this platform"
+    np.finfo(np.longdouble).eps > np.finfo(np.float64).eps / 1000,
+    reason="longdouble is no wider than float64 on this platform",
 )
 
 
@@ -16,7 +17,11 @@ class Saturated:
     bias = 25.0
 
     def parameter_shapes(self, input_size, hidden_size):
-        return {"W": (hidden_size, input_size), "U": (hidden_size, hidden_size), "b": (hidden_size,)}
+        return {
+            "W": (hidden_size, input_size),
+            "U": (hidden_size, hidden_size),
+            "b": (hidden_size,),
+        }
 
     def state_shapes(self, hidden_size):
         return {"h": (hidden_size,)}

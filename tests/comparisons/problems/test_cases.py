@@ -4,7 +4,15 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from bptt_crosscheck.comparisons.candidates.built_in_cells import CELLS
-from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK, RELU, SOFTMAX, SQUARED, TANH, Case
+from bptt_crosscheck.comparisons.problems.cases import (
+    CASES,
+    QUICK,
+    RELU,
+    SOFTMAX,
+    SQUARED,
+    TANH,
+    Case,
+)
 
 
 def test_every_cell_has_a_case_and_one_that_is_quick():
@@ -40,7 +48,9 @@ def test_every_choice_occurs(field, values):
 def test_every_activation_occurs_fresh_and_most_trained():
     activations = {case.options["activation"] for case in CASES if case.cell == "rnn"}
     assert activations >= {"tanh", "relu", "sigmoid", "identity"}
-    assert {case.options["activation"] for case in CASES if case.cell == "rnn" and case.trained} >= {"tanh", "relu", "sigmoid"}
+    assert {
+        case.options["activation"] for case in CASES if case.cell == "rnn" and case.trained
+    } >= {"tanh", "relu", "sigmoid"}
 
 
 @pytest.mark.parametrize("field", ["steps", "batch", "input_size", "hidden_size"])
@@ -66,7 +76,11 @@ def test_every_case_agrees_with_every_reference(trial, name):
     report = trial(name).check(references=("torch", "jax", "torch.nn"))
     assert report.passed, [row.sentence() for row in report.failures()]
     assert report.worst_over_noise() < 8
-    assert {row.reference for row in report.rows} | set(report.left_out) == {"torch", "jax", "torch.nn"}
+    assert {row.reference for row in report.rows} | set(report.left_out) == {
+        "torch",
+        "jax",
+        "torch.nn",
+    }
     assert set(report.left_out) <= {"torch.nn"}
 
 
@@ -94,7 +108,12 @@ def test_every_gradient_of_a_network_is_compared(trial, name, said):
 
 @pytest.mark.parametrize(
     ("name", "gradient"),
-    [("lstm-3-layers-both-ways", "c_l1_reverse_0"), ("gru-dropout", "W_hh_l0"), ("lstm-window", "W_hh"), ("tanh-rtrl", "h_0")],
+    [
+        ("lstm-3-layers-both-ways", "c_l1_reverse_0"),
+        ("gru-dropout", "W_hh_l0"),
+        ("lstm-window", "W_hh"),
+        ("tanh-rtrl", "h_0"),
+    ],
 )
 def test_one_wrong_digit_in_a_network_is_seen(trial, with_gradient, name, gradient):
     report = trial(name).planted(with_gradient(gradient, lambda value: value * (1 + 1e-9)))
@@ -120,8 +139,12 @@ def test_a_border_between_chunks_at_another_place_is_seen(trial):
     assert "W_hh_l0" in {row.gradient for row in right.planted(lambda _: answer).failures()}
 
 
-@pytest.mark.parametrize(("gradient", "first"), [("W_hh_l1", 5), ("W_hh_l1_reverse", 2), ("h_l0_reverse_0", 2)])
-def test_the_walk_back_of_a_reverse_direction_begins_at_step_1(trial, with_gradient, gradient, first):
+@pytest.mark.parametrize(
+    ("gradient", "first"), [("W_hh_l1", 5), ("W_hh_l1_reverse", 2), ("h_l0_reverse_0", 2)]
+)
+def test_the_walk_back_of_a_reverse_direction_begins_at_step_1(
+    trial, with_gradient, gradient, first
+):
     """Steps 2–5 wrong: in a direction forwards in time the walk back meets step 5 first, in one backwards step 2."""
 
     def from_2_to_5(shares):
@@ -130,4 +153,7 @@ def test_the_walk_back_of_a_reverse_direction_begins_at_step_1(trial, with_gradi
 
     report = trial("tanh-3-layers-both-ways").planted(with_gradient(gradient, from_2_to_5, "steps"))
     (row,) = report.failures()
-    assert (row.first_wrong_step, row.wrong_steps) == (first, "2–5 of 1–7" if gradient.startswith("W") else "2–5 of 1–8")
+    assert (row.first_wrong_step, row.wrong_steps) == (
+        first,
+        "2–5 of 1–7" if gradient.startswith("W") else "2–5 of 1–8",
+    )

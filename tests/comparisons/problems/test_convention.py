@@ -7,7 +7,19 @@ from bptt_crosscheck.comparisons.errors import BadOption, ForwardMismatch
 from bptt_crosscheck.comparisons.problems.answer import Answer
 from bptt_crosscheck.comparisons.problems.convention import Convention, convention_of, global_norm
 
-from tests.comparisons.small import INPUTS, PARAMS, SIZES, TORCH, elman, gradients, loss, numpy_loss, outputs, spoiled, vjp
+from tests.comparisons.small import (
+    INPUTS,
+    PARAMS,
+    SIZES,
+    TORCH,
+    elman,
+    gradients,
+    loss,
+    numpy_loss,
+    outputs,
+    spoiled,
+    vjp,
+)
 
 T, B = 5, 3
 rng = np.random.default_rng(0)
@@ -63,10 +75,20 @@ CONVENTIONS = (
     ({"sign": -1, "scale": "1/B"}, times(-1 / B), "exact up to the factor −1/B ="),
     ({"clip_value": 0.5}, cut(0.5), "exact up to clipping at ±0.5"),
     ({"clip_norm": 0.5}, normed(0.5), "exact up to clipping by the global norm at 0.5"),
-    ({"scale": "1/B", "clip_value": 0.25}, lambda found: cut(0.25)(times(1 / B)(found)), "U: differs"),
-    ({"sign": -1, "clip_norm": 0.5}, lambda found: times(-1)(normed(0.5)(found)), "exact up to the factor"),
+    (
+        {"scale": "1/B", "clip_value": 0.25},
+        lambda found: cut(0.25)(times(1 / B)(found)),
+        "U: differs",
+    ),
+    (
+        {"sign": -1, "clip_norm": 0.5},
+        lambda found: times(-1)(normed(0.5)(found)),
+        "exact up to the factor",
+    ),
 )
-every_convention = pytest.mark.parametrize(("declared", "does", "words"), CONVENTIONS, ids=[str(c) for c, *_ in CONVENTIONS])
+every_convention = pytest.mark.parametrize(
+    ("declared", "does", "words"), CONVENTIONS, ids=[str(c) for c, *_ in CONVENTIONS]
+)
 
 
 @every_convention
@@ -81,7 +103,9 @@ def test_declared_it_passes_and_undeclared_it_is_explained(declared, does, words
 
 
 @pytest.mark.parametrize(
-    ("declared", "does"), [row[:2] for row in CONVENTIONS[3::4]], ids=lambda value: None if callable(value) else str(value)
+    ("declared", "does"),
+    [row[:2] for row in CONVENTIONS[3::4]],
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_a_mistake_under_a_declared_convention_is_seen(declared, does):
     def wrong(params, inputs):
@@ -93,23 +117,32 @@ def test_a_mistake_under_a_declared_convention_is_seen(declared, does):
 
 
 @pytest.mark.parametrize(
-    ("declared", "does"), [({"sign": -1}, times(-1)), ({"clip_value": 0.2}, cut(0.2)), ({"clip_norm": 0.3}, normed(0.3))]
+    ("declared", "does"),
+    [({"sign": -1}, times(-1)), ({"clip_value": 0.2}, cut(0.2)), ({"clip_norm": 0.3}, normed(0.3))],
 )
 def test_numpy_code_has_conventions_too(declared, does):
-    assert check_gradients(lambda p, i: does(gradients(p, i)), numpy_loss, PARAMS, INPUTS, convention=declared).passed
+    assert check_gradients(
+        lambda p, i: does(gradients(p, i)), numpy_loss, PARAMS, INPUTS, convention=declared
+    ).passed
     with pytest.raises(GradientMismatch, match="diagnosis: exact up to"):
         check_gradients(lambda p, i: does(gradients(p, i)), numpy_loss, PARAMS, INPUTS)
 
 
 def test_a_plain_gradient_is_wrong_where_another_was_declared():
     with pytest.raises(GradientMismatch, match="exact up to the factor T ="):
-        check_gradients(batch_gradients, batch_loss, WEIGHTS, BATCH, convention={"scale": "1/T"}, **TORCH)
+        check_gradients(
+            batch_gradients, batch_loss, WEIGHTS, BATCH, convention={"scale": "1/T"}, **TORCH
+        )
     with pytest.raises(GradientMismatch, match="W: differs"):
-        check_gradients(batch_gradients, batch_loss, WEIGHTS, BATCH, convention={"clip_value": 0.5}, **TORCH)
+        check_gradients(
+            batch_gradients, batch_loss, WEIGHTS, BATCH, convention={"clip_value": 0.5}, **TORCH
+        )
 
 
 def test_bounds_that_nothing_reaches_change_nothing():
-    assert check_gradients(gradients, loss, PARAMS, INPUTS, convention={"clip_value": 1e3, "clip_norm": 1e3}, **TORCH).passed
+    assert check_gradients(
+        gradients, loss, PARAMS, INPUTS, convention={"clip_value": 1e3, "clip_norm": 1e3}, **TORCH
+    ).passed
 
 
 def test_clipping_from_one_side_is_no_clipping():
@@ -127,7 +160,9 @@ def test_the_norm_is_that_of_the_gradients_given():
         found = gradients(params, inputs)
         return normed(0.3)({"W": found["W"], "b": found["b"]})
 
-    assert check_gradients(two_of_three, loss, PARAMS, INPUTS, convention={"clip_norm": 0.3}, **TORCH).passed
+    assert check_gradients(
+        two_of_three, loss, PARAMS, INPUTS, convention={"clip_norm": 0.3}, **TORCH
+    ).passed
 
 
 def test_a_vjp_has_conventions_too():
@@ -139,7 +174,9 @@ def test_a_vjp_has_conventions_too():
 
 STEPWISE = Unrolled(
     lambda xp, params, inputs: {"h": xp.zeros(3)},
-    lambda xp, params, state, at: {"h": xp.tanh(params["W"] @ at["x"] + params["U"] @ state["h"] + params["b"])},
+    lambda xp, params, state, at: {
+        "h": xp.tanh(params["W"] @ at["x"] + params["U"] @ state["h"] + params["b"])
+    },
     lambda xp, params, state, at: xp.sum(state["h"] ** 2) / 2,
 )
 
@@ -169,13 +206,23 @@ def truncated(window):
 def test_truncation_counts_the_earlier_steps(window):
     for declared in (window, window + 1, window - 1)[: 2 if window == 0 else 3]:
         report = check_gradients(
-            truncated(window), STEPWISE, PARAMS, INPUTS, convention={"truncation": declared}, raise_exception=False, **TORCH
+            truncated(window),
+            STEPWISE,
+            PARAMS,
+            INPUTS,
+            convention={"truncation": declared},
+            raise_exception=False,
+            **TORCH,
         )
-        assert report.passed == (min(declared, 3) == min(window, 3))  # T = 4: nothing is cut from 3 on
+        assert report.passed == (
+            min(declared, 3) == min(window, 3)
+        )  # T = 4: nothing is cut from 3 on
 
 
 def test_truncation_by_jax_and_undeclared():
-    assert check_gradients(truncated(1), STEPWISE, PARAMS, INPUTS, convention={"truncation": 1}, references=["jax"]).passed
+    assert check_gradients(
+        truncated(1), STEPWISE, PARAMS, INPUTS, convention={"truncation": 1}, references=["jax"]
+    ).passed
     with pytest.raises(GradientMismatch, match="U: differs"):
         check_gradients(truncated(1), STEPWISE, PARAMS, INPUTS, **TORCH)
     with pytest.raises(BadOption, match="truncation needs the loss as an Unrolled"):
@@ -235,14 +282,20 @@ def test_a_letter_that_x_does_not_tell_is_asked_for_as_a_number():
     given = lambda p, i: times(1 / 4)(gradients(p, {"x": i["signal"]}))  # noqa: E731
     with pytest.raises(BadOption, match="give the number"):
         check_gradients(given, asked, PARAMS, renamed, convention={"scale": "1/T"}, **TORCH)
-    assert check_gradients(given, asked, PARAMS, renamed, convention={"scale": 1 / 4}, **TORCH).passed
+    assert check_gradients(
+        given, asked, PARAMS, renamed, convention={"scale": 1 / 4}, **TORCH
+    ).passed
 
 
 def test_clipping_needs_every_entry():
     large = {"w": np.linspace(-1, 1, 100)}
     with pytest.raises(BadOption, match="clipping needs every entry|clipping needs every entry"):
         check_gradients(
-            lambda p, i: cut(0.5)({"w": 2 * p["w"]}), lambda p, i: np.sum(p["w"] ** 2), large, {}, convention={"clip_value": 0.5}
+            lambda p, i: cut(0.5)({"w": 2 * p["w"]}),
+            lambda p, i: np.sum(p["w"] ** 2),
+            large,
+            {},
+            convention={"clip_value": 0.5},
         )
 
 
@@ -250,16 +303,23 @@ def test_a_convention_ready_made_is_taken_as_it_is():
     made = Convention(sign=-1)
     assert convention_of(made) is made
     assert convention_of(None) == Convention()
-    assert check_gradients(lambda p, i: times(-1)(gradients(p, i)), loss, PARAMS, INPUTS, convention=made, **TORCH).passed
+    assert check_gradients(
+        lambda p, i: times(-1)(gradients(p, i)), loss, PARAMS, INPUTS, convention=made, **TORCH
+    ).passed
 
 
 def test_what_is_not_named_stays_plain():
-    answer = Answer(1.0, {"W": np.array([3.0]), "x": np.array([4.0])}, steps={"W": np.array([[1.0], [2.0]])})
+    answer = Answer(
+        1.0, {"W": np.array([3.0]), "x": np.array([4.0])}, steps={"W": np.array([[1.0], [2.0]])}
+    )
     told = Convention(scale="1/T").apply(answer, 2, None, {"W"})
     assert (told.gradients["W"], told.gradients["x"]) == (1.5, 4.0)
     assert told.steps["W"].tolist() == [[0.5], [1.0]]
     clipped = Convention(clip_norm=1.0).apply(answer, 2, None, {"W", "x"})
-    assert (clipped.gradients["W"], clipped.gradients["x"]) == (pytest.approx(0.6), pytest.approx(0.8))
+    assert (clipped.gradients["W"], clipped.gradients["x"]) == (
+        pytest.approx(0.6),
+        pytest.approx(0.8),
+    )
     assert clipped.steps == {}  # clipping is not linear
 
 
@@ -267,7 +327,9 @@ def test_what_is_not_named_stays_plain():
 
 
 def off_by(factor):
-    return lambda params, inputs: {name: value * factor for name, value in gradients(params, inputs).items()}
+    return lambda params, inputs: {
+        name: value * factor for name, value in gradients(params, inputs).items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -283,7 +345,9 @@ def off_by(factor):
     ],
 )
 def test_a_tolerance_of_ones_own(asked, passes):
-    report = check_gradients(off_by(1 + 1e-4), loss, PARAMS, INPUTS, **TORCH, **asked, raise_exception=False)
+    report = check_gradients(
+        off_by(1 + 1e-4), loss, PARAMS, INPUTS, **TORCH, **asked, raise_exception=False
+    )
     assert report.passed is passes
     assert ("as asked for, not by measured noise" in " ".join(report.cases[0].notes)) is bool(asked)
 
@@ -303,7 +367,15 @@ def test_a_tolerance_for_a_cell_and_for_a_vjp():
     assert check_cell(spoiled(), **SIZES, **TORCH, rtol=1e-9).passed
     assert check_vjp(vjp, outputs, PARAMS, INPUTS, **TORCH, atol=1e-9).passed
     with pytest.raises(GradientMismatch):
-        check_vjp(lambda *a: {n: 2 * v for n, v in vjp(*a).items()}, outputs, PARAMS, INPUTS, **TORCH, rtol=0.5, atol=0.0)
+        check_vjp(
+            lambda *a: {n: 2 * v for n, v in vjp(*a).items()},
+            outputs,
+            PARAMS,
+            INPUTS,
+            **TORCH,
+            rtol=0.5,
+            atol=0.0,
+        )
 
 
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), "1e-3", True])

@@ -41,8 +41,20 @@ def test_everything_in_a_problem_is_read_only(trial, name):
 
 def test_sizes(trial):
     problem = trial("tanh").problem
-    assert (problem.steps, problem.batch, problem.input_size, problem.hidden_size, problem.output_size) == (12, 3, 4, 5, 6)
-    assert dict(problem.sizes()) == {"steps": 12, "batch": 3, "input_size": 4, "hidden_size": 5, "output_size": 6}
+    assert (
+        problem.steps,
+        problem.batch,
+        problem.input_size,
+        problem.hidden_size,
+        problem.output_size,
+    ) == (12, 3, 4, 5, 6)
+    assert dict(problem.sizes()) == {
+        "steps": 12,
+        "batch": 3,
+        "input_size": 4,
+        "hidden_size": 5,
+        "output_size": 6,
+    }
 
 
 def test_tokens_are_no_variable(trial):
@@ -84,7 +96,10 @@ def test_precision_of_every_floating_point_array(trial, name):
     double = trial(name).problem
     single = double.astype("float32")
     assert (double.dtype, single.dtype) == (np.float64, np.float32)
-    for before, after in ((double.variables, single.variables), (double.constants, single.constants)):
+    for before, after in (
+        (double.variables, single.variables),
+        (double.constants, single.constants),
+    ):
         assert before.keys() == after.keys()
         for key, array in after.items():
             expected = np.float32 if before[key].dtype.kind == "f" else before[key].dtype

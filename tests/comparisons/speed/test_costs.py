@@ -28,7 +28,9 @@ def test_all_ways_to_the_jacobians_give_the_same(cell):
 def test_a_jacobian_that_is_another_is_found():
     runs = costs.jacobian_runs(throughput.task_of("rnn", TINY, "float64"))
     with pytest.raises(ContendersDisagree, match="a cheat: the Jacobians are off by"):
-        costs.must_be_equal({HAND: runs[HAND], "a cheat": lambda: np.swapaxes(runs[HAND](), -1, -2)})
+        costs.must_be_equal(
+            {HAND: runs[HAND], "a cheat": lambda: np.swapaxes(runs[HAND](), -1, -2)}
+        )
 
 
 def test_the_products_alone_are_the_products():
@@ -56,7 +58,9 @@ def test_every_section_has_lines_of_ratios():
 
 def test_the_exponent_of_a_power_is_that_power(monkeypatch):
     sizes = [Sizes(T, 1, 2, 2, 2) for T in (10, 20, 40)]
-    exact = lambda runs, seconds: {name: np.full(3, 1e-3 * each.steps**1.5) for name, each in zip(runs, sizes, strict=True)}  # noqa: E731
+    exact = lambda runs, seconds: {
+        name: np.full(3, 1e-3 * each.steps**1.5) for name, each in zip(runs, sizes, strict=True)
+    }  # noqa: E731
     monkeypatch.setattr(costs, "interleaved", exact)
     (first, *_) = costs.growth_costs(0, {"T": sizes})
     assert first.values["exponent"].median == pytest.approx(1.5)
@@ -72,7 +76,11 @@ def test_a_verdict_is_timed_in_a_process_of_its_own():
 def test_the_start_is_timed_in_turns(monkeypatch):
     monkeypatch.setattr(costs, "_process", lambda *arguments: partial(sum, range(1000)))
     found = costs.start_costs(2, with_report=True)
-    assert [each.what.split(",")[0] for each in found] == ["import manual", "report.py --help", "report.py --quick"]
+    assert [each.what.split(",")[0] for each in found] == [
+        "import manual",
+        "report.py --help",
+        "report.py --quick",
+    ]
     assert set(found[1].values) == {"seconds", "over import numpy"}
 
 
@@ -84,9 +92,14 @@ def test_the_sections_are_those_that_the_command_knows():
 
 def test_memory_is_told_over_that_of_the_plain_gradient(monkeypatch):
     rows = [
-        memory.Row(name, mebibytes, ratio) for name, mebibytes, ratio in (("by hand", 400.0, 1.0), ("a tape cut", 100.0, 1.5))
+        memory.Row(name, mebibytes, ratio)
+        for name, mebibytes, ratio in (("by hand", 400.0, 1.0), ("a tape cut", 100.0, 1.5))
     ]
     monkeypatch.setattr(memory, "rows", lambda sizes: rows)
     plain, other = costs.memory_costs(2_000)
-    assert (plain.values["memory"].median, other.values["memory"].median, other.values["time"].median) == (1.0, 0.25, 1.5)
+    assert (
+        plain.values["memory"].median,
+        other.values["memory"].median,
+        other.values["time"].median,
+    ) == (1.0, 0.25, 1.5)
     assert other.sizes == "T = 2,000, 100 MiB"

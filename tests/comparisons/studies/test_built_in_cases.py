@@ -19,7 +19,15 @@ def engines():
 
 def question(**given):
     corpus = corpus_of("text", "abracadabra, simsalabim\n" * 4)
-    plain = {"cell": None, "sizes": {}, "seed": 0, "dtype": "float64", "corpus": corpus, "quick": False, "dump": None}
+    plain = {
+        "cell": None,
+        "sizes": {},
+        "seed": 0,
+        "dtype": "float64",
+        "corpus": corpus,
+        "quick": False,
+        "dump": None,
+    }
     return RunOptions(**plain | given)
 
 
@@ -29,7 +37,9 @@ def cases(**given):
 
 def test_cases_that_are_asked_for():
     assert cases() == list(CASES)
-    assert [case.name for case in cases(quick=True)] == [case.name for case in CASES if case.name in QUICK]
+    assert [case.name for case in cases(quick=True)] == [
+        case.name for case in CASES if case.name in QUICK
+    ]
     assert not any(case.jacobians for case in cases(quick=True))
     assert {case.steps for case in cases(sizes={"steps": 3})} == {3}
     assert cases(cell="rnn") == [case for case in CASES if case.cell == "rnn"]
@@ -60,7 +70,9 @@ def test_two_processes_say_the_same_in_the_same_order(engines, monkeypatch):
     monkeypatch.setattr(built_in_cases, "WORTH_SHARING", 1)
     asked = question(cell="residual", sizes={"steps": 2, "batch": 2, "hidden_size": 2}, quick=True)
     heard = []
-    shared = asked.report(engines, ["a remark"], 2, lambda pieces, name: heard.append((pieces, name)))
+    shared = asked.report(
+        engines, ["a remark"], 2, lambda pieces, name: heard.append((pieces, name))
+    )
     assert without_seconds(shared) == without_seconds(asked.report(engines, ["a remark"], 1))
     assert shared.passed
     assert shared.notes == ["a remark"]
@@ -69,7 +81,9 @@ def test_two_processes_say_the_same_in_the_same_order(engines, monkeypatch):
 
 def test_another_seed_is_another_report(engines):
     asked = question(cell="residual", sizes={"steps": 2}, quick=True)
-    assert without_seconds(asked.report(engines, [], 1)) != without_seconds(replace(asked, seed=1).report(engines, [], 1))
+    assert without_seconds(asked.report(engines, [], 1)) != without_seconds(
+        replace(asked, seed=1).report(engines, [], 1)
+    )
 
 
 def refuse():
@@ -78,5 +92,8 @@ def refuse():
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_what_goes_wrong_in_a_process_is_told(jobs):
-    with pytest.raises(BadOption, match="a question that cannot be asked"), results([refuse], jobs) as arriving:
+    with (
+        pytest.raises(BadOption, match="a question that cannot be asked"),
+        results([refuse], jobs) as arriving,
+    ):
         list(arriving)

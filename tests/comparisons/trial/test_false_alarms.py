@@ -2,7 +2,12 @@
 
 import numpy as np
 import pytest
-from bptt_crosscheck.comparisons.trial.false_alarms import DTYPES, alarms_in, derivations, random_problem
+from bptt_crosscheck.comparisons.trial.false_alarms import (
+    DTYPES,
+    alarms_in,
+    derivations,
+    random_problem,
+)
 from bptt_crosscheck.comparisons.trial.trial import EVERY_FURTHER, Found, accusers, witnesses_used
 from bptt_crosscheck.comparisons.witnesses import tolerance
 
@@ -27,7 +32,9 @@ def test_a_limit_without_room_cries_wolf(monkeypatch):
 def test_the_derivations_sum_in_other_orders_and_agree(number):
     candidate, problem = random_problem(3, number, "float64")
     answers = dict(derivations(candidate, problem, candidate.answer(problem)))
-    assert len(answers) == 2 + (problem.batch > 1) + (problem.cell in ("rnn", "irnn", "lstm", "gru"))
+    assert len(answers) == 2 + (problem.batch > 1) + (
+        problem.cell in ("rnn", "irnn", "lstm", "gru")
+    )
     for answer in answers.values():
         for name, value in answers["hoisted"].gradients.items():
             np.testing.assert_allclose(answer.gradients[name], value, rtol=1e-6, atol=1e-9)
@@ -46,9 +53,12 @@ def test_jax_is_asked_now_and_then():
 
 def test_what_overflows_in_half_precision_is_counted_and_says_nothing(monkeypatch):
     candidate, problem = random_problem(3, 0, "float16")
-    large = problem.with_variables({"W_hy": np.full_like(problem.variables["W_hy"], 6e4)}).in_precision("float16")
+    large = problem.with_variables(
+        {"W_hy": np.full_like(problem.variables["W_hy"], 6e4)}
+    ).in_precision("float16")
     monkeypatch.setattr(
-        "bptt_crosscheck.comparisons.trial.false_alarms.random_problem", lambda seed, number, dtype: (candidate, large)
+        "bptt_crosscheck.comparisons.trial.false_alarms.random_problem",
+        lambda seed, number, dtype: (candidate, large),
     )
     found = alarms_in(0, 3, "float16", witnesses_used())
     assert (found.overflowed, found.comparisons, found.alarms) == (1, 0, [])

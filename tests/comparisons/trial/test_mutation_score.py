@@ -7,7 +7,14 @@ import pytest
 from bptt_crosscheck.comparisons.checking import crosscheck
 from bptt_crosscheck.comparisons.errors import CannotFollow
 from bptt_crosscheck.comparisons.trial import mutation_score
-from bptt_crosscheck.comparisons.trial.mutation_score import EQUIVALENT, KILLED, ROUNDING, SURVIVED, apart, outcomes
+from bptt_crosscheck.comparisons.trial.mutation_score import (
+    EQUIVALENT,
+    KILLED,
+    ROUNDING,
+    SURVIVED,
+    apart,
+    outcomes,
+)
 from bptt_crosscheck.comparisons.trial.operators import KINDS
 from bptt_crosscheck.comparisons.trial.trial import Found
 
@@ -16,7 +23,13 @@ def of_kinds(*names):
     return tuple(kind for kind in KINDS if kind.name in names)
 
 
-SOME = [("rnn tanh", "initial"), ("lstm", "one step"), ("gru before", "saturated"), ("lru", "tokens"), ("slstm", "last")]
+SOME = [
+    ("rnn tanh", "initial"),
+    ("lstm", "one step"),
+    ("gru before", "saturated"),
+    ("lru", "tokens"),
+    ("slstm", "last"),
+]
 
 
 @pytest.mark.parametrize(("cell", "regime"), [*SOME, ("rnn relu", "unequal")])
@@ -28,7 +41,9 @@ def test_every_mistake_is_caught(trials, cell, regime):
 
 def test_what_is_accepted_is_the_true_gradient(trials):
     found = [
-        each for each in outcomes(trials("lstm", "one step"), kinds=of_kinds("truncated", "a sign")) if each.verdict == EQUIVALENT
+        each
+        for each in outcomes(trials("lstm", "one step"), kinds=of_kinds("truncated", "a sign"))
+        if each.verdict == EQUIVALENT
     ]
     assert {each.what for each in found} >= {"chunks of 1 steps", "a window of 0 steps"}
     assert max(each.error_over_noise for each in found) <= 1
@@ -36,7 +51,11 @@ def test_what_is_accepted_is_the_true_gradient(trials):
 
 def test_a_truncation_that_loses_less_than_rounding_is_said_to(trials):
     trial = trials("rnn relu", "vanishing")
-    verdicts = {each.what: each.verdict for each in outcomes(trial, kinds=of_kinds("truncated")) if each.level == "both"}
+    verdicts = {
+        each.what: each.verdict
+        for each in outcomes(trial, kinds=of_kinds("truncated"))
+        if each.level == "both"
+    }
     assert verdicts["a window of 1 steps"] == KILLED
     assert set(verdicts.values()) <= {KILLED, ROUNDING, EQUIVALENT}
 
@@ -44,14 +63,18 @@ def test_a_truncation_that_loses_less_than_rounding_is_said_to(trials):
 @pytest.mark.parametrize("limit", [math.inf, 1e9])
 def test_a_blind_limit_is_found_out(trials, with_limit, limit):
     blind = with_limit(trials("rnn tanh", "initial"), limit)
-    survived = [e for e in outcomes(blind, kinds=of_kinds("one entry off")) if e.verdict == SURVIVED]
+    survived = [
+        e for e in outcomes(blind, kinds=of_kinds("one entry off")) if e.verdict == SURVIVED
+    ]
     assert {each.what for each in survived} >= {"W_hh", "x", "h_0"}
     assert not Found(missed=survived).goals()[0].holds
 
 
 def test_an_oracle_that_does_not_look_at_steps_is_found_out(trials, monkeypatch):
     monkeypatch.setattr(crosscheck.tolerance, "step_quantities", lambda answer: {})
-    found = list(outcomes(trials("rnn tanh", "initial"), kinds=of_kinds("carry dropped", "one step off")))
+    found = list(
+        outcomes(trials("rnn tanh", "initial"), kinds=of_kinds("carry dropped", "one step off"))
+    )
     assert {each.level for each in found if each.verdict == SURVIVED} == {"steps"}
 
 
@@ -79,7 +102,11 @@ def test_a_certificate_decides_what_is_no_mistake(trials, with_limit):
 
 
 def test_what_raises_counts_as_caught_and_says_so(trials):
-    found = list(outcomes(trials("lstm", "initial"), kinds=of_kinds("changed in place", "kept between calls")))
+    found = list(
+        outcomes(
+            trials("lstm", "initial"), kinds=of_kinds("changed in place", "kept between calls")
+        )
+    )
     assert {each.how for each in found} >= {"raised ValueError", "another answer the second time"}
     assert {each.verdict for each in found if each.level == "both"} == {KILLED}
 
@@ -96,10 +123,17 @@ def test_distance_is_measured_without_the_comparator(trials):
 def test_the_certificate_is_a_proof(trials):
     """The right gradient passes; one that is off by twice the noise, or by twice what the right one is off, does not."""
     trial = trials("lstm", "one step")
-    assert set(trial.proof) == set(trial.right.gradients) - {"state_jacobian", "jacobian_product_to_end"}
+    assert set(trial.proof) == set(trial.right.gradients) - {
+        "state_jacobian",
+        "jacobian_product_to_end",
+    }
     assert trial.certified(trial.problem, trial.right.gradients)
     for name in ("W_hh", "c_0"):
-        off = 3 * max(1.0, trial.from_exact(name, trial.right.gradients[name])) * trial.witnesses.noise.total[name]
+        off = (
+            3
+            * max(1.0, trial.from_exact(name, trial.right.gradients[name]))
+            * trial.witnesses.noise.total[name]
+        )
         moved = {**trial.right.gradients, name: trial.right.gradients[name] + off}
         assert not trial.certified(trial.problem, moved), name
 
@@ -111,7 +145,11 @@ def test_a_proof_that_cannot_be_had_leaves_the_reference(trials, monkeypatch):
     def refuse(names):
         raise CannotFollow("no rule")
 
-    monkeypatch.setattr(mutation_score, "select", lambda names: (type("Engine", (), {"answer": staticmethod(refuse)}),))
+    monkeypatch.setattr(
+        mutation_score,
+        "select",
+        lambda names: (type("Engine", (), {"answer": staticmethod(refuse)}),),
+    )
     assert trial.proof == {}
     assert trial.certified(trial.problem, trial.right.gradients)
     doubled = {name: 2 * value for name, value in trial.right.gradients.items()}

@@ -59,7 +59,14 @@ def test_planting_leaves_the_right_derivation_alone():
 
 
 @pytest.mark.parametrize(
-    "name", ["carry dropped", "factor 2", "gates permuted", "first step left out", "one sample of the batch"]
+    "name",
+    [
+        "carry dropped",
+        "factor 2",
+        "gates permuted",
+        "first step left out",
+        "one sample of the batch",
+    ],
 )
 def test_a_mutant_is_another_gradient(name):
     ground = soil()
@@ -70,15 +77,23 @@ def test_a_mutant_is_another_gradient(name):
 def test_a_dropped_carry_is_the_gradient_of_single_steps():
     ground = soil("rnn tanh")
     dropped = planted(ground, "carry dropped")["carry dropped"][0].answer()
-    chunks = next(m for m in planted(ground, "truncated")["truncated"] if m.what == "chunks of 1 steps").answer()
-    np.testing.assert_allclose(dropped.gradients["W_hh"], chunks.gradients["W_hh"], rtol=0, atol=1e-14)
+    chunks = next(
+        m for m in planted(ground, "truncated")["truncated"] if m.what == "chunks of 1 steps"
+    ).answer()
+    np.testing.assert_allclose(
+        dropped.gradients["W_hh"], chunks.gradients["W_hh"], rtol=0, atol=1e-14
+    )
     assert not dropped.gradients["h_0"].any()
     assert chunks.gradients["h_0"].any()
 
 
 def test_truncation_of_one_step_is_no_mistake_in_one_step():
     ground = soil("lstm", "one step")
-    assert all(same(m.answer(), ground.right) for m in planted(ground, "truncated")["truncated"] if m.what.startswith("chunks"))
+    assert all(
+        same(m.answer(), ground.right)
+        for m in planted(ground, "truncated")["truncated"]
+        if m.what.startswith("chunks")
+    )
 
 
 def test_an_overwritten_embedding_keeps_one_of_its_terms():
@@ -96,14 +111,22 @@ def test_a_second_call_adds_up():
 
 
 def test_writing_into_the_weights_is_refused_by_the_arrays():
-    weights = next(m for m in planted(soil(), "changed in place")["changed in place"] if m.what == "the weights")
+    weights = next(
+        m
+        for m in planted(soil(), "changed in place")["changed in place"]
+        if m.what == "the weights"
+    )
     with pytest.raises(ValueError, match="read-only"):
         weights.answer()
 
 
 def test_a_source_mutant_says_where_it_is_and_changes_one_expression():
     variations = list(syntax.function_variations(RNN.delta, ["z", "h"]))
-    found = next(each for each in variations if each.kind == syntax.FACTOR_MISSING and each.what.endswith("→ slope"))
+    found = next(
+        each
+        for each in variations
+        if each.kind == syntax.FACTOR_MISSING and each.what.endswith("→ slope")
+    )
     file, line, *_ = found.what.split(":")
     text = Path(syntax.FOLDER, file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
     assert "slope * d_state" in text
@@ -113,7 +136,12 @@ def test_a_source_mutant_says_where_it_is_and_changes_one_expression():
 def test_indices_axes_and_text_are_left_alone():
     tried = [each.what for each in syntax.function_variations(LSTM.accumulate, [])]
     assert not [what for what in tried if "axis=1" in what or "shape[0]" in what]
-    ast.parse("\n".join(ast.unparse(each.changed()) for each in syntax.function_variations(LSTM.delta, ["i", "f"])))
+    ast.parse(
+        "\n".join(
+            ast.unparse(each.changed())
+            for each in syntax.function_variations(LSTM.delta, ["i", "f"])
+        )
+    )
 
 
 def test_a_changed_method_is_that_of_one_object_only():
@@ -142,7 +170,11 @@ def at_line(mutant) -> int:
 def test_mistakes_are_planted_in_the_sequence_form_too():
     """In its loop and in its slopes; they change whole gradients, and leave the shares of the steps as they are."""
     ground = soil("lstm", "square")
-    found = [m for m in planted(ground, "a sign", "a factor missing")["a sign"] if m.what.startswith("manual/lstm.py")]
+    found = [
+        m
+        for m in planted(ground, "a sign", "a factor missing")["a sign"]
+        if m.what.startswith("manual/lstm.py")
+    ]
     for function in (lstm._deltas, lstm._slopes):
         inside = [mutant for mutant in found if at_line(mutant) in within(function)]
         assert inside, function.__name__
@@ -151,9 +183,16 @@ def test_mistakes_are_planted_in_the_sequence_form_too():
         np.testing.assert_array_equal(answer.steps["W_hh"], ground.right.steps["W_hh"])
 
 
-@pytest.mark.parametrize(("cell", "other"), [("gru after", "_deltas_before"), ("gru before", "_deltas_after")])
+@pytest.mark.parametrize(
+    ("cell", "other"), [("gru after", "_deltas_before"), ("gru before", "_deltas_after")]
+)
 def test_what_is_not_executed_is_no_place_for_a_mistake(cell, other):
-    found = [m for kind in planted(soil(cell)).values() for m in kind if m.what.startswith("manual/gru.py")]
+    found = [
+        m
+        for kind in planted(soil(cell)).values()
+        for m in kind
+        if m.what.startswith("manual/gru.py")
+    ]
     assert found
     assert not [mutant.what for mutant in found if at_line(mutant) in within(getattr(gru, other))]
 
@@ -175,19 +214,38 @@ def test_memory_that_a_mutant_never_fills_is_no_number():
 
 
 CALLS = {
-    "np.add(a, b, out=c)": {"np.add(a, 0, out=c)", "np.add(0, b, out=c)", "np.subtract(a, b, out=c)"},
-    "np.subtract(1, b, out=c)": {"np.subtract(1, 0, out=c)", "np.subtract(0, b, out=c)", "np.add(1, b, out=c)"},
-    "np.multiply(a, b, out=c)": {"np.multiply(a, 1, out=c)", "np.multiply(1, b, out=c)", "np.multiply(a * a, b, out=c)"},
+    "np.add(a, b, out=c)": {
+        "np.add(a, 0, out=c)",
+        "np.add(0, b, out=c)",
+        "np.subtract(a, b, out=c)",
+    },
+    "np.subtract(1, b, out=c)": {
+        "np.subtract(1, 0, out=c)",
+        "np.subtract(0, b, out=c)",
+        "np.add(1, b, out=c)",
+    },
+    "np.multiply(a, b, out=c)": {
+        "np.multiply(a, 1, out=c)",
+        "np.multiply(1, b, out=c)",
+        "np.multiply(a * a, b, out=c)",
+    },
     "np.dot(a, W, out=c)": {"np.dot(a, W.T, out=c)"},
 }
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_variations_of_an_operation_with_a_place_to_write(call):
-    found = {ast.unparse(changed) for _, changed in syntax._of_ufunc(ast.parse(call, mode="eval").body)}
+    found = {
+        ast.unparse(changed) for _, changed in syntax._of_ufunc(ast.parse(call, mode="eval").body)
+    }
     assert found == CALLS[call]
 
 
-@pytest.mark.parametrize(("update", "changed"), [("a *= b", {"1", "b * b"}), ("a += b", {"0", "-b"}), ("a -= b", {"0", "-b"})])
+@pytest.mark.parametrize(
+    ("update", "changed"),
+    [("a *= b", {"1", "b * b"}), ("a += b", {"0", "-b"}), ("a -= b", {"0", "-b"})],
+)
 def test_variations_of_an_update(update, changed):
-    assert {ast.unparse(each) for _, each in syntax._of_update(ast.parse(update).body[0])} == changed
+    assert {
+        ast.unparse(each) for _, each in syntax._of_update(ast.parse(update).body[0])
+    } == changed

@@ -8,7 +8,12 @@ from bptt_crosscheck.comparisons.trial.trial import witnesses_used
 
 @pytest.fixture(scope="module")
 def sides():
-    return compare_checkers((Case("rnn", "rnn", TANH, steps=2, batch=2, hidden_size=2, input_size=2),), witnesses_used()[0], 0, 2)
+    return compare_checkers(
+        (Case("rnn", "rnn", TANH, steps=2, batch=2, hidden_size=2, input_size=2),),
+        witnesses_used()[0],
+        0,
+        2,
+    )
 
 
 def test_what_goes_wrong_in_a_reference_is_no_objection():
@@ -17,7 +22,11 @@ def test_what_goes_wrong_in_a_reference_is_no_objection():
 
 
 def objections(sides, checker):
-    return {(side.planted, side.dtype): (side.objected, side.asked) for side in sides if side.checker == checker}
+    return {
+        (side.planted, side.dtype): (side.objected, side.asked)
+        for side in sides
+        if side.checker == checker
+    }
 
 
 def test_ours_objects_to_all_mistakes_and_to_nothing_else(sides):

@@ -20,7 +20,10 @@ def test_no_result_is_no_success():
 
 def test_goals_name_the_regimes_that_miss_them():
     found = Found(
-        sensitivity=[Sensitivity("rnn", "chaotic", "W_xh", None, 6e-12), Sensitivity("rnn", "initial", "W_xh", None, 1e-13)]
+        sensitivity=[
+            Sensitivity("rnn", "chaotic", "W_xh", None, 6e-12),
+            Sensitivity("rnn", "initial", "W_xh", None, 1e-13),
+        ]
     )
     assert found.goals()[2].measured == "missed: chaotic 6.0e-12"
 
@@ -30,8 +33,16 @@ def test_a_survivor_is_a_missed_goal_and_rounding_is_not():
     found = Found(alarms={"float64": Alarms(1, 1)})
     found.tally["a sign", "rnn", "initial", KILLED] += 1
     assert not replace_missed(found, made).goals()[0].holds
-    assert replace_missed(found, replace(made, verdict=ROUNDING, relative_error=1e-14)).goals()[0].holds
-    assert not replace_missed(found, replace(made, verdict=ROUNDING, relative_error=1e-3)).goals()[0].holds
+    assert (
+        replace_missed(found, replace(made, verdict=ROUNDING, relative_error=1e-14))
+        .goals()[0]
+        .holds
+    )
+    assert (
+        not replace_missed(found, replace(made, verdict=ROUNDING, relative_error=1e-3))
+        .goals()[0]
+        .holds
+    )
 
 
 def replace_missed(found, outcome):
@@ -39,7 +50,16 @@ def replace_missed(found, outcome):
 
 
 def test_the_whole_trial_in_small():
-    plan = Plan(("rnn tanh",), ("initial", "one step"), every=40, comparisons=30, seconds=60, jobs=1, beside=(), large=False)
+    plan = Plan(
+        ("rnn tanh",),
+        ("initial", "one step"),
+        every=40,
+        comparisons=30,
+        seconds=60,
+        jobs=1,
+        beside=(),
+        large=False,
+    )
     found = hold(plan)
     assert found.passed, found.goals()
     assert set(found.by(2)) == {"initial", "one step"}
@@ -47,7 +67,10 @@ def test_the_whole_trial_in_small():
 
 
 def test_what_was_not_reached_is_said():
-    assert hold(replace(QUICK, seconds=0.0, beside=(), large=False)).not_reached[0] == "rnn tanh, initial"
+    assert (
+        hold(replace(QUICK, seconds=0.0, beside=(), large=False)).not_reached[0]
+        == "rnn tanh, initial"
+    )
     assert not Found(not_reached=["rnn tanh, initial"]).goals()[4].holds
 
 
@@ -56,9 +79,20 @@ def test_pieces_keep_their_order():
 
 
 def test_the_command_ends_with_the_verdict(monkeypatch, capsys, tmp_path):
-    small = Plan(("rnn tanh",), ("initial",), every=200, comparisons=20, seconds=60, jobs=1, beside=(), large=False)
+    small = Plan(
+        ("rnn tanh",),
+        ("initial",),
+        every=200,
+        comparisons=20,
+        seconds=60,
+        jobs=1,
+        beside=(),
+        large=False,
+    )
     monkeypatch.setattr("bptt_crosscheck.comparisons.trial.trial.QUICK", small)
-    monkeypatch.setattr("sys.argv", ["report.py", "trial", "--quick", "--json", str(tmp_path / "trial.json")])
+    monkeypatch.setattr(
+        "sys.argv", ["report.py", "trial", "--quick", "--json", str(tmp_path / "trial.json")]
+    )
     with pytest.raises(SystemExit) as end:
         main()
     out = capsys.readouterr().out
@@ -72,7 +106,16 @@ def test_the_command_fails_where_a_goal_is_missed(monkeypatch, capsys):
     monkeypatch.setattr(tolerance, "LIMIT", 1e9)
     monkeypatch.setattr(
         "bptt_crosscheck.comparisons.trial.trial.QUICK",
-        Plan(("rnn tanh",), ("initial",), every=200, comparisons=20, seconds=60, jobs=1, beside=(), large=False),
+        Plan(
+            ("rnn tanh",),
+            ("initial",),
+            every=200,
+            comparisons=20,
+            seconds=60,
+            jobs=1,
+            beside=(),
+            large=False,
+        ),
     )
     monkeypatch.setattr("sys.argv", ["report.py", "trial", "--quick"])
     with pytest.raises(SystemExit) as end:
@@ -84,14 +127,17 @@ def test_the_command_fails_where_a_goal_is_missed(monkeypatch, capsys):
 def beside(seen, accused, times):
     sides = [Side(name, MISTAKE, "float64", 10, count) for name, count in seen.items()]
     sides += [Side(name, RIGHT, "float32", 10, count) for name, count in accused.items()]
-    return {goal.statement.split(" ")[0]: goal.holds for goal in Found(sides=sides, times=times).beside_others()}
+    return {
+        goal.statement.split(" ")[0]: goal.holds
+        for goal in Found(sides=sides, times=times).beside_others()
+    }
 
 
 def test_better_than_the_other_checkers():
     ours, other = OURS, "gradcheck"
-    assert beside({ours: 9, other: 8}, {ours: 0, other: 0}, {ours: 1.0, other: 100.0}) == dict.fromkeys(
-        ["more", "right", "at"], True
-    )
+    assert beside(
+        {ours: 9, other: 8}, {ours: 0, other: 0}, {ours: 1.0, other: 100.0}
+    ) == dict.fromkeys(["more", "right", "at"], True)
     assert not beside({ours: 8, other: 8}, {ours: 0, other: 0}, {})["more"]
     assert not beside({ours: 9, other: 8}, {ours: 1, other: 0}, {})["right"]
     assert not beside({ours: 9, other: 8}, {ours: 0, other: 0}, {ours: 1.0, other: 99.0})["at"]

@@ -33,7 +33,11 @@ class Counting(Elman):
 def trials_of(cell, dtype="float64"):
     mine = UserCell(cell, SIZES["input_size"], SIZES["hidden_size"])
     base = cell_problem(mine.name, (mine.parameters, mine.states), SIZES, 0, mine)
-    return mine, list(entry_points.cotangent_trials(replace(base, step=mine.differentiable_step).in_precision(dtype)))
+    return mine, list(
+        entry_points.cotangent_trials(
+            replace(base, step=mine.differentiable_step).in_precision(dtype)
+        )
+    )
 
 
 def asked(engine, trials):
@@ -43,7 +47,11 @@ def asked(engine, trials):
 
 def same(one, other):
     assert one.loss == pytest.approx(other.loss, rel=1e-14)
-    for mine, its in ((one.gradients, other.gradients), (one.steps, other.steps), (one.states, other.states)):
+    for mine, its in (
+        (one.gradients, other.gradients),
+        (one.steps, other.steps),
+        (one.states, other.states),
+    ):
         assert mine.keys() == its.keys()
         for name, value in mine.items():
             np.testing.assert_allclose(value, its[name], rtol=1e-13, atol=1e-13, err_msg=name)
@@ -83,7 +91,9 @@ def test_moved_trials_are_worked_out_together_by_their_seed(forwards):
     found = [engine.answer(trial, 7) for trial in moved]
     assert forwards == ["gradients_of_several"]
     for trial, answer in zip(moved, found, strict=True):
-        np.testing.assert_allclose(answer.gradients["U"], ENGINE["torch"].answer(trial).gradients["U"], rtol=1e-12)
+        np.testing.assert_allclose(
+            answer.gradients["U"], ENGINE["torch"].answer(trial).gradients["U"], rtol=1e-12
+        )
     engine.answer(moved[0], 8)
     assert engine.answer(moved[1], 7) is not found[1]
 
@@ -97,7 +107,9 @@ def test_nothing_is_handed_out_for_other_numbers(what):
     other = {
         "variables": lambda: second.with_variables(nudged(second.variables, "U")),
         "constants": lambda: replace(second, constants=nudged(second.constants, "cotangent_h")),
-        "step": lambda: replace(second, step=lambda xp, p, s, x: {"h": xp.sin(x @ p["W"].T + s["h"] @ p["U"].T)}),
+        "step": lambda: replace(
+            second, step=lambda xp, p, s, x: {"h": xp.sin(x @ p["W"].T + s["h"] @ p["U"].T)}
+        ),
         "seed": lambda: second,
     }[what]()
     ready = next(iter(engine.waiting.values())).answer
@@ -147,8 +159,13 @@ def test_a_later_trial_that_is_answered_at_random_is_not_repeatable():
 
     def backward(params, cache, d_state):
         found = Elman().step_backward(params, cache, d_state)
-        noisy = np.abs(d_state["h"]).max() > 100  # the cotangents on the final states are a thousand times larger
-        return ({name: value * (1 + noisy * rng.normal()) for name, value in found[0].items()}, *found[1:])
+        noisy = (
+            np.abs(d_state["h"]).max() > 100
+        )  # the cotangents on the final states are a thousand times larger
+        return (
+            {name: value * (1 + noisy * rng.normal()) for name, value in found[0].items()},
+            *found[1:],
+        )
 
     with pytest.raises(NotRepeatable):
         check_cell(spoiled(step_backward=backward), **SIZES, **TORCH)

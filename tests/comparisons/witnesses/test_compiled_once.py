@@ -65,7 +65,9 @@ def test_an_attribute_that_differs_is_another_program(compiled, scale):
     assert check_cell(Scaled(0.5), **SIZES).passed
     assert check_cell(Scaled(scale), **SIZES).passed
     assert compiled() == 2
-    wrong = check_cell(Scaled(scale, believed=0.5), **{**SIZES, "references": ["jax"]}, raise_exception=False)
+    wrong = check_cell(
+        Scaled(scale, believed=0.5), **{**SIZES, "references": ["jax"]}, raise_exception=False
+    )
     assert not wrong.passed
     assert any(not row.passed for row in by_jax(wrong))
 

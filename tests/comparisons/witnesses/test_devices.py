@@ -28,7 +28,10 @@ GIVEN = ({"a": np.array([0.5, -2.0])}, {})
 @pytest.mark.parametrize("reference", ["torch", "jax", "torch.nn", "forward"])
 def test_a_device_that_is_missing_is_refused_by_name(reference):
     with (
-        pytest.raises(MissingDevice, match=rf"^{reference} cannot compute on '{MISSING}' here: .+ the device cpu$"),
+        pytest.raises(
+            MissingDevice,
+            match=rf"^{reference} cannot compute on '{MISSING}' here: .+ the device cpu$",
+        ),
         computing_on(MISSING, select((reference,))),
     ):
         raise AssertionError("entered")
@@ -38,7 +41,12 @@ def test_the_checks_refuse_it():
     for check in (
         lambda device: check_cell(LSTM(), references=["torch"], device=device),
         lambda device: check_gradients(twice, square, *GIVEN, references=["jax"], device=device),
-        lambda device: check_vjp(lambda p, i, c: {"a": 2 * p["a"] * c}, lambda xp, p, i: p["a"] ** 2, *GIVEN, device=device),
+        lambda device: check_vjp(
+            lambda p, i, c: {"a": 2 * p["a"] * c},
+            lambda xp, p, i: p["a"] ** 2,
+            *GIVEN,
+            device=device,
+        ),
     ):
         with pytest.raises(MissingDevice):
             check(MISSING)
@@ -46,7 +54,9 @@ def test_the_checks_refuse_it():
 
 
 def test_numeric_references_compute_where_numpy_does():
-    assert check_gradients(twice, lambda p, i: np.sum(p["a"] ** 2), *GIVEN, references=["complex step"], device=MISSING).passed
+    assert check_gradients(
+        twice, lambda p, i: np.sum(p["a"] ** 2), *GIVEN, references=["complex step"], device=MISSING
+    ).passed
 
 
 def test_the_choice_ends_with_its_block():
@@ -79,4 +89,6 @@ def test_references_on_cuda(trial, reference):
     with computing_on("cuda", (engine,)):
         there = engine.answer(case.problem)
     for name, value in here.gradients.items():
-        np.testing.assert_allclose(there.gradients[name], value, rtol=0, atol=1e-12 * np.abs(value).max())
+        np.testing.assert_allclose(
+            there.gradients[name], value, rtol=0, atol=1e-12 * np.abs(value).max()
+        )

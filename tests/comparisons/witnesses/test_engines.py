@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.errors import MissingFramework, UnknownName
 from bptt_crosscheck.comparisons.problems.problem import OFFSET
-from bptt_crosscheck.comparisons.witnesses.engines import ENGINES, readout_of, select, step_of, with_offsets
+from bptt_crosscheck.comparisons.witnesses.engines import (
+    ENGINES,
+    readout_of,
+    select,
+    step_of,
+    with_offsets,
+)
 
 AUTODIFF = ("torch", "jax", "torch.nn")
 ENGINE = {engine.name: engine for engine in ENGINES}
@@ -41,7 +47,14 @@ def test_a_missing_framework_says_how_to_install_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("case", "answers"), [("tanh", True), ("relu", True), ("tanh-tokens", True), ("sigmoid-last", False), ("identity", False)]
+    ("case", "answers"),
+    [
+        ("tanh", True),
+        ("relu", True),
+        ("tanh-tokens", True),
+        ("sigmoid-last", False),
+        ("identity", False),
+    ],
 )
 def test_torchs_module_is_asked_where_it_exists(trial, case, answers):
     assert (ENGINE["torch.nn"].reason_not(trial(case).problem) is None) is answers
@@ -62,7 +75,9 @@ def test_an_answer_tells_every_gradient_and_every_share(trial, case, name):
     assert answer.steps["W_hh"].shape == (2, 5, 5)
     assert answer.steps["h_0"].shape == (3, 2, 5)
     np.testing.assert_array_equal(answer.steps["h_0"][0], answer.gradients["h_0"])
-    np.testing.assert_allclose(answer.steps["W_hh"].sum(axis=0), answer.gradients["W_hh"], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        answer.steps["W_hh"].sum(axis=0), answer.gradients["W_hh"], rtol=1e-12, atol=1e-14
+    )
 
 
 def test_torchs_module_tells_no_shares(trial):
@@ -72,7 +87,10 @@ def test_torchs_module_tells_no_shares(trial):
 
 
 def test_jacobians_are_told_where_they_are_asked_for(trial):
-    asked, not_asked = (ENGINE["torch"].answer(trial("tanh", steps=2, jacobians=wanted).problem) for wanted in (True, False))
+    asked, not_asked = (
+        ENGINE["torch"].answer(trial("tanh", steps=2, jacobians=wanted).problem)
+        for wanted in (True, False)
+    )
     names = {"state_jacobian", "jacobian_product_to_end"}
     assert names <= set(asked.gradients)
     assert names <= set(asked.steps)
@@ -91,7 +109,12 @@ def test_the_same_equations_are_the_same_object(trial):
 def test_offsets_are_zero_unless_a_perturbation_has_put_them(trial):
     problem = trial("tanh").problem
     variables = with_offsets(problem)
-    assert {name for name in variables if name.endswith(OFFSET)} == {"W_xh@t", "W_hh@t", "b_h@t", "h@t"}
+    assert {name for name in variables if name.endswith(OFFSET)} == {
+        "W_xh@t",
+        "W_hh@t",
+        "b_h@t",
+        "h@t",
+    }
     assert variables["W_hh@t"].shape == (12, 5, 5)
     assert variables["h@t"].shape == (12, 3, 5)
     assert not any(variables[name].any() for name in variables if name.endswith(OFFSET))
@@ -103,7 +126,9 @@ def test_offsets_are_zero_unless_a_perturbation_has_put_them(trial):
 def test_torch_rounds_at_random(trial, name):
     """Its modules too, which compute in place."""
     problem = trial("lstm-last").problem
-    plain, one, two = (ENGINE[name].answer(problem, seed).gradients["W_hh"] for seed in (None, 1, 2))
+    plain, one, two = (
+        ENGINE[name].answer(problem, seed).gradients["W_hh"] for seed in (None, 1, 2)
+    )
     assert (one != plain).any()
     assert (one != two).any()
     np.testing.assert_allclose(one, plain, rtol=0, atol=1e-13 * np.abs(plain).max())

@@ -9,7 +9,18 @@ from bptt_crosscheck import GradientMismatch, check_cell, check_gradients, check
 from bptt_crosscheck.comparisons import command_line
 from bptt_crosscheck.comparisons.errors import MissingFramework, NothingFollows
 
-from tests.comparisons.small import INPUTS, PARAMS, SIZES, Elman, elman, gradients, loss, outputs, spoiled, vjp
+from tests.comparisons.small import (
+    INPUTS,
+    PARAMS,
+    SIZES,
+    Elman,
+    elman,
+    gradients,
+    loss,
+    outputs,
+    spoiled,
+    vjp,
+)
 
 ASKED = {"references": ["torch", "proof"]}
 INSTALL = "reference 'proof' needs python-flint, which cannot be imported: pip install python-flint"
@@ -36,7 +47,9 @@ def test_the_others_are_asked_and_nobody_believes_in_a_proof(no_proof, check):
     assert [type(error) for error in found.errors] == [MissingFramework]
     assert not found.passed
     assert f"left out: proof: {INSTALL}" in str(found)
-    with pytest.raises(MissingFramework, match="pip install python-flint .*the other references were asked"):
+    with pytest.raises(
+        MissingFramework, match="pip install python-flint .*the other references were asked"
+    ):
         check(**ASKED)
 
 
@@ -52,12 +65,21 @@ def test_what_is_missing_without_being_named_is_left_out(monkeypatch):
     monkeypatch.delitem(sys.modules, "bptt_crosscheck.reference.by_jax.jax_grad", raising=False)
     found = check_gradients(gradients, loss, PARAMS, INPUTS)
     assert found.passed
-    assert "left out: jax: reference 'jax' needs jax, which cannot be imported: pip install jax" in str(found)
+    assert (
+        "left out: jax: reference 'jax' needs jax, which cannot be imported: pip install jax"
+        in str(found)
+    )
 
 
 def test_a_wrong_gradient_outweighs_a_missing_reference(no_proof):
     with pytest.raises(GradientMismatch, match="b: differs from torch"):
-        check_gradients(lambda p, i: {**gradients(p, i), "b": 2 * gradients(p, i)["b"]}, loss, PARAMS, INPUTS, **ASKED)
+        check_gradients(
+            lambda p, i: {**gradients(p, i), "b": 2 * gradients(p, i)["b"]},
+            loss,
+            PARAMS,
+            INPUTS,
+            **ASKED,
+        )
 
 
 @pytest.mark.parametrize(("wrong", "status"), [("", 2), ("2 * ", 1)])
@@ -73,7 +95,11 @@ def test_the_command_line_says_the_same(no_proof, monkeypatch, capfd, tmp_path, 
         command_line.main()
     out, err = capfd.readouterr()
     told = json.loads(out)
-    assert (left.value.code, told["passed"], told["errors"][0]["error"]) == (status, False, "MissingFramework")
+    assert (left.value.code, told["passed"], told["errors"][0]["error"]) == (
+        status,
+        False,
+        "MissingFramework",
+    )
     assert INSTALL in " ".join(err.split())
     assert {row["reference"] for case in told["cases"] for row in case["rows"]} == {"torch"}
 
@@ -118,12 +144,16 @@ def with_operation(operation):
 
 
 @pytest.mark.parametrize("kind", ["cell", "loss"])
-@pytest.mark.parametrize(("name", "reference", "words"), LEFT_OUT, ids=[f"{name}, {who}" for name, who, _ in LEFT_OUT])
+@pytest.mark.parametrize(
+    ("name", "reference", "words"), LEFT_OUT, ids=[f"{name}, {who}" for name, who, _ in LEFT_OUT]
+)
 def test_an_operation_that_cannot_be_followed_is_told_with_its_line(name, reference, words, kind):
     cell, function = with_operation(OPERATIONS[name])
     asked = {"references": [reference, "differences"], "raise_exception": False}
     found = (
-        check_cell(cell, **SIZES, **asked) if kind == "cell" else check_gradients(gradients, function, PARAMS, INPUTS, **asked)
+        check_cell(cell, **SIZES, **asked)
+        if kind == "cell"
+        else check_gradients(gradients, function, PARAMS, INPUTS, **asked)
     )
     assert found.passed, str(found)
     assert {row.reference for row in found.rows} == {"differences"}
@@ -145,5 +175,8 @@ def test_a_wrong_cell_against_a_reference_that_tells_no_steps():
 
 def test_where_it_is_the_only_reference_the_line_is_told_too():
     _, function = with_operation(OPERATIONS["xp.sort"])
-    with pytest.raises(NothingFollows, match=r"proof: cannot follow: xp.sort has no rule for dual balls at test_left_out.py:\d+"):
+    with pytest.raises(
+        NothingFollows,
+        match=r"proof: cannot follow: xp.sort has no rule for dual balls at test_left_out.py:\d+",
+    ):
         check_gradients(gradients, function, PARAMS, INPUTS, references=["proof"])

@@ -21,7 +21,9 @@ def test_unit_is_a_unit_roundoff_by_the_root_of_the_number_of_terms(trial):
     problem = trial("tanh").problem
     assert tolerance.unit(problem) == pytest.approx(EPS["float64"] * (12 * (3 + 5 + 4)) ** 0.5)
     assert tolerance.unit(problem, 9) == pytest.approx(3 * tolerance.unit(problem))
-    assert tolerance.unit(problem.astype("float32")) == pytest.approx(2.0**29 * tolerance.unit(problem))
+    assert tolerance.unit(problem.astype("float32")) == pytest.approx(
+        2.0**29 * tolerance.unit(problem)
+    )
 
 
 @pytest.mark.parametrize("dtype", EPS)
@@ -42,7 +44,9 @@ def test_a_perturbation_moves_the_cells_weights_differently_at_every_step(trial)
     moved = tolerance.perturb(problem, np.random.default_rng(0)).variables
     assert {name for name in moved if name.endswith(OFFSET)} == {"W_xh@t", "W_hh@t", "b_h@t"}
     assert moved["W_hh@t"].shape == (12, 5, 5)
-    assert (np.abs(moved["W_hh@t"]) <= 1.01 * EPS["float64"] * np.abs(problem.variables["W_hh"])).all()
+    assert (
+        np.abs(moved["W_hh@t"]) <= 1.01 * EPS["float64"] * np.abs(problem.variables["W_hh"])
+    ).all()
     assert (moved["W_hh@t"][0] != moved["W_hh@t"][1]).any()
     still = tolerance.perturb(problem, np.random.default_rng(0), every_step=False).variables
     assert not [name for name in still if name.endswith(OFFSET)]
@@ -62,7 +66,9 @@ def test_what_the_limit_lets_pass_is_tiny(trial, name):
     for quantity, shares in tolerance.step_quantities(answer).items():
         sizes = np.abs(shares).reshape(len(shares), -1).max(axis=1)
         alive = sizes > 0
-        assert (tolerance.LIMIT * noise.steps[quantity][alive] < 1e-7 * sizes[alive]).all(), quantity
+        assert (tolerance.LIMIT * noise.steps[quantity][alive] < 1e-7 * sizes[alive]).all(), (
+            quantity
+        )
         assert noise.steps[quantity].shape == (len(shares),)
 
 
@@ -90,16 +96,27 @@ def test_noise_is_at_least_the_floor(trial):
     assert (noise.steps["W_hh"] >= eps * np.abs(answer.steps["W_hh"]).max(axis=(1, 2))).all()
     still = tolerance.measure(trial("tanh").problem, trial("tanh").torch.answer, answer, samples=0)
     assert still.total["W_hh"] == pytest.approx(unit * summed)
-    assert still.steps["W_hh"] == pytest.approx(unit * np.abs(answer.steps["W_hh"]).max(axis=(1, 2)))
+    assert still.steps["W_hh"] == pytest.approx(
+        unit * np.abs(answer.steps["W_hh"]).max(axis=(1, 2))
+    )
 
 
 def test_terms_that_cancel_do_not_hide(trial):
     """Two rows that mirror each other: the shares of b_h cancel within rounding, and the noise is still that of the shares."""
     one = trial("identity", batch=2, positions="every", reduction="sum")
-    target, x, h_0 = one.problem.constants["target"], one.problem.variables["x"], one.problem.variables["h_0"]
+    target, x, h_0 = (
+        one.problem.constants["target"],
+        one.problem.variables["x"],
+        one.problem.variables["h_0"],
+    )
     zero = {name: np.zeros_like(one.problem.variables[name]) for name in ("b_h", "b_y")}
-    mirrored = one.but(x=np.stack([x[:, 0], -x[:, 0]], axis=1), h_0=np.stack([h_0[0], -h_0[0]]), **zero)
-    constants = {**mirrored.problem.constants, "target": np.stack([target[:, 0], -target[:, 0]], axis=1)}
+    mirrored = one.but(
+        x=np.stack([x[:, 0], -x[:, 0]], axis=1), h_0=np.stack([h_0[0], -h_0[0]]), **zero
+    )
+    constants = {
+        **mirrored.problem.constants,
+        "target": np.stack([target[:, 0], -target[:, 0]], axis=1),
+    }
     mirrored = replace(mirrored, problem=replace(mirrored.problem, constants=constants))
     noise, answer = noise_of(mirrored)
     assert np.abs(answer.gradients["b_h"]).max() < 1e-12
@@ -127,14 +144,21 @@ def test_what_a_recurrence_amplifies_is_noise(trial):
 
 def test_noise_is_the_same_for_the_same_seed(trial):
     problem = trial("tanh").problem
-    one, two = (tolerance.measure(problem, torch.answer, torch.answer(problem)) for torch in (ENGINES[0], trial("tanh").torch))
+    one, two = (
+        tolerance.measure(problem, torch.answer, torch.answer(problem))
+        for torch in (ENGINES[0], trial("tanh").torch)
+    )
     assert one.total == two.total
     other, _ = noise_of(trial("tanh", seed=1))
     assert other.total != one.total
 
 
 def test_noise_does_not_vanish_where_results_are_flushed_to_zero(trial):
-    noise, _ = noise_of(trial("tanh", positions="last", steps=30).but(W_hh=1e-12 * trial("tanh").problem.variables["W_hh"]))
+    noise, _ = noise_of(
+        trial("tanh", positions="last", steps=30).but(
+            W_hh=1e-12 * trial("tanh").problem.variables["W_hh"]
+        )
+    )
     assert (noise.steps["W_hh"] >= np.finfo(np.float64).tiny).all()
 
 
@@ -150,7 +174,10 @@ def test_a_reference_that_is_not_finite_has_no_finite_noise(trial, value):
 
 def test_noise_grows_with_samples_and_only_grows(trial):
     problem, torch = trial("gru").problem, trial("gru").torch
-    one, four = (tolerance.measure(problem, torch.answer, torch.answer(problem), samples, True) for samples in (1, 4))
+    one, four = (
+        tolerance.measure(problem, torch.answer, torch.answer(problem), samples, True)
+        for samples in (1, 4)
+    )
     assert all(four.total[name] >= level for name, level in one.total.items())
     assert any(four.total[name] > level for name, level in one.total.items())
 
@@ -177,5 +204,7 @@ def test_noise_of_a_lower_precision_is_what_the_reference_makes_in_it(trial, dty
     noise = tolerance.measure(problem, torch.answer, truth, at_random=True)
     assert noise.limit == tolerance.LOW_LIMIT
     for name in ("W_hh", "b_h", "h_0", "x"):
-        error = float(np.abs(truth.gradients[name] - lowered.gradients[name].astype(np.float64)).max())
+        error = float(
+            np.abs(truth.gradients[name] - lowered.gradients[name].astype(np.float64)).max()
+        )
         assert error / 3 < noise.total[name] < 30 * error, name
