@@ -1,4 +1,7 @@
-"""The benchmark as a file: `python comparisons/benchmark.py …`; comparisons/speed/benchmark.py has it."""
+"""The benchmark as a file: `python comparisons/benchmark.py …`.
+
+Comparisons/speed/benchmark.py has it.
+"""
 
 import sys
 from importlib import import_module

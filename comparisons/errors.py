@@ -2,7 +2,9 @@
 
 
 class GradientMismatch(AssertionError, RuntimeError):
-    """A gradient disagrees: an AssertionError for pytest's users, a RuntimeError for gradcheck's. Its text is the report."""
+    """A gradient disagrees: an AssertionError for pytest's users, a RuntimeError for gradcheck's.
+    Its text is the report.
+    """
 
 
 class QuestionError(ValueError):
@@ -10,7 +12,10 @@ class QuestionError(ValueError):
 
 
 class UnknownName(QuestionError):
-    """A cell, reference, activation, loss or case that does not exist; the text lists those that do."""
+    """A cell, reference, activation, loss or case that does not exist.
+
+    The text lists those that do.
+    """
 
 
 class MissingFramework(QuestionError):
@@ -38,7 +43,10 @@ class BadTarget(QuestionError):
 
 
 class BadContract(QuestionError):
-    """What was handed in is not what the contract says: a method, key or argument missing, a wrong shape or type."""
+    """What was handed in is not what the contract says.
+
+    A method, key or argument missing, a wrong shape or type.
+    """
 
 
 class BadFile(QuestionError):
@@ -50,7 +58,10 @@ class CandidateFailed(QuestionError):
 
 
 class ForwardMismatch(QuestionError):
-    """The forward pass differs between NumPy and a reference: their gradients are those of different functions."""
+    """The forward pass differs between NumPy and a reference.
+
+    Their gradients are those of different functions.
+    """
 
 
 class NotFinite(QuestionError):
@@ -58,7 +69,9 @@ class NotFinite(QuestionError):
 
 
 class Overflow(NotFinite):
-    """A state, or the true gradient, exceeds the largest number there is, so that it is infinite; the text has the step."""
+    """A state, or the true gradient, exceeds the largest number there is, so that it is infinite;
+    the text has the step.
+    """
 
 
 class NotRepeatable(QuestionError):
@@ -74,7 +87,10 @@ class InputsChanged(QuestionError):
 
 
 class AtKink(QuestionError):
-    """The problem stands at a point where the function has no derivative: a tie of max, a zero of relu or abs."""
+    """The problem stands at a point where the function has no derivative.
+
+    A tie of max, a zero of relu or abs.
+    """
 
 
 class Vacuous(QuestionError):

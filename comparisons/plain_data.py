@@ -1,6 +1,7 @@
 """The one way from records to plain data and to JSON.
 
-JSON has no NaN and no infinities: they are written as the strings "NaN", "Infinity" and "-Infinity".
+JSON has no NaN and no infinities: they are written as the strings "NaN", "Infinity" and
+"-Infinity".
 """
 
 import json
@@ -16,7 +17,10 @@ NONFINITE = (NOT_A_NUMBER, INFINITE, MINUS_INFINITE)
 
 
 def plain(value: Any) -> Any:
-    """The value as dicts, lists, text, numbers, booleans and None; a record with a `to_dict` says itself what it is."""
+    """The value as dicts, lists, text, numbers, booleans and None.
+
+    A record with a `to_dict` says itself what it is.
+    """
     says_itself = getattr(value, "to_dict", None)
     if callable(says_itself):
         return says_itself()

@@ -3,9 +3,9 @@
     def test_my_cell(gradient_oracle):
         gradient_oracle.check_cell(MyCell())
 
-Options: --oracle-seed N (else every test has its own seed, made from its name, and says it when it fails), --oracle-references
-torch,jax, and --oracle-report DIR, which gets `oracle.json`. Works under pytest-xdist. Neither torch nor jax is imported before
-a check runs.
+Options: --oracle-seed N (else every test has its own seed, made from its name, and says it when it
+fails), --oracle-references torch,jax, and --oracle-report DIR, which gets `oracle.json`. Works
+under pytest-xdist. Neither torch nor jax is imported before a check runs.
 """
 
 import json
@@ -52,7 +52,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass
 class GradientOracle:
-    """check_cell, check_gradients and check_vjp of `comparisons`, under the test's seed and the session's references."""
+    """check_cell, check_gradients and check_vjp of `comparisons`, under the test's seed and the
+    session's references.
+    """
 
     seed: int
     references: list[str] | None
@@ -110,7 +112,9 @@ def gradient_oracle(request: pytest.FixtureRequest) -> Generator[GradientOracle]
 def pytest_runtest_makereport(
     item: pytest.Item, call: Any
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Hang the checks of a test on its last report, as plain text, so that they come home from another process."""
+    """Hang the checks of a test on its last report, as plain text, so that they come home from
+    another process.
+    """
     report = yield
     if call.when == "teardown":
         none: list[dict[str, Any]] = []

@@ -1,4 +1,7 @@
-"""The command as a file: `python comparisons/report.py …` is `bptt-crosscheck …`; comparisons/command_line.py has it."""
+"""The command as a file: `python comparisons/report.py …` is `bptt-crosscheck …`.
+
+Comparisons/command_line.py has it.
+"""
 
 import sys
 from importlib import import_module

@@ -1,7 +1,10 @@
-"""Calls into code that is not ours: whatever goes wrong inside is said of that code, by name and line.
+"""Calls into code that is not ours.
 
-The code runs in this process with the caller's rights. What it prints goes to standard error, up to a bound; an exception, a
-sys.exit or a flood of output becomes `CandidateFailed`. An endless silent loop is not caught.
+Whatever goes wrong inside is said of that code, by name and line.
+
+The code runs in this process with the caller's rights. What it prints goes to standard error, up
+to a bound; an exception, a sys.exit or a flood of output becomes `CandidateFailed`. An endless
+silent loop is not caught.
 """
 
 import contextlib
@@ -47,7 +50,9 @@ class BoundedOutput:
 
 
 def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args). Raises CandidateFailed, naming `part` and the line, for anything that goes wrong inside."""
+    """function(*args). Raises CandidateFailed, naming `part` and the line, for anything that goes
+    wrong inside.
+    """
     try:
         with contextlib.redirect_stdout(BoundedOutput(sys.stderr)):  # pyright: ignore[reportArgumentType]
             return function(*args)
@@ -90,7 +95,9 @@ def describe(error: BaseException) -> str:
 
 
 def at_line(trace: TracebackType | None) -> str:
-    """' at file.py:12: the line', of the innermost frame that belongs to neither an installed package nor this one."""
+    """' at file.py:12: the line', of the innermost frame that belongs to neither an installed
+    package nor this one.
+    """
     for frame in reversed(traceback.extract_tb(trace)):
         path = Path(frame.filename)
         if (
@@ -106,7 +113,9 @@ def at_line(trace: TracebackType | None) -> str:
 
 
 def comes_from_outside(error: BaseException) -> bool:
-    """Whether some frame of the error's traceback runs code that is neither installed nor this project's own."""
+    """Whether some frame of the error's traceback runs code that is neither installed nor this
+    project's own.
+    """
     return bool(at_line(error.__traceback__))
 
 

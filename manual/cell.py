@@ -76,9 +76,7 @@ class SequenceCell(Cell, HoistedCell, Protocol):
         """(s_0..s_T by name, (T+1, B, ·); tape) over x (T, B, I), or tokens (T, B), from the state s_0, (B, ·) by name."""
         ...
 
-    def sequence_backward(
-        self, params: Any, x: Array, tape: Arrays, cotangents: Any, carry: Arrays | None
-    ) -> StepGradients:
+    def sequence_backward(self, params: Any, x: Array, tape: Arrays, cotangents: Any, carry: Arrays | None) -> StepGradients:
         """(d_params, d_x, ∂L/∂s_0 by name) from cotangents e_1..e_T: name → (T, B, ·).
 
         carry is the part of ∂L/∂s_T that comes through steps after T, (B, ·) by name; None if there are none.
@@ -92,9 +90,7 @@ STEP_FORM = ("step", "step_backward", "project", "recur", "delta", "accumulate")
 def has_sequence_form(cell: Any) -> TypeGuard[SequenceCell]:
     """Whether the cell has a sequence form, and of the very step that it takes."""
     kind = cast(Any, type(cell))
-    if not callable(getattr(kind, "sequence", None)) or not callable(
-        getattr(kind, "sequence_backward", None)
-    ):
+    if not callable(getattr(kind, "sequence", None)) or not callable(getattr(kind, "sequence_backward", None)):
         return False
     return all(_is_by_its_author(kind, name) for name in STEP_FORM)
 

@@ -51,9 +51,7 @@ def state_jacobians(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) ->
     parts: list[Array] = []
     for start in range(0, tape.steps, together):
         caches = tape.caches[start : start + together]
-        local = cast(Any, cell).step_jacobian(
-            params, {n: rows_of(v, 2) for n, v in bptt.stack_caches(caches).items()}
-        )
+        local = cast(Any, cell).step_jacobian(params, {n: rows_of(v, 2) for n, v in bptt.stack_caches(caches).items()})
         parts.append(local.reshape(len(caches), *first.shape, first.shape[-1]))
     found = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return found if tape.mask is None else _kept(tape.mask, found)
@@ -62,19 +60,13 @@ def state_jacobians(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) ->
 def state_jacobian(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
     """J_{t+1} alone: (B, S, S)."""
     one_step = getattr(cell, "step_jacobian", None)
-    local = (
-        _rows_by_backward(cell, params, tape, t)
-        if one_step is None
-        else one_step(params, tape.caches[t])
-    )
+    local = _rows_by_backward(cell, params, tape, t) if one_step is None else one_step(params, tape.caches[t])
     return local if tape.mask is None else _kept(tape.mask[t], local)
 
 
 def _kept(mask: Array, local: Array) -> Array:
     """The identity for rows that have no step."""
-    return np.where(
-        mask.astype(bool)[..., None, None], local, np.eye(local.shape[-1], dtype=local.dtype)
-    )
+    return np.where(mask.astype(bool)[..., None, None], local, np.eye(local.shape[-1], dtype=local.dtype))
 
 
 def _rows_by_backward(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
@@ -85,9 +77,7 @@ def _rows_by_backward(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, 
     for i in range(shape[-1]):
         unit = np.zeros(shape, dtype=next(iter(like.values())).dtype)
         unit[:, i] = 1
-        rows.append(
-            flatten_state(cell.step_backward(params, tape.caches[t], split_state(unit, like))[2])
-        )
+        rows.append(flatten_state(cell.step_backward(params, tape.caches[t], split_state(unit, like))[2]))
     return np.stack(rows, axis=1)
 
 
@@ -131,9 +121,7 @@ def growth_rates(jacobians: Array) -> Array:
     return -np.sort(-total / steps, axis=-1)
 
 
-def contribution_norms(
-    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]
-) -> Arrays:
+def contribution_norms(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> Arrays:
     """‖(∂⁺s_k/∂W)ᵀ P_{t,k}ᵀ e_t‖ by parameter: (T+1, T+1), entry [t, k]; NaN where there is no such term.
 
     The terms themselves add up to the gradient (the double sum of manual.through_time.bptt); steps are counted from 1.

@@ -102,9 +102,7 @@ def reorder(stacked: npt.ArrayLike, given: Gates, wanted: Gates, axis: int = 0) 
     """
     array = np.asarray(stacked)
     if not given or len(set(given)) != len(given) or sorted(given) != sorted(wanted):
-        raise ValueError(
-            f"the gates {', '.join(given)} are not {', '.join(wanted)} in another order"
-        )
+        raise ValueError(f"the gates {', '.join(given)} are not {', '.join(wanted)} in another order")
     if not -array.ndim <= axis < array.ndim or array.shape[axis] % len(given):
         raise ValueError(f"the shape {array.shape} has no axis {axis} of {len(given)} equal blocks")
     blocks = dict(zip(given, np.split(array, len(given), axis=axis), strict=True))
@@ -114,9 +112,7 @@ def reorder(stacked: npt.ArrayLike, given: Gates, wanted: Gates, axis: int = 0) 
 # torch.
 
 
-def from_torch(
-    cell: str, tensors: Named, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False
-) -> Arrays:
+def from_torch(cell: str, tensors: Named, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False) -> Arrays:
     """One layer's parameters in this project's layout and without suffix, from a state_dict of nn.RNN, nn.LSTM or nn.GRU.
 
     cell is "rnn", "lstm" or "gru"; names are prefix + "weight_ih" + suffix, with (GH, I), and so on; "_l1_reverse" is layer 1
@@ -127,66 +123,42 @@ def from_torch(
     given = _taken("torch", cell, tensors, named)
     if "weight_hr" in given and cell != "lstm":
         raise ValueError(f"{named['weight_hr']}: {CALLED[cell]} has no projection")
-    layer = _Layer(
-        given["weight_ih"], given["weight_hh"], given.get("bias_ih"), given.get("bias_hh")
-    )
+    layer = _Layer(given["weight_ih"], given["weight_hh"], given.get("bias_ih"), given.get("bias_hh"))
     projection = {PROJECTION: given["weight_hr"].copy()} if "weight_hr" in given else {}
-    return {
-        **_to_project("torch", cell, layer, gradients, (named["bias_ih"], named["bias_hh"])),
-        **projection,
-    }
+    return {**_to_project("torch", cell, layer, gradients, (named["bias_ih"], named["bias_hh"])), **projection}
 
 
-def to_torch(
-    cell: str, params: Named, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False
-) -> Arrays:
+def to_torch(cell: str, params: Named, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False) -> Arrays:
     """The state_dict of one layer, names as in `from_torch`, from its parameters without suffix; biases by (1) and (2), or (4).
 
     Raises ValueError for an unknown cell, a name that is missing (gradients may lack all biases) or that torch has nothing for,
     and a wrong shape.
     """
-    return _to_torch(
-        cell, params, {base: base for base in SHAPES["project"]}, suffix, prefix, gradients
-    )
+    return _to_torch(cell, params, {base: base for base in SHAPES["project"]}, suffix, prefix, gradients)
 
 
-def network_from_torch(
-    cell: str, tensors: Named, prefix: str = "", *, gradients: bool = False
-) -> Arrays:
+def network_from_torch(cell: str, tensors: Named, prefix: str = "", *, gradients: bool = False) -> Arrays:
     """All parameters of all layers and directions, from a state_dict: "W_xh_l0", "W_xh_l0_reverse", "W_xh_l1", ….
 
     A single layer in one direction has no suffix. Names that do not start with the prefix or are no weights of a layer are
     passed over. Raises ValueError as `from_torch` does, for the first layer and direction that is not whole, and for none.
     """
     found = (
-        re.fullmatch(r"(?:weight|bias)_(?:ih|hh|hr)(_l\d+(?:_reverse)?)", name[len(prefix) :])
-        for name in _under(tensors, prefix)
+        re.fullmatch(r"(?:weight|bias)_(?:ih|hh|hr)(_l\d+(?:_reverse)?)", name[len(prefix) :]) for name in _under(tensors, prefix)
     )
-    suffixes = _all_suffixes({match[1] for match in found if match}) or [
-        "_l0"
-    ]  # none: say that weight_ih_l0 is missing
-    layers = {
-        suffix: from_torch(cell, tensors, suffix, prefix, gradients=gradients)
-        for suffix in suffixes
-    }
+    suffixes = _all_suffixes({match[1] for match in found if match}) or ["_l0"]  # none: say that weight_ih_l0 is missing
+    layers = {suffix: from_torch(cell, tensors, suffix, prefix, gradients=gradients) for suffix in suffixes}
     if suffixes == ["_l0"]:
         return layers["_l0"]
-    return {
-        name + suffix: value for suffix, layer in layers.items() for name, value in layer.items()
-    }
+    return {name + suffix: value for suffix, layer in layers.items() for name, value in layer.items()}
 
 
-def network_to_torch(
-    cell: str, params: Named, prefix: str = "", *, gradients: bool = False
-) -> Arrays:
+def network_to_torch(cell: str, params: Named, prefix: str = "", *, gradients: bool = False) -> Arrays:
     """The state_dict of a network, from parameters with the suffixes of `network_from_torch`, or of one layer without.
 
     Raises ValueError as `to_torch` does, for a name that is no parameter of a layer, and for a layer that is not whole.
     """
-    matches = {
-        name: re.fullmatch(rf"({'|'.join(SHAPES['project'])})(_l\d+(?:_reverse)?)?", name)
-        for name in params
-    }
+    matches = {name: re.fullmatch(rf"({'|'.join(SHAPES['project'])})(_l\d+(?:_reverse)?)?", name) for name in params}
     foreign = [name for name, match in matches.items() if match is None]
     if foreign:
         raise ValueError(f"{foreign[0]} is no parameter of a layer")
@@ -197,24 +169,15 @@ def network_to_torch(
         raise ValueError(f"{bare[0]} has no suffix such as _l0, and other names have")
     done: Arrays = {}
     for suffix in _all_suffixes({match[2] for match in matches.values() if match}):
-        layer = {
-            name: params[name] for name, match in matches.items() if match and match[2] == suffix
-        }
+        layer = {name: params[name] for name, match in matches.items() if match and match[2] == suffix}
         named = {base: base + suffix for base in SHAPES["project"]}
         done |= _to_torch(cell, layer, named, suffix, prefix, gradients)
     return done
 
 
-def _to_torch(
-    cell: str, params: Named, named: Mapping[str, str], suffix: str, prefix: str, gradients: bool
-) -> Arrays:
+def _to_torch(cell: str, params: Named, named: Mapping[str, str], suffix: str, prefix: str, gradients: bool) -> Arrays:
     layer, others = _from_project("torch", cell, params, named, {PROJECTION}, gradients)
-    arrays = {
-        "weight_ih": layer.W,
-        "weight_hh": layer.R,
-        "bias_ih": layer.b_in,
-        "bias_hh": layer.b_rec,
-    }
+    arrays = {"weight_ih": layer.W, "weight_hh": layer.R, "bias_ih": layer.b_in, "bias_hh": layer.b_rec}
     arrays["weight_hr"] = others.get(PROJECTION)
     return {f"{prefix}{base}{suffix}": value for base, value in arrays.items() if value is not None}
 
@@ -250,9 +213,7 @@ def from_onnx(cell: str, tensors: Named, direction: int = 0, *, gradients: bool 
     if "P" in given and cell != "lstm":
         raise ValueError(f"P: {CALLED[cell]} has no peepholes")
     b_in, b_rec = np.split(given["B"], 2) if "B" in given else (None, None)
-    params = _to_project(
-        "onnx", cell, _Layer(given["W"], given["R"], b_in, b_rec), gradients, ("Wb in B", "Rb in B")
-    )
+    params = _to_project("onnx", cell, _Layer(given["W"], given["R"], b_in, b_rec), gradients, ("Wb in B", "Rb in B"))
     if "P" in given:
         p_ifo = np.split(reorder(given["P"], PEEPHOLES_OF_ONNX, PEEPHOLES), 3)
         params |= {name: value.copy() for name, value in zip(PEEPHOLES, p_ifo, strict=True)}
@@ -277,9 +238,7 @@ def to_onnx(cell: str, *directions: Named, gradients: bool = False) -> Arrays:
 
 
 def _to_onnx(cell: str, params: Named, gradients: bool) -> Arrays:
-    layer, others = _from_project(
-        "onnx", cell, params, {base: base for base in SHAPES["project"]}, set(PEEPHOLES), gradients
-    )
+    layer, others = _from_project("onnx", cell, params, {base: base for base in SHAPES["project"]}, set(PEEPHOLES), gradients)
     arrays = {"W": layer.W, "R": layer.R}
     if layer.b_in is not None and layer.b_rec is not None:
         arrays["B"] = np.concatenate([layer.b_in, layer.b_rec])
@@ -318,26 +277,19 @@ def to_keras(cell: str, params: Named, *, reset: str = "after", gradients: bool 
     """
     if reset not in ("after", "before"):
         raise ValueError(f"reset is 'after' or 'before' the product, not {reset!r}")
-    layer, _ = _from_project(
-        "keras", cell, params, {base: base for base in SHAPES["project"]}, set(), gradients
-    )
+    layer, _ = _from_project("keras", cell, params, {base: base for base in SHAPES["project"]}, set(), gradients)
     arrays = {"kernel": layer.W.T.copy(), "recurrent_kernel": layer.R.T.copy()}
     if layer.b_in is None or layer.b_rec is None:
         return arrays
     if cell == "gru" and reset == "after":
         return {**arrays, "bias": np.stack([layer.b_in, layer.b_rec])}
-    return {
-        **arrays,
-        "bias": _one_bias(layer.b_in, layer.b_rec, gradients, ("b_x", "b_hh")),
-    }  # (1), (3), (4)
+    return {**arrays, "bias": _one_bias(layer.b_in, layer.b_rec, gradients, ("b_x", "b_hh"))}  # (1), (3), (4)
 
 
 # What the formats share.
 
 
-def _to_project(
-    format: str, cell: str, layer: _Layer, gradients: bool, biases: tuple[str, str]
-) -> Arrays:
+def _to_project(format: str, cell: str, layer: _Layer, gradients: bool, biases: tuple[str, str]) -> Arrays:
     """W_xh, W_hh and the biases, new arrays; `biases` are the names of b_in and b_rec in messages."""
     given, wanted = ORDERS[format][cell], ORDERS["project"][cell]
     W, R = reorder(layer.W, given, wanted), reorder(layer.R, given, wanted)
@@ -348,18 +300,11 @@ def _to_project(
     ordered = [None if half is None else reorder(half, given, wanted) for half in halves]
     if BIASES[cell] == ("b_h",):
         ordered = [_joined(ordered[0], ordered[1], gradients, biases)]  # (1), (4)
-    return params | {
-        name: value for name, value in zip(BIASES[cell], ordered, strict=True) if value is not None
-    }  # (2)
+    return params | {name: value for name, value in zip(BIASES[cell], ordered, strict=True) if value is not None}  # (2)
 
 
 def _from_project(
-    format: str,
-    cell: str,
-    params: Named,
-    named: Mapping[str, str],
-    possible: set[str],
-    gradients: bool,
+    format: str, cell: str, params: Named, named: Mapping[str, str], possible: set[str], gradients: bool
 ) -> tuple[_Layer, Arrays]:
     """The layer in the order of the format, and those of `possible` that it has besides; all new arrays."""
     given = _taken("project", cell, params, named)
@@ -375,18 +320,12 @@ def _from_project(
     halves = [reorder(given[name], *order) if name in given else None for name in BIASES[cell]]
     if len(halves) == 1:
         b_h = halves[0]
-        halves.append(
-            None if b_h is None else b_h.copy() if gradients else np.zeros_like(b_h)
-        )  # (4), (1)
+        halves.append(None if b_h is None else b_h.copy() if gradients else np.zeros_like(b_h))  # (4), (1)
     others = {name: given[name].copy() for name in possible & given.keys()}
-    return _Layer(
-        reorder(given["W_xh"], *order), reorder(given["W_hh"], *order), halves[0], halves[1]
-    ), others
+    return _Layer(reorder(given["W_xh"], *order), reorder(given["W_hh"], *order), halves[0], halves[1]), others
 
 
-def _joined(
-    b_in: Array | None, b_rec: Array | None, gradients: bool, named: tuple[str, str]
-) -> Array | None:
+def _joined(b_in: Array | None, b_rec: Array | None, gradients: bool, named: tuple[str, str]) -> Array | None:
     """The one bias of two, of which either may be left out."""
     if b_in is None or b_rec is None:
         return b_rec if b_in is None else b_in
@@ -399,42 +338,26 @@ def _one_bias(b_in: Array, b_rec: Array, gradients: bool, named: tuple[str, str]
         return b_in + b_rec
     error, norm = np.max(np.abs(b_in - b_rec), initial=0), np.max(np.abs(b_in), initial=0)
     if not error <= np.sqrt(np.finfo(np.result_type(b_in, np.float16)).eps) * norm:
-        raise ValueError(
-            f"the gradients {named[0]} and {named[1]} differ by up to {error:.3g}: they are of one sum"
-        )
+        raise ValueError(f"the gradients {named[0]} and {named[1]} differ by up to {error:.3g}: they are of one sum")
     return b_in
 
 
-def _taken(
-    format: str,
-    cell: str,
-    tensors: Named,
-    named: Mapping[str, str],
-    symbols: Mapping[str, str] | None = None,
-) -> Arrays:
+def _taken(format: str, cell: str, tensors: Named, named: Mapping[str, str], symbols: Mapping[str, str] | None = None) -> Arrays:
     """base → array for each base whose name is in tensors, shapes checked; `named` is base → name."""
     if cell not in ORDERS[format]:
         raise ValueError(f"no cell is called {cell!r}; there are {', '.join(ORDERS[format])}")
     for base in WEIGHTS[format]:
         if named[base] not in tensors:
             there = [*tensors][:6]
-            raise ValueError(
-                f"{named[base]} is missing; there is {', '.join(there) or 'nothing'}{', …' * (len(tensors) > 6)}"
-            )
+            raise ValueError(f"{named[base]} is missing; there is {', '.join(there) or 'nothing'}{', …' * (len(tensors) > 6)}")
     given = {base: np.asarray(tensors[name]) for base, name in named.items() if name in tensors}
     _check_shapes(format, cell, given, named, symbols or SHAPES[format])
     return given
 
 
-def _check_shapes(
-    format: str, cell: str, given: Arrays, named: Mapping[str, str], symbols: Mapping[str, str]
-) -> None:
+def _check_shapes(format: str, cell: str, given: Arrays, named: Mapping[str, str], symbols: Mapping[str, str]) -> None:
     recurrent = WEIGHTS[format][1]
-    stacked, shape, gates = (
-        symbols[recurrent].split().index("GH"),
-        given[recurrent].shape,
-        len(ORDERS[format][cell]),
-    )
+    stacked, shape, gates = symbols[recurrent].split().index("GH"), given[recurrent].shape, len(ORDERS[format][cell])
     if len(shape) != 2:
         raise ValueError(f"{named[recurrent]} has {len(shape)} axes: it is a matrix")
     total, fed_back = shape[stacked], shape[1 - stacked]
@@ -444,22 +367,9 @@ def _check_shapes(
         )
     hidden = total // gates
     projected = not given.keys().isdisjoint((PROJECTION, "weight_hr"))
-    sizes = {
-        "GH": total,
-        "2GH": 2 * total,
-        "H": hidden,
-        "3H": 3 * hidden,
-        "P": fed_back if projected else hidden,
-        "2": 2,
-    }
+    sizes = {"GH": total, "2GH": 2 * total, "H": hidden, "3H": 3 * hidden, "P": fed_back if projected else hidden, "2": 2}
     for base, array in given.items():
         expected = [sizes.get(symbol) for symbol in symbols[base].split()]
-        if len(expected) != array.ndim or any(
-            e not in (None, n) for e, n in zip(expected, array.shape, strict=True)
-        ):
-            told = ", ".join("I" if size is None else str(size) for size in expected) + "," * (
-                len(expected) == 1
-            )
-            raise ValueError(
-                f"{named[base]} has the shape {array.shape}: {CALLED[cell]} of hidden size {hidden} has ({told})"
-            )
+        if len(expected) != array.ndim or any(e not in (None, n) for e, n in zip(expected, array.shape, strict=True)):
+            told = ", ".join("I" if size is None else str(size) for size in expected) + "," * (len(expected) == 1)
+            raise ValueError(f"{named[base]} has the shape {array.shape}: {CALLED[cell]} of hidden size {hidden} has ({told})")

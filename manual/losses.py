@@ -45,14 +45,8 @@ def position_weights(mask: Array, reduction: str) -> Array:
 
 def softmax_cross_entropy(y: Array, target: Array, weights: Array) -> tuple[float, Array]:
     """(L, ∂L/∂y) for y (T, B, V), integer targets (T, B) and weights (T, B)."""
-    shifted = (y - y.max(axis=-1, keepdims=True)).reshape(
-        -1, y.shape[-1]
-    )  # only differences of y matter, and are formed
-    p, w, at_target = (
-        np.exp(shifted),
-        weights.reshape(-1),
-        (np.arange(target.size), target.reshape(-1)),
-    )
+    shifted = (y - y.max(axis=-1, keepdims=True)).reshape(-1, y.shape[-1])  # only differences of y matter, and are formed
+    p, w, at_target = np.exp(shifted), weights.reshape(-1), (np.arange(target.size), target.reshape(-1))
     total = p.sum(axis=-1)
     loss = -(w * (shifted[at_target] - np.log(total))).sum()  # (1), (2)
     p *= (w / total)[:, None]

@@ -62,9 +62,7 @@ def clip_by_value(gradients: Named, limit: float) -> Arrays:
 def global_norm(gradients: Named) -> float:
     """The Euclidean norm of all entries of all arrays together by (9), summed in float64; 0 of nothing, NaN of NaN."""
     with np.errstate(over="ignore"):
-        squares = [
-            float(np.sum(np.square(np.abs(g).astype(np.float64)))) for g in gradients.values()
-        ]
+        squares = [float(np.sum(np.square(np.abs(g).astype(np.float64)))) for g in gradients.values()]
     return math.sqrt(sum(squares))  # (9)
 
 
@@ -89,10 +87,7 @@ def _must_be_at_least_zero(name: str, value: float) -> None:
 
 def sgd(params: Named, gradients: Named, learning_rate: float) -> Arrays:
     """New parameters by (1); the old ones are left as they are, and keep their dtype."""
-    return {
-        name: value - np.asarray(learning_rate, dtype=value.dtype) * gradients[name]
-        for name, value in params.items()
-    }  # (1)
+    return {name: value - np.asarray(learning_rate, dtype=value.dtype) * gradients[name] for name, value in params.items()}  # (1)
 
 
 @dataclass(frozen=True)
@@ -114,9 +109,7 @@ class SGD:
 
     def start(self, params: Named) -> Arrays:
         """v_0 = 0."""
-        return (
-            {name: np.zeros_like(value) for name, value in params.items()} if self.momentum else {}
-        )
+        return {name: np.zeros_like(value) for name, value in params.items()} if self.momentum else {}
 
     def update(self, params: Named, gradients: Named, memory: Named) -> tuple[Arrays, Arrays]:
         """(new parameters, new memory)."""
@@ -124,9 +117,7 @@ class SGD:
             return sgd(params, gradients, self.learning_rate), {}
         mu = float(self.momentum)  # a NumPy scalar would widen float32
         v = {name: mu * memory[name] + gradients[name] for name in params}  # (2)
-        along = (
-            {name: gradients[name] + mu * v[name] for name in params} if self.nesterov else v
-        )  # (3)
+        along = {name: gradients[name] + mu * v[name] for name in params} if self.nesterov else v  # (3)
         return sgd(params, along, self.learning_rate), v
 
 
@@ -165,16 +156,9 @@ class Adam:
 
     def update(self, params: Named, gradients: Named, memory: Moments) -> tuple[Arrays, Moments]:
         """(new parameters, new memory)."""
-        n, beta1, beta2, epsilon = (
-            memory.updates + 1,
-            float(self.beta1),
-            float(self.beta2),
-            float(self.epsilon),
-        )
+        n, beta1, beta2, epsilon = memory.updates + 1, float(self.beta1), float(self.beta2), float(self.epsilon)
         m = {name: beta1 * memory.m[name] + (1 - beta1) * gradients[name] for name in params}  # (4)
-        v = {
-            name: beta2 * memory.v[name] + (1 - beta2) * gradients[name] ** 2 for name in params
-        }  # (5)
+        v = {name: beta2 * memory.v[name] + (1 - beta2) * gradients[name] ** 2 for name in params}  # (5)
         m_hat = {name: value / (1 - beta1**n) for name, value in m.items()}  # (6)
         v_hat = {name: value / (1 - beta2**n) for name, value in v.items()}  # (6)
         along = {name: m_hat[name] / (np.sqrt(v_hat[name]) + epsilon) for name in params}  # (7)

@@ -1,12 +1,13 @@
 """A loss over a sequence, given by its step, so that its gradient can also be cut.
 
-Truncated backpropagation is no gradient of the loss; it is the gradient of another function, in which states are held fixed at
-certain places. With each loss going back at most K steps (windowed truncation; Williams and Peng 1990),
+Truncated backpropagation is no gradient of the loss; it is the gradient of another function, in
+which states are held fixed at certain places. With each loss going back at most K steps (windowed
+truncation; Williams and Peng 1990),
 
     L_K = Σ_t ℓ_t(s_t),   s_t = step(… step(stop(s_{t−K−1}), x_{t−K}) …, x_t)       (1)
 
-where stop(·) is a constant to differentiation, and the window of t holds K + 1 steps: t itself and K earlier ones. Nothing is cut
-where the window reaches s_0.
+where stop(·) is a constant to differentiation, and the window of t holds K + 1 steps: t itself and
+K earlier ones. Nothing is cut where the window reaches s_0.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,10 +21,12 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Unrolled:
-    """loss(xp, params, inputs) = Σ_t step_loss, over the first axis of the inputs named in `sequence`.
+    """loss(xp, params, inputs) = Σ_t step_loss, over the first axis of the inputs named in
+    `sequence`.
 
     initial(xp, params, inputs) -> state                       s_0, a dict of arrays
-    step(xp, params, state, at) -> state                       `at` holds the inputs of this step, by name
+    step(xp, params, state, at) -> state                       `at` holds the inputs of this step,
+                                                               by name
     step_loss(xp, params, state, at) -> scalar                 ℓ_t, of the new state
     """
 
@@ -41,7 +44,10 @@ class Unrolled:
         return total
 
     def truncated(self, window: int) -> Callable[[Any, Any, Any], Any]:
-        """loss(xp, params, inputs) whose gradient is the truncated one, by (1) with K = window; its value is the plain loss."""
+        """loss(xp, params, inputs) whose gradient is the truncated one, by (1) with K = window.
+
+        Its value is the plain loss.
+        """
 
         def loss(xp: Any, params: Any, inputs: Any) -> Any:
             trajectory, total, at = [self.initial(xp, params, inputs)], 0.0, self.at_steps(inputs)

@@ -1,4 +1,7 @@
-"""How far an array is from what it should be, judged so that nothing can hide: no absolute tolerance, and NaN never agrees."""
+"""How far an array is from what it should be, judged so that nothing can hide.
+
+No absolute tolerance, and NaN never agrees.
+"""
 
 from typing import Any
 
@@ -9,9 +12,11 @@ ROUNDING = 1e-12
 
 
 def relative_error(found: npt.ArrayLike, expected: npt.ArrayLike, *, separately: int = 0) -> float:
-    """max |found − expected| / max |expected|, the worst over the leading `separately` axes, each index by its own norm.
+    """max |found − expected| / max |expected|, the worst over the leading `separately` axes, each
+    index by its own norm.
 
-    It is infinite where zeros are expected and not found, and NaN, neither small nor large, where anything is not finite.
+    It is infinite where zeros are expected and not found, and NaN, neither small nor large, where
+    anything is not finite.
     """
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.shape == expected.shape, f"{found.shape} is not {expected.shape}"

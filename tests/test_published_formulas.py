@@ -1,9 +1,11 @@
-"""Formulas for backpropagation through time as they are published, each held against automatic differentiation.
+"""Formulas for backpropagation through time as they are published, each held against automatic
+differentiation.
 
-A formula that holds is asserted to hold; one that does not is asserted to fail, with the reason; one that holds under a
-convention is asserted to hold under that one and to fail under the other. Names carry the row: A the RNN with a linear
-output, B the one-hot softmax language model, C clipping, D the scalar chain of two steps, E sequence-to-sequence in error
-terms. Vectors are columns, one sequence at a time; nothing here uses the derivations in manual/.
+A formula that holds is asserted to hold; one that does not is asserted to fail, with the reason;
+one that holds under a convention is asserted to hold under that one and to fail under the other.
+Names carry the row: A the RNN with a linear output, B the one-hot softmax language model, C
+clipping, D the scalar chain of two steps, E sequence-to-sequence in error terms. Vectors are
+columns, one sequence at a time; nothing here uses the derivations in manual/.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +26,10 @@ WEIGHTS = ("W_xh", "W_hh", "b_h")
 
 @dataclass(frozen=True)
 class Model:
-    """h_t = tanh(W_hh h_{t−1} + W_xh x_t + b_h), y_t = W_hy h_t + b_y, T steps; x (T, I), targets for either loss."""
+    """h_t = tanh(W_hh h_{t−1} + W_xh x_t + b_h), y_t = W_hy h_t + b_y, T steps.
+
+    X (T, I), targets for either loss.
+    """
 
     W_xh: np.ndarray
     W_hh: np.ndarray
@@ -89,7 +94,9 @@ class Autograd:
 
 
 def autograd(model, loss, reduction="sum", window=None):
-    """By torch; with a window K, the loss at t is cut off from the state before step t − K, each loss by itself."""
+    """By torch; with a window K, the loss at t is cut off from the state before step t − K, each
+    loss by itself.
+    """
     leaf = {
         n: torch.tensor(getattr(model, n), requires_grad=True)
         for n in (*WEIGHTS, "W_hy", "b_y", "h_0")
@@ -165,7 +172,9 @@ def test_a1_the_double_sum_over_losses_and_earlier_steps_is_the_gradient(loss):
 
 
 def test_a1_fails_when_the_derivative_is_not_the_immediate_one():
-    """Published formula A1 with the total ∂h_k/∂W_hh in place of ∂⁺h_k/∂W_hh counts every path several times."""
+    """Published formula A1 with the total ∂h_k/∂W_hh in place of ∂⁺h_k/∂W_hh counts every path
+    several times.
+    """
     model = random_model()
     e = state_cotangents(model, SQUARED)
     a, h, _ = forward(model)
@@ -182,7 +191,9 @@ def test_a1_fails_when_the_derivative_is_not_the_immediate_one():
 
 
 def test_a2_the_product_of_step_jacobians_has_its_newest_factor_on_the_left():
-    """Published formula A2: ∂h_t/∂h_k = Π ∂h_j/∂h_{j−1} holds in the order J_t … J_{k+1}, and fails in the other."""
+    """Published formula A2: ∂h_t/∂h_k = Π ∂h_j/∂h_{j−1} holds in the order J_t … J_{k+1}, and
+    fails in the other.
+    """
     model = random_model()
     a, _, _ = forward(model)
     steps = [slope(a[j])[:, None] * model.W_hh for j in range(1, 5)]
@@ -193,7 +204,9 @@ def test_a2_the_product_of_step_jacobians_has_its_newest_factor_on_the_left():
 
 
 def test_a3_the_last_error_is_the_output_error_through_the_head_for_half_the_squared_error():
-    """Published formula A3: δ_T = W_hyᵀ (y_T − ŷ_T), as columns, holds for ½‖y − ŷ‖² with a linear output."""
+    """Published formula A3: δ_T = W_hyᵀ (y_T − ŷ_T), as columns, holds for ½‖y − ŷ‖² with a linear
+    output.
+    """
     model = random_model()
     found = model.W_hy.T @ (forward(model)[2][-1] - model.wanted[-1])
     assert relative_error(found, autograd(model, SQUARED).d_h[-1]) <= ROUNDING
@@ -208,7 +221,10 @@ def test_a3_fails_for_the_squared_error_without_its_half():
 
 
 def test_a3_holds_for_cross_entropy_of_the_softmax_and_fails_without_the_softmax():
-    """Published formula A3 with p = softmax(y) in place of y holds for cross-entropy; with y itself it fails."""
+    """Published formula A3 with p = softmax(y) in place of y holds for cross-entropy.
+
+    With y itself it fails.
+    """
     model = random_model()
     y, one_hot = forward(model)[2][-1], np.eye(3)[model.label[-1]]
     expected = autograd(model, SOFTMAX).d_h[-1]
@@ -219,7 +235,9 @@ def test_a3_holds_for_cross_entropy_of_the_softmax_and_fails_without_the_softmax
 
 
 def test_a3_as_a_row_needs_the_head_untransposed():
-    """Published formula A3 as a row vector times W_hyᵀ fails where W_hy maps states to outputs: the row is (y − ŷ) W_hy."""
+    """Published formula A3 as a row vector times W_hyᵀ fails where W_hy maps states to outputs:
+    the row is (y − ŷ) W_hy.
+    """
     model = random_model()
     row = forward(model)[2][-1] - model.wanted[-1]
     expected = autograd(model, SQUARED).d_h[-1]
@@ -231,7 +249,9 @@ def test_a3_as_a_row_needs_the_head_untransposed():
 
 @every_loss
 def test_a4_the_recursion_for_the_total_derivative_holds_at_every_step(loss):
-    """Published formula A4: δ_t = ∂L_t/∂h_t + δ_{t+1} ∂h_{t+1}/∂h_t holds for rows and numerator layout."""
+    """Published formula A4: δ_t = ∂L_t/∂h_t + δ_{t+1} ∂h_{t+1}/∂h_t holds for rows and numerator
+    layout.
+    """
     model = random_model()
     e = state_cotangents(model, loss)
     d_h = [e[4]]
@@ -249,7 +269,9 @@ def test_a4_fails_without_the_later_steps():
 
 
 def test_a5_is_the_transpose_of_the_jacobian():
-    """Published formula A5: W_hhᵀ diag(tanh′) is not ∂h_{t+1}/∂h_t in numerator layout, but its transpose."""
+    """Published formula A5: W_hhᵀ diag(tanh′) is not ∂h_{t+1}/∂h_t in numerator layout, but its
+    transpose.
+    """
     model = random_model()
     a, _, _ = forward(model)
     published = model.W_hh.T @ np.diag(slope(a[2]))
@@ -258,7 +280,10 @@ def test_a5_is_the_transpose_of_the_jacobian():
 
 
 def test_a5_is_right_beside_a_column_and_wrong_beside_the_row_of_a4():
-    """Published formula A5: W_hhᵀ diag(tanh′) δ is the carry for a column δ; δ W_hhᵀ diag(tanh′) for a row is not."""
+    """Published formula A5: W_hhᵀ diag(tanh′) δ is the carry for a column δ.
+
+    Δ W_hhᵀ diag(tanh′) for a row is not.
+    """
     model = random_model()
     a, _, _ = forward(model)
     expected = autograd(model, SQUARED).d_h
@@ -271,7 +296,9 @@ def test_a5_is_right_beside_a_column_and_wrong_beside_the_row_of_a4():
 @every_loss
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_a6_the_single_sum_over_steps_is_the_gradient(loss, weight):
-    """Published formula A6: Σ_t diag(tanh′(a_t)) δ_t h_{t−1}ᵀ, x_tᵀ, 1, with δ_t = ∂L/∂h_t, holds for W_hh, W_xh and b_h."""
+    """Published formula A6: Σ_t diag(tanh′(a_t)) δ_t h_{t−1}ᵀ, x_tᵀ, 1, with δ_t = ∂L/∂h_t, holds
+    for W_hh, W_xh and b_h.
+    """
     model = random_model()
     a, h, _ = forward(model)
     found, expected = a6(model, autograd(model, loss).d_h, a, h[:-1]), autograd(model, loss).weights
@@ -312,17 +339,22 @@ def undriven(W_hh, b_h, h_0, steps):
 
 
 def test_a7_a_spectral_radius_above_1_does_not_imply_exploding():
-    """Published formula A7 fails: with W_hh = 2 I, every eigenvalue 2, saturated units make the gradient vanish."""
+    """Published formula A7 fails.
+
+    With W_hh = 2 I, every eigenvalue 2, saturated units make the gradient vanish.
+    """
     model = undriven(2 * np.eye(2), [3.0, 3.0], [0.5, -0.5], steps=10)
     assert np.min(np.abs(np.linalg.eigvals(model.W_hh))) == 2
     assert np.linalg.norm(jacobian(model, 10, 0), ord=2) < 1e-20
 
 
 def test_a7_a_spectral_radius_below_1_does_not_imply_vanishing():
-    """Published formula A7 fails: W_hh is nilpotent, every eigenvalue 0, and the gradient grows by 1.5 at each step.
+    """Published formula A7 fails.
 
-    The second unit is saturated, which leaves diag(φ′) W_hh ≈ [[1.5, −1.5], [0, 0]]: the spectral radius of W_hh is not even
-    necessary for exploding. The largest singular value is.
+    W_hh is nilpotent, every eigenvalue 0, and the gradient grows by 1.5 at each step.
+
+    The second unit is saturated, which leaves diag(φ′) W_hh ≈ [[1.5, −1.5], [0, 0]]: the spectral
+    radius of W_hh is not even necessary for exploding. The largest singular value is.
     """
     model = undriven([[1.5, -1.5], [1.5, -1.5]], [-1.5, -20.0], [0.0, -1.0], steps=30)
     np.testing.assert_array_equal(model.W_hh @ model.W_hh, 0)
@@ -334,7 +366,10 @@ def test_a7_a_spectral_radius_below_1_does_not_imply_vanishing():
 
 
 def test_a7_a_largest_singular_value_below_1_is_sufficient_for_vanishing():
-    """Published formula A7 mended: σ_max(W_hh) max|tanh′| < 1 bounds ‖∂h_t/∂h_k‖ by its power t − k."""
+    """Published formula A7 mended.
+
+    Σ_max(W_hh) max|tanh′| < 1 bounds ‖∂h_t/∂h_k‖ by its power t − k.
+    """
     model = random_model(steps=12)
     model = replace(model, W_hh=0.8 * model.W_hh / np.linalg.norm(model.W_hh, ord=2))
     for k in range(12):
@@ -377,7 +412,9 @@ def test_a8_steps_that_scale_by_alpha_scale_by_its_power():
 
 
 def test_a8_an_approximation_of_each_step_does_not_carry_over_to_a_long_product():
-    """Published formula A8: J_j = α I + E with ‖E‖ = α/50 keeps within 2 % at one step and is wrong by half at 20."""
+    """Published formula A8: J_j = α I + E with ‖E‖ = α/50 keeps within 2 % at one step and is
+    wrong by half at 20.
+    """
     steps = np.stack([0.9 * (np.eye(2) + 0.02 * np.array([[1.0, 0.0], [0.0, -1.0]]))] * 20)
     assert relative_error(linear_map_jacobian(steps[:1]), 0.9 * np.eye(2)) == pytest.approx(0.02)
     assert relative_error(linear_map_jacobian(steps), 0.9**20 * np.eye(2)) == pytest.approx(
@@ -391,7 +428,9 @@ def test_a8_an_approximation_of_each_step_does_not_carry_over_to_a_long_product(
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """s_t = tanh(U x_t + W s_{t−1}), ŷ_t = softmax(V s_t), x_t one-hot tokens, s_{−1} = 0, no biases."""
+    """s_t = tanh(U x_t + W s_{t−1}), ŷ_t = softmax(V s_t), x_t one-hot tokens, s_{−1} = 0, no
+    biases.
+    """
 
     U: np.ndarray
     W: np.ndarray
@@ -457,7 +496,9 @@ def worst_error(found, expected):
 
 @pytest.mark.parametrize("window", [0, 1, 3, 5, 50])
 def test_b1_each_loss_goes_back_through_at_most_k_earlier_steps(window):
-    """Published formula B1: the loop from t down to max(0, t − K) is the gradient with the state cut before step t − K."""
+    """Published formula B1: the loop from t down to max(0, t − K) is the gradient with the state
+    cut before step t − K.
+    """
     model = random_language_model()
     assert worst_error(windowed(model, window), windowed_by_torch(model, window)) <= ROUNDING
 
@@ -472,7 +513,9 @@ def test_b1_the_loop_visits_k_plus_1_steps():
 
 @pytest.mark.parametrize("window", [0, 1, 2, 3])
 def test_b1_fails_when_k_steps_are_visited_in_all(window):
-    """Published formula B1 read as a window of K steps, the own one included, is the gradient for K − 1."""
+    """Published formula B1 read as a window of K steps, the own one included, is the gradient for
+    K − 1.
+    """
     model = random_language_model()
     assert worst_error(windowed(model, window), windowed_by_torch(model, window + 1)) > 1e-3
 
@@ -486,7 +529,9 @@ def test_b1_a_window_over_the_whole_sequence_cuts_nothing():
 
 
 def test_b2_index_minus_1_finds_the_zero_state_in_the_last_row():
-    """Published formula B2: an array of T + 1 rows, its last row never written, gives s_{−1} = 0 at t = 0."""
+    """Published formula B2: an array of T + 1 rows, its last row never written, gives s_{−1} = 0
+    at t = 0.
+    """
     s = predict(random_language_model())[1]
     assert s.shape == (7, 3)
     assert not s[-1].any()
@@ -495,7 +540,10 @@ def test_b2_index_minus_1_finds_the_zero_state_in_the_last_row():
 
 
 def test_b2_fails_with_an_array_of_t_rows():
-    """Published formula B2 without the extra row: index −1 finds s_{T−1}, and W's gradient gets a term too many."""
+    """Published formula B2 without the extra row.
+
+    Index −1 finds s_{T−1}, and W's gradient gets a term too many.
+    """
     model = random_language_model()
     without_extra_row = predict(model)[1][:-1]
     found, expected = windowed(model, 99, s=without_extra_row), windowed_by_torch(model, 99)
@@ -532,7 +580,9 @@ def popular_output_gradient(outputs, labels, s):
 
 
 def test_b4_the_in_place_subtraction_destroys_the_caller_s_forward_results():
-    """Published formula B4: the gradient is right, and the caller's probabilities are none any more."""
+    """Published formula B4: the gradient is right, and the caller's probabilities are none any
+    more.
+    """
     model = random_language_model()
     outputs, s = predict(model)
     kept = outputs.copy()
@@ -548,7 +598,9 @@ def test_b4_the_in_place_subtraction_destroys_the_caller_s_forward_results():
 
 
 def test_b4_a_second_backward_from_the_same_forward_is_wrong():
-    """Published formula B4: from the outputs that the first call has changed, the second subtracts once more."""
+    """Published formula B4: from the outputs that the first call has changed, the second subtracts
+    once more.
+    """
     model = random_language_model()
     outputs, s = predict(model)
     popular_output_gradient(outputs, model.labels, s)
@@ -603,7 +655,9 @@ def one_sided(gradient, threshold):
 
 
 def test_c_one_sided_clipping_lets_minus_100_pass():
-    """Published formula C: +100 is cut to the threshold and −100 passes, unlike under torch's clipping by value."""
+    """Published formula C: +100 is cut to the threshold and −100 passes, unlike under torch's
+    clipping by value.
+    """
     gradient = np.array([100.0, -100.0, 0.5])
     leaf = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     leaf.grad = torch.tensor(gradient)
@@ -711,7 +765,9 @@ def weights_of(truth):
 
 @every_loss
 def test_e_error_terms_of_each_loss_at_each_earlier_step(loss):
-    """Published formula E: δ_{t,k} = diag(φ′(z_k)) Uᵀ δ_{t,k+1} from δ_{t,t} = φ′(z_t) ⊙ ∂L_t/∂h_t holds, pair by pair."""
+    """Published formula E: δ_{t,k} = diag(φ′(z_k)) Uᵀ δ_{t,k+1} from δ_{t,t} = φ′(z_t) ⊙ ∂L_t/∂h_t
+    holds, pair by pair.
+    """
     model = random_model()
     delta = error_terms(model, loss)
     for t in range(1, 5):
@@ -729,7 +785,9 @@ def test_e_error_terms_of_each_loss_at_each_earlier_step(loss):
 
 @every_loss
 def test_e_the_double_sums_of_error_terms_are_the_gradients(loss):
-    """Published formula E: ΣΣ δ_{t,k} h_{k−1}ᵀ, ΣΣ δ_{t,k} x_kᵀ and ΣΣ δ_{t,k} are the gradients of U, W and b."""
+    """Published formula E: ΣΣ δ_{t,k} h_{k−1}ᵀ, ΣΣ δ_{t,k} x_kᵀ and ΣΣ δ_{t,k} are the gradients
+    of U, W and b.
+    """
     model = random_model()
     assert (
         worst_error(
@@ -781,7 +839,10 @@ def test_e_fails_when_dh_next_is_dropped_or_kept_from_the_last_sequence():
 
 
 def three_steps():
-    """T = 3, inputs 1, 2, 3, h_0 = 0, scalar: U = 0.5, W = 0.3, b = 0.1, V = 0.8, c = −0.2, targets 0.1, 0.2, 0.3."""
+    """T = 3, inputs 1, 2, 3, h_0 = 0, scalar.
+
+    U = 0.5, W = 0.3, b = 0.1, V = 0.8, c = −0.2, targets 0.1, 0.2, 0.3.
+    """
     weights = (
         np.array([[0.3]]),
         np.array([[0.5]]),
@@ -794,7 +855,10 @@ def three_steps():
 
 
 def test_e_three_steps_with_inputs_1_2_3():
-    """Published formula E at T = 3, x = 1, 2, 3, h_0 = 0: each of the six terms, written out, adds up to the gradient."""
+    """Published formula E at T = 3, x = 1, 2, 3, h_0 = 0.
+
+    Each of the six terms, written out, adds up to the gradient.
+    """
     model = three_steps()
     (_, a_1, a_2, a_3), (_, h_1, h_2, h_3), _ = forward(model)
     assert (
@@ -819,7 +883,10 @@ def test_e_three_steps_with_inputs_1_2_3():
 
 
 def test_e_three_steps_fail_without_the_longest_path():
-    """Published formula E at T = 3 without δ_{3,1} is wrong in W and b; U, whose term it meets at h_0 = 0, cannot tell."""
+    """Published formula E at T = 3 without δ_{3,1} is wrong in W and b.
+
+    U, whose term it meets at h_0 = 0, cannot tell.
+    """
     model = three_steps()
     delta = {pair: d for pair, d in error_terms(model, SQUARED).items() if pair != (3, 1)}
     found, expected = summed_terms(model, delta), autograd(model, SQUARED).weights
@@ -829,7 +896,10 @@ def test_e_three_steps_fail_without_the_longest_path():
 
 
 def recurrent_learning(model, loss, influence=True):
-    """The gradient of W_hh forward in time: the sensitivity ∂h_t[i]/∂W_hh[j, l] is carried along with the state."""
+    """The gradient of W_hh forward in time.
+
+    The sensitivity ∂h_t[i]/∂W_hh[j, l] is carried along with the state.
+    """
     a, h, _ = forward(model)
     e = state_cotangents(model, loss)
     sensitivity, total = np.zeros((3, 3, 3)), np.zeros((3, 3))
@@ -844,7 +914,9 @@ def recurrent_learning(model, loss, influence=True):
 
 @every_loss
 def test_e_real_time_recurrent_learning_is_the_same_gradient_forward_in_time(loss):
-    """Published formula E: RTRL's sensitivities, multiplied with each loss's own derivative, give the exact gradient."""
+    """Published formula E: RTRL's sensitivities, multiplied with each loss's own derivative, give
+    the exact gradient.
+    """
     model = random_model()
     assert (
         relative_error(recurrent_learning(model, loss), autograd(model, loss).weights["W_hh"])
@@ -853,7 +925,9 @@ def test_e_real_time_recurrent_learning_is_the_same_gradient_forward_in_time(los
 
 
 def test_e_real_time_recurrent_learning_fails_without_the_old_sensitivity():
-    """Published formula E: RTRL without its W_hh ∂h_{t−1}/∂W_hh term is truncation to the step itself."""
+    """Published formula E: RTRL without its W_hh ∂h_{t−1}/∂W_hh term is truncation to the step
+    itself.
+    """
     model = random_model()
     found = recurrent_learning(model, SQUARED, influence=False)
     assert relative_error(found, autograd(model, SQUARED).weights["W_hh"]) > 0.1
@@ -862,7 +936,9 @@ def test_e_real_time_recurrent_learning_fails_without_the_old_sensitivity():
 
 @every_loss
 def test_e_the_average_over_time_divides_the_sum_s_gradient_by_t(loss):
-    """Published formula E: a loss averaged over T steps has 1/T of the summed loss's gradient, and is not it."""
+    """Published formula E: a loss averaged over T steps has 1/T of the summed loss's gradient, and
+    is not it.
+    """
     model = random_model()
     summed, averaged = running(model, loss)[0], weights_of(autograd(model, loss, reduction="mean"))
     assert worst_error({name: value / 4 for name, value in summed.items()}, averaged) <= ROUNDING

@@ -1,1 +1,4 @@
-"""What is on trial: built-in cells, a user's cell, a user's function; and the drawing of problems."""
+"""What is on trial: built-in cells, a user's cell, a user's function.
+
+And the drawing of problems.
+"""

@@ -1,11 +1,13 @@
-"""From the ways in which code hands out its gradients to the `gradients(params, inputs)` that check_gradients wants.
+"""From the ways in which code hands out its gradients to the `gradients(params, inputs)` that
+check_gradients wants.
 
     from_torch(loss)                    a torch loss, whose custom autograd.Function is on trial
     from_jax(loss)                      a jax loss, whose custom_vjp is on trial
     from_attributes(run, model, …)      gradients that lie on an object or a module after a call
     from_update(update, learning_rate)  code that only updates its parameters in place
 
-The loss given to check_gradients beside an adapter is the same mathematics in plain operations, or NumPy code.
+The loss given to check_gradients beside an adapter is the same mathematics in plain operations, or
+NumPy code.
 """
 
 import copy
@@ -45,9 +47,10 @@ def _must_have(torch: Any, device: str) -> None:
 def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradients:
     """gradients(params, inputs) by torch's backward through loss(params, inputs), a scalar tensor.
 
-    params and inputs come to the loss as tensors on the device, in the nest they were given in, with requires_grad on every
-    floating-point one; gradients come back as arrays. A parameter that no gradient reaches has the gradient zero; an input that
-    none reaches is not given. Raises MissingDevice, when first called, for a device that torch does not have here.
+    params and inputs come to the loss as tensors on the device, in the nest they were given in,
+    with requires_grad on every floating-point one; gradients come back as arrays. A parameter that
+    no gradient reaches has the gradient zero; an input that none reaches is not given. Raises
+    MissingDevice, when first called, for a device that torch does not have here.
     """
 
     def gradients(params: Any, inputs: Any) -> dict[str, Any]:
@@ -72,7 +75,9 @@ def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradient
 
 
 def from_jax(loss: Callable[[Any, Any], Any]) -> Gradients:
-    """gradients(params, inputs) by jax.grad of loss(params, inputs), in 64-bit mode, for params and floating-point inputs."""
+    """gradients(params, inputs) by jax.grad of loss(params, inputs), in 64-bit mode, for params
+    and floating-point inputs.
+    """
 
     def gradients(params: Any, inputs: Any) -> dict[str, Any]:
         jax = _framework("jax")
@@ -99,7 +104,9 @@ def from_jax(loss: Callable[[Any, Any], Any]) -> Gradients:
 def set_attributes(
     target: Any, params: Mapping[str, Any], names: Mapping[str, str] | None = None
 ) -> None:
-    """Put every parameter on the target, an object or a module, under its own name or the one that `names` gives for it."""
+    """Put every parameter on the target, an object or a module, under its own name or the one that
+    `names` gives for it.
+    """
     for name, value in params.items():
         setattr(target, (names or {}).get(name, name), copy.deepcopy(value))
 
@@ -110,10 +117,11 @@ def from_attributes(
     gradients: Mapping[str, str],
     names: Mapping[str, str] | None = None,
 ) -> Gradients:
-    """Sets the parameters on `target`, calls run(inputs), and reads the gradients from its attributes.
+    """Sets the parameters on `target`, calls run(inputs), and reads the gradients from its
+    attributes.
 
-    gradients: parameter or input → attribute that holds its gradient afterwards, {"W": "dW"}. names: parameter → attribute, where
-    it is not the parameter's own name.
+    gradients: parameter or input → attribute that holds its gradient afterwards, {"W": "dW"}.
+    names: parameter → attribute, where it is not the parameter's own name.
     """
 
     def gradients_of(params: Any, inputs: Any) -> dict[str, Any]:
@@ -136,8 +144,9 @@ def from_list(function: Callable[[Any, Any], Sequence[Any]], names: Sequence[str
 def from_update(update: Callable[[Any, Any], Any], learning_rate: float) -> "UpdateGradients":
     """gradients(params, inputs) = (before − after) / learning_rate.
 
-    update(params, inputs) changes params in place, or returns new ones. The subtraction rounds, by up to ε |W| / learning_rate in
-    the gradient; the check knows of it and allows for it, and sees more with a learning rate of 1 or above.
+    update(params, inputs) changes params in place, or returns new ones. The subtraction rounds, by
+    up to ε |W| / learning_rate in the gradient; the check knows of it and allows for it, and sees
+    more with a learning rate of 1 or above.
     """
     return UpdateGradients(update, learning_rate)
 
@@ -156,7 +165,8 @@ class UpdateGradients:
         if returned is not None and not isinstance(returned, Mapping):
             kind = type(returned).__name__
             raise BadContract(
-                f"update changes params in place and returns None, or returns the new params, not a {kind}"
+                "update changes params in place and returns None, or returns the new params, not "
+                f"a {kind}"
             )
         before, after = flatten(params), flatten(mine if returned is None else returned)
         return {

@@ -1,6 +1,9 @@
-"""What can be put on trial: a cell with a hand-derived backward, under a readout. Built-in cells take this way too.
+"""What can be put on trial: a cell with a hand-derived backward, under a readout.
 
-Whatever else needs a derivation gets it from here; only the optimisers and the planted mistakes reach into `manual/` themselves.
+Built-in cells take this way too.
+
+Whatever else needs a derivation gets it from here; only the optimisers and the planted mistakes
+reach into `manual/` themselves.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,7 +53,9 @@ ALGORITHMS = ("bptt", "rtrl")
 
 @dataclass(frozen=True)
 class CellCandidate:
-    """A cell under the contract of docs/your-derivation.md: parameter_shapes, state_shapes, step, step_backward.
+    """A cell under the contract of docs/your-derivation.md.
+
+    Parameter_shapes, state_shapes, step, step_backward.
 
     algorithm: "bptt", or "rtrl", which gives no gradient for x.
     """
@@ -65,7 +70,8 @@ class CellCandidate:
         return Network(self.cell, _readout(problem), names, *arrangement)
 
     def answer(self, problem: Problem) -> Answer:
-        """All gradients from the sequence form (if the cell has one), the shares of the steps from the step form.
+        """All gradients from the sequence form (if the cell has one), the shares of the steps from
+        the step form.
 
         Worked out in the problem's precision, told in float64 where that is a lower one.
         """
@@ -99,9 +105,12 @@ class CellCandidate:
         return Answer(done.loss, gradients, done.states, steps)
 
     def _whole(self, problem: Problem, done: Pass, steps: Mapping[str, Array]) -> dict[str, Array]:
-        """The gradients by adding up the shares, where that is the only way to them: of one run of a cell without halves.
+        """The gradients by adding up the shares, where that is the only way to them.
 
-        {} for others. The sums are those of `manual.through_time.bptt.added_up`, bit by bit, and the cell is asked once instead of twice.
+        Of one run of a cell without halves.
+
+        {} for others. The sums are those of `manual.through_time.bptt.added_up`, bit by bit, and
+        the cell is asked once instead of twice.
         """
         if (
             isinstance(self.cell, HoistedCell)
@@ -134,7 +143,9 @@ class CellCandidate:
 
 @dataclass
 class OneForward:
-    """A cell as a candidate for problems that differ in their cotangents alone: it runs forward for the first of them.
+    """A cell as a candidate for problems that differ in their cotangents alone.
+
+    It runs forward for the first of them.
 
     The forward is run again for other variables, or for the same in another memory order.
     """
@@ -179,7 +190,10 @@ def _readout(problem: Problem) -> Readout:
 
 
 def built_in(name: str, options: Mapping[str, Any], algorithm: str = "bptt") -> CellCandidate:
-    """The cell of `manual/` called `name`. Raises UnknownName, listing what exists, BadOption for an option that it lacks."""
+    """The cell of `manual/` called `name`.
+
+    Raises UnknownName, listing what exists, BadOption for an option that it lacks.
+    """
     if name not in CELLS:
         raise UnknownName(f"no cell is called {name!r}; there are {', '.join(CELLS)}")
     if options.get("activation", "tanh") not in ACTIVATIONS:
@@ -203,7 +217,8 @@ def built_in(name: str, options: Mapping[str, Any], algorithm: str = "bptt") -> 
 
 @dataclass(frozen=True)
 class FunctionCandidate:
-    """Whole-sequence code: a loss (or a function under cotangents) and the gradients that someone derived for it.
+    """Whole-sequence code: a loss (or a function under cotangents) and the gradients that someone
+    derived for it.
 
     value(named) -> scalar                       the forward, in NumPy
     gradients(named) -> {path: array}            the derivation; named arrays in, named arrays out
@@ -214,7 +229,10 @@ class FunctionCandidate:
     per_step: tuple[str, ...] = ()
 
     def answer(self, problem: FunctionProblem) -> Answer:
-        """Loss and the gradients that are given; those of `per_step` have the step as first axis."""
+        """Loss and the gradients that are given.
+
+        Those of `per_step` have the step as first axis.
+        """
         named = {**problem.constants, **problem.variables}
         loss = float(self.value(named))
         gradients = self.gradients(named)
@@ -226,7 +244,8 @@ class FunctionCandidate:
 
 
 def weights_from_torch(cell: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """The parameters of a network from those of torch's module, or of torch's single cell, under their names without prefix.
+    """The parameters of a network from those of torch's module, or of torch's single cell, under
+    their names without prefix.
 
     Raises ValueError where one is missing or has a wrong shape.
     """

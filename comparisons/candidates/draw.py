@@ -25,10 +25,11 @@ def cell_problem(
     seed: int,
     cell: Any = None,
 ) -> Problem:
-    """A cell from outside under random cotangents on every state at every step, from a random initial state.
+    """A cell from outside under random cotangents on every state at every step, from a random
+    initial state.
 
-    shapes are those of its parameters and of its states; sizes are steps, batch, input_size, hidden_size. A `cell` with the
-    method `initialise` draws some of them itself.
+    shapes are those of its parameters and of its states; sizes are steps, batch, input_size,
+    hidden_size. A `cell` with the method `initialise` draws some of them itself.
     """
     case = replace(Case(name, name), **sizes)
     must_fit(case, case.hidden_size * (case.hidden_size + case.input_size))
@@ -38,7 +39,8 @@ def cell_problem(
     )
     if numbers > LARGEST:
         raise BadContract(
-            f"{name}: its shapes make {numbers:,} numbers over {case.steps} steps; at most {LARGEST:,} are compared"
+            f"{name}: its shapes make {numbers:,} numbers over {case.steps} steps; at most "
+            f"{LARGEST:,} are compared"
         )
     draw = _Draw(np.random.default_rng(seed))
     draw.weights(shapes[0])
@@ -73,7 +75,9 @@ class _Draw:
     constants: dict[str, Array] = field(default_factory=dict[str, Array])
 
     def weights(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Matrices with entries of deviation 1/√fan-in, so that W_hh has gain one and is not symmetric; biases of deviation ½."""
+        """Matrices with entries of deviation 1/√fan-in, so that W_hh has gain one and is not
+        symmetric; biases of deviation ½.
+        """
         for name, shape in shapes.items():
             scale = shape[-1] ** -0.5 if len(shape) > 1 else 0.5
             self.variables[name] = self.rng.normal(scale=scale, size=shape)
@@ -94,7 +98,10 @@ class _Draw:
             )
 
     def targets(self, case: Case) -> None:
-        """Targets, and the mask that says where the loss counts: within each row's own steps, and never nowhere."""
+        """Targets, and the mask that says where the loss counts.
+
+        Within each row's own steps, and never nowhere.
+        """
         shape = (case.steps, case.batch)
         indices = self.rng.integers(0, case.output_size, shape)
         rows = self.rng.normal(size=(*shape, case.output_size))
@@ -114,13 +121,19 @@ class _Draw:
         self.constants["mask"] = mask.astype(np.float64)
 
     def lengths(self, case: Case) -> None:
-        """The number of steps of each row: T for one of them, and fewer, at least 1, for the others."""
+        """The number of steps of each row.
+
+        T for one of them, and fewer, at least 1, for the others.
+        """
         lengths = self.rng.integers(1, max(case.steps, 2), case.batch)
         lengths[self.rng.integers(case.batch)] = case.steps
         self.constants["lengths"] = lengths
 
     def dropout(self, case: Case, features: int) -> None:
-        """A mask on what each layer but the last hands on: 0, or 1/(1 − p), so that the mean stays."""
+        """A mask on what each layer but the last hands on.
+
+        0, or 1/(1 − p), so that the mean stays.
+        """
         for layer in range(case.layers - 1):
             kept = self.rng.random((case.steps, case.batch, features)) >= case.dropout
             self.constants[f"dropout_l{layer}"] = kept / (1 - case.dropout)
@@ -133,7 +146,10 @@ class _Draw:
             )
 
     def own(self, cell: Any, case: Case, suffix: str = "", moved: float = 0.0) -> None:
-        """What the cell itself wants to draw, in place of what was drawn; moved at random by this part of its size."""
+        """What the cell itself wants to draw, in place of what was drawn.
+
+        Moved at random by this part of its size.
+        """
         if hasattr(cell, "initialise"):
             sizes = (
                 self.variables["W_xh" + suffix].shape[1]
@@ -159,7 +175,8 @@ LARGEST = 50_000_000  # numbers in the shares of all steps: 400 MB in float64, a
 
 
 def must_fit(case: Case, weights: int | None = None) -> None:
-    """Raises BadOption for sizes whose shares of the steps, T copies of the weights, would not fit into memory.
+    """Raises BadOption for sizes whose shares of the steps, T copies of the weights, would not fit
+    into memory.
 
     weights: how many there are; None for those of the built-in cell.
     """
@@ -174,12 +191,16 @@ def must_fit(case: Case, weights: int | None = None) -> None:
     if numbers > LARGEST:
         sizes = f"T={case.steps}, B={case.batch}, I={case.input_size}, H={case.hidden_size}"
         raise BadOption(
-            f"{case.name}: {sizes} is too large to compare step by step: {numbers:,} numbers, at most {LARGEST:,}"
+            f"{case.name}: {sizes} is too large to compare step by step: {numbers:,} numbers, at "
+            f"most {LARGEST:,}"
         )
 
 
 def arranged(case: Case) -> Network:
-    """The case's cell in its layers and directions, under no head. Raises BadOption for what does not go together."""
+    """The case's cell in its layers and directions, under no head.
+
+    Raises BadOption for what does not go together.
+    """
     cell = built_in(case.cell, case.options, case.algorithm).cell
     try:
         network = Network(
@@ -206,7 +227,9 @@ def numbers_in(case: Case) -> int:
 
 
 def must_make_sense(case: Case) -> None:
-    """Raises UnknownName for a loss that does not exist, BadOption for a size below 1, or for parts that do not go together."""
+    """Raises UnknownName for a loss that does not exist, BadOption for a size below 1, or for
+    parts that do not go together.
+    """
     if case.loss not in (*LOSSES, PROJECTION):
         raise UnknownName(
             f"no loss is called {case.loss!r}; there are {', '.join(LOSSES)}, {PROJECTION}"
@@ -223,19 +246,21 @@ def must_make_sense(case: Case) -> None:
     stacked = case.layers > 1 or case.bidirectional
     if case.algorithm == "rtrl" and (stacked or case.window is not None or case.chunk is not None):
         raise BadOption(
-            f"{case.name}: real-time recurrent learning is for one layer in one direction, untruncated"
+            f"{case.name}: real-time recurrent learning is for one layer in one direction, "
+            "untruncated"
         )
     if case.jacobians and (stacked or case.unequal):
         raise BadOption(
-            f"{case.name}: Jacobians are compared for one layer in one direction, all rows of the same length"
+            f"{case.name}: Jacobians are compared for one layer in one direction, all rows of the "
+            "same length"
         )
 
 
 def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
     """The case with its numbers: drawn from the seed, trained as the case says, then cast to dtype.
 
-    Raises UnknownName for a cell, activation or loss that does not exist, BadOption for a size below 1 and for parts that do not
-    go together.
+    Raises UnknownName for a cell, activation or loss that does not exist, BadOption for a size
+    below 1 and for parts that do not go together.
     """
     candidate = built_in(case.cell, case.options, case.algorithm)
     must_make_sense(case)
@@ -296,7 +321,10 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
 def train(
     problem: Problem, candidate: CellCandidate, updates: int, learning_rate: float
 ) -> Problem:
-    """The problem after plain SGD on its own data; x and the initial states stay. The rate is that of the mean loss."""
+    """The problem after plain SGD on its own data.
+
+    X and the initial states stay. The rate is that of the mean loss.
+    """
     if updates and problem.readout == PROJECTION:
         raise BadOption(f"{problem.name}: a random projection of the states is nothing to train on")
     network = candidate.network(problem)

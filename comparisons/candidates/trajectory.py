@@ -16,10 +16,11 @@ from .built_in_cells import CellCandidate
 def local_gradients(
     cell: Cell, problem: Problem, d_state: Mapping[str, Array], params: Mapping[str, Array]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """(share of every step in each parameter and in x, d_state_prev of every step), from step_backward given d_state.
+    """(share of every step in each parameter and in x, d_state_prev of every step), from
+    step_backward given d_state.
 
-    d_state: name → (T+1, B, ·), someone else's total derivatives; each step stands by itself. `params` are what step_backward is
-    given; the forward runs on the problem's own.
+    d_state: name → (T+1, B, ·), someone else's total derivatives; each step stands by itself.
+    `params` are what step_backward is given; the forward runs on the problem's own.
     """
     lowered = problem.lowered()
     given, weights = (
@@ -42,9 +43,12 @@ def _told(arrays: list[Any]) -> Array:
 
 
 def walk(problem: Problem, candidate: CellCandidate) -> Iterator[tuple[str, Array]]:
-    """(name, array) of all that the derivation can show along the sequence; names and layout as in comparisons.reporting.dump.
+    """(name, array) of all that the derivation can show along the sequence.
 
-    Of several layers or directions each run stands by itself, in the order of its own steps, with its suffix before the name.
+    Names and layout as in comparisons.reporting.dump.
+
+    Of several layers or directions each run stands by itself, in the order of its own steps, with
+    its suffix before the name.
     """
     problem = problem.lowered()
     params, network, done = (

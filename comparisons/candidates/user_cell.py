@@ -1,10 +1,12 @@
 """A cell from outside, held to its contract at every call.
 
-The contract (docs/your-derivation.md): parameter_shapes(input_size, hidden_size), state_shapes(hidden_size),
-step(xp, params, state, x) -> (new_state, cache), step_backward(params, cache, d_state) -> (d_params, d_x, d_state_prev).
+The contract (docs/your-derivation.md): parameter_shapes(input_size, hidden_size),
+state_shapes(hidden_size), step(xp, params, state, x) -> (new_state, cache), step_backward(params,
+cache, d_state) -> (d_params, d_x, d_state_prev).
 
-Each step is run again just before its backward, so that a cache that lives on the cell itself is the right one; and each call
-gets copies of its own, so that writing into them cannot spoil another.
+Each step is run again just before its backward, so that a cache that lives on the cell itself is
+the right one; and each call gets copies of its own, so that writing into them cannot spoil
+another.
 """
 
 import copy
@@ -22,7 +24,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class UserCell:
-    """The cell as the time loop wants it. Raises BadContract, naming the method and what is wrong with what it returned."""
+    """The cell as the time loop wants it.
+
+    Raises BadContract, naming the method and what is wrong with what it returned.
+    """
 
     def __init__(self, cell: Any, input_size: int, hidden_size: int) -> None:
         if isinstance(cell, type):
@@ -30,7 +35,8 @@ class UserCell:
         missing = [name for name in METHODS if not callable(getattr(cell, name, None))]
         if missing:
             raise BadContract(
-                f"a cell has the methods {', '.join(METHODS)}; {_name(cell)} lacks {', '.join(missing)}"
+                f"a cell has the methods {', '.join(METHODS)}; {_name(cell)} lacks "
+                f"{', '.join(missing)}"
             )
         self.cell = cell
         self.order: Literal["C", "F"] = "C"
@@ -40,7 +46,8 @@ class UserCell:
         clash = set(self.parameters) & {"x", *(f"{name}_0" for name in self.states)}
         if clash:
             raise BadContract(
-                f"{self.name}.parameter_shapes: {', '.join(clash)} already names the input or an initial state"
+                f"{self.name}.parameter_shapes: {', '.join(clash)} already names the input or an "
+                "initial state"
             )
 
     def in_fortran_order(self) -> "UserCell":
@@ -89,7 +96,9 @@ class UserCell:
     def initialise(
         self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int
     ) -> dict[str, Array]:
-        """What the cell wants to draw itself, of its parameters and of its initial states ("n_0"); {} where it says nothing."""
+        """What the cell wants to draw itself, of its parameters and of its initial states ("n_0");
+        {} where it says nothing.
+        """
         draw = getattr(self.cell, "initialise", None)
         if draw is None:
             return {}
@@ -151,7 +160,8 @@ class UserCell:
     ) -> dict[str, Array]:
         if not isinstance(given, Mapping):
             raise BadContract(
-                f"{self.name}.{part} must be a dict with the keys {', '.join(shapes)}; it is {kind_of(given)}"
+                f"{self.name}.{part} must be a dict with the keys {', '.join(shapes)}; it is "
+                f"{kind_of(given)}"
             )
         named = cast(Mapping[Any, Any], given)
         missing, extra = (
@@ -172,7 +182,10 @@ class UserCell:
 
 
 def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
-    """The value as a real floating-point array. Raises BadContract, naming `part`, for anything else and for another shape."""
+    """The value as a real floating-point array.
+
+    Raises BadContract, naming `part`, for anything else and for another shape.
+    """
     if type(value) is np.ndarray and value.dtype.kind == "f" and value.shape == shape:
         return np.array(value)
     if value is None or isinstance(value, str | bytes | Mapping):
@@ -205,7 +218,10 @@ def _name(cell: Any) -> str:
 
 
 def tuple_of(part: str, returned: Any, count: int, meaning: str) -> tuple[Any, ...]:
-    """What `part` returned as a tuple of `count`. Raises BadContract, naming `meaning`, what it should be."""
+    """What `part` returned as a tuple of `count`.
+
+    Raises BadContract, naming `meaning`, what it should be.
+    """
     if not isinstance(returned, tuple | list) or len(cast(tuple[Any], returned)) != count:
         length = (
             f" of {len(cast(tuple[Any], returned))}" if isinstance(returned, tuple | list) else ""

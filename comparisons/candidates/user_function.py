@@ -1,4 +1,7 @@
-"""A user's function with its parameters and inputs: nested as the user has them outside, flat named arrays inside."""
+"""A user's function with its parameters and inputs.
+
+Nested as the user has them outside, flat named arrays inside.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +22,10 @@ Given = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class UserFunction:
-    """A user's function with its parameters and inputs, flattened to named arrays; `role` is what messages call it."""
+    """A user's function with its parameters and inputs, flattened to named arrays.
+
+    `role` is what messages call it.
+    """
 
     role: str
     function: Callable[..., Any]
@@ -35,7 +41,8 @@ class UserFunction:
         names = user_code.parameter_names(self.function)
         if len(names) == 3 and names[0] != "xp":
             raise BadContract(
-                f"{self.role} takes (xp, params, inputs), the first one called xp, or (params, inputs), not {names}"
+                f"{self.role} takes (xp, params, inputs), the first one called xp, or (params, "
+                f"inputs), not {names}"
             )
         clash = set(flatten(self.params)) & set(flatten(self.inputs))
         if clash:
@@ -82,7 +89,8 @@ class UserFunction:
         if convention.truncation is not None:
             if not isinstance(function, Unrolled):
                 raise BadOption(
-                    "convention: truncation needs the loss as an Unrolled: only then are its steps known"
+                    "convention: truncation needs the loss as an Unrolled: only then are its "
+                    "steps known"
                 )
             function = function.truncated(convention.truncation)
         return lambda xp, named: _scalar(xp, self.evaluate(xp, named, function))
@@ -91,16 +99,21 @@ class UserFunction:
         """Raises BadOption: without a loss there are no steps to cut."""
         if convention.truncation is not None:
             raise BadOption(
-                "convention: truncation needs a loss given as an Unrolled; a function without loss has no steps to cut"
+                "convention: truncation needs a loss given as an Unrolled; a function without "
+                "loss has no steps to cut"
             )
 
     def outputs(self) -> Any:
-        """What the function returns at the given point, in NumPy. Raises BadContract unless it is an array or a dict of them."""
+        """What the function returns at the given point, in NumPy.
+
+        Raises BadContract unless it is an array or a dict of them.
+        """
         returned = self.numpy(self.leaves())
         leaves = _leaves_of(returned)
         if returned is None or not leaves:
             raise BadContract(
-                f"{self.role} returns an array or a dict of arrays, not {kind_of(returned)} without any"
+                f"{self.role} returns an array or a dict of arrays, not {kind_of(returned)} "
+                "without any"
             )
         for path, value in leaves.items():
             as_array(f"{self.role}: {path}", value, None)
@@ -156,13 +169,15 @@ class UserFunction:
         unknown = [path for path in by_path if path not in leaves]
         if unknown:
             raise BadContract(
-                f"{part} returned {', '.join(unknown)}, which names no param and no input; there are {', '.join(leaves)}"
+                f"{part} returned {', '.join(unknown)}, which names no param and no input; there "
+                f"are {', '.join(leaves)}"
             )
         for path in by_path:
             if not is_differentiable(leaves[path]):
                 kind = leaves[path].dtype
                 raise BadContract(
-                    f"{part} returned a gradient for {path}, which holds {kind}: give it as floating-point numbers"
+                    f"{part} returned a gradient for {path}, which holds {kind}: give it as "
+                    "floating-point numbers"
                 )
         gradients = {
             path: as_array(f"{part}: {path}", value, leaves[path].shape)
@@ -171,7 +186,8 @@ class UserFunction:
         }
         if not gradients:
             raise BadContract(
-                f"{part} returned no gradient; its keys name params: {', '.join(flatten(self.params))}"
+                f"{part} returned no gradient; its keys name params: "
+                f"{', '.join(flatten(self.params))}"
             )
         return gradients
 
@@ -205,12 +221,14 @@ def _by_path(part: str, returned: Any, params: Given) -> dict[str, Any]:
         values = cast(Sequence[Any], returned)
         if len(values) != len(params):
             raise BadContract(
-                f"{part} returned {len(values)} gradients for {len(params)} params ({', '.join(map(str, params))})"
+                f"{part} returned {len(values)} gradients for {len(params)} params "
+                f"({', '.join(map(str, params))})"
             )
         returned = dict(zip(params, values, strict=True))
     if not isinstance(returned, Mapping):
         raise BadContract(
-            f"{part} returns a dict of name → gradient, or a sequence in the order of params, not {kind_of(returned)}"
+            f"{part} returns a dict of name → gradient, or a sequence in the order of params, not "
+            f"{kind_of(returned)}"
         )
     found: dict[str, Any] = {}
     for key, value in cast(Mapping[Any, Any], returned).items():
@@ -227,12 +245,15 @@ def _by_path(part: str, returned: Any, params: Given) -> dict[str, Any]:
 
 
 def _same_nest(part: str, value: Any, params: Any) -> None:
-    """Raises BadContract where a list of gradients is not as long as the list of parameters it stands for."""
+    """Raises BadContract where a list of gradients is not as long as the list of parameters it
+    stands for.
+    """
     if isinstance(value, list | tuple) and isinstance(params, list | tuple):
         values, wanted = cast(Sequence[Any], value), cast(Sequence[Any], params)
         if len(values) != len(wanted):
             raise BadContract(
-                f"{part} holds {len(values)} gradients for {len(wanted)} parameters; None stands for one not given"
+                f"{part} holds {len(values)} gradients for {len(wanted)} parameters; None stands "
+                "for one not given"
             )
         for index, (item, param) in enumerate(zip(values, wanted, strict=True)):
             _same_nest(f"{part}[{index}]", item, param)

@@ -398,7 +398,8 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
     if all(engine.numeric for engine in engines):
         if declared.truncation is not None:
             raise BadOption(
-                "convention: truncation is no derivative of the loss; numeric references cannot tell it, torch and jax can"
+                "convention: truncation is no derivative of the loss; numeric references cannot "
+                "tell it, torch and jax can"
             )
         # every variable costs evaluations: only those of which a gradient is given
         asked = trial.given(leaves)

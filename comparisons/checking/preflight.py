@@ -112,7 +112,8 @@ def same_forward(case: CaseReport) -> None:
     if failed:
         lines = "\n".join(f"  {row.sentence()}" for row in failed)
         raise ForwardMismatch(
-            f"{case.name}: the forward pass in NumPy is not the one that the references run:\n{lines}"
+            f"{case.name}: the forward pass in NumPy is not the one that the references "
+            f"run:\n{lines}"
         )
 
 

@@ -118,7 +118,8 @@ def _check_of_functions(
 ) -> Pending:
     if not _has(module, "example"):
         raise BadContract(
-            f"{forward} and {backward} are there, but no example() -> (params, inputs) to try them on"
+            f"{forward} and {backward} are there, but no example() -> (params, inputs) to try "
+            "them on"
         )
 
     def run() -> Report:

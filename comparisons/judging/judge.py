@@ -170,7 +170,8 @@ def kinks(witnesses: Witnesses) -> list[str]:
         for name, gap in told.kinks.items():
             at = "" if name in told.directions or not gap.ndim else f" at {_entries(gap)}"
             notes.append(
-                f"the function has a kink in {name}{at}: {engine.name} allow all between its one-sided derivatives"
+                f"the function has a kink in {name}{at}: {engine.name} allow all between its "
+                "one-sided derivatives"
             )
     return notes
 
@@ -202,7 +203,8 @@ def judged_otherwise(witnesses: Witnesses) -> list[str]:
         return []
     rtol, atol = witnesses.noise.allowed
     return [
-        f"gradients are judged by rtol={rtol:g}, atol={atol:g}, as asked for, not by measured noise; single steps are not judged"
+        f"gradients are judged by rtol={rtol:g}, atol={atol:g}, as asked for, not by measured "
+        "noise; single steps are not judged"
     ]
 
 

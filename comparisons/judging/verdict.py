@@ -97,7 +97,8 @@ class Verdict:
             parts.append(self._how_much())
         if self.first_wrong_step is not None:
             parts.append(
-                f"walking back, first wrong at step {self.first_wrong_step} (wrong: {self.wrong_steps})"
+                f"walking back, first wrong at step {self.first_wrong_step} (wrong: "
+                f"{self.wrong_steps})"
             )
         return "; ".join(parts)
 

@@ -24,13 +24,18 @@ class Answer:
 
     loss        the scalar
     states      s_1..s_T by name, (T, B, ·)
-    gradients   by variable; the two Jacobian arrays under their own names when the problem asks for them
-    steps       the share of each step in a gradient, first axis the step: parameters (T, shape), x (T, B, I), initial states
+    gradients   by variable; the two Jacobian arrays under their own names when the problem asks
+                for them
+    steps       the share of each step in a gradient, first axis the step: parameters (T, shape), x
+                (T, B, I), initial states
                 (T+1, B, ·) = ∂L/∂s_t for t = 0..T. Absent for what is not told step by step
-    directions  (K, shape): where a gradient is told only as K inner products with these, its value is (K,)
+    directions  (K, shape): where a gradient is told only as K inner products with these, its value
+                is (K,)
     uncertainty by variable: an absolute error that the engine itself expects of its gradient
-    kinks       by variable, of the gradient's shape: half the gap between the one-sided derivatives; the gradient is their middle
-    proof       by variable: what provably encloses the exact gradient; distance(array) bounds how far an array is from it
+    kinks       by variable, of the gradient's shape: half the gap between the one-sided
+                derivatives; the gradient is their middle
+    proof       by variable: what provably encloses the exact gradient; distance(array) bounds how
+                far an array is from it
     """
 
     loss: float

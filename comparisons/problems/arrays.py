@@ -29,7 +29,9 @@ def frozen(arrays: Mapping[str, Array]) -> Arrays:
 
 
 def same_arrays(one: Arrays, other: Arrays) -> bool:
-    """Whether both have the same names, and under each the same numbers, bit by bit, of one dtype and in one memory order."""
+    """Whether both have the same names, and under each the same numbers, bit by bit, of one dtype
+    and in one memory order.
+    """
     return one is other or (
         one.keys() == other.keys() and all(_same_array(one[name], other[name]) for name in one)
     )

@@ -1,12 +1,14 @@
 """The built-in cases: one line each in CASES. Adding a case is adding a line.
 
-`positions` says where the loss counts: "every" step, the "last" alone, or "masked" (a random mask). `trained` is the number of
-plain SGD steps on the case's own data that the weights have behind them (learning_rate is that of the mean loss): trained weights
-saturate, and mistakes hide there.
-`jacobians`: whether ∂s_t/∂s_{t−1} and their products are compared as well. `loss` is a head's, or PROJECTION: random cotangents
-on every state at every step. `layers` and `bidirectional` make a network of the cell; `unequal` gives the rows of a batch
-different numbers of steps, `dropout` a fixed mask between layers that drops about that share. `window` and `chunk` cut the
-gradient after so many steps. `algorithm` is how the derivation goes through time: backwards ("bptt") or forwards ("rtrl").
+`positions` says where the loss counts: "every" step, the "last" alone, or "masked" (a random
+mask). `trained` is the number of plain SGD steps on the case's own data that the weights have
+behind them (learning_rate is that of the mean loss): trained weights saturate, and mistakes hide
+there. `jacobians`: whether ∂s_t/∂s_{t−1} and their products are compared as well. `loss` is a
+head's, or PROJECTION: random cotangents on every state at every step. `layers` and `bidirectional`
+make a network of the cell; `unequal` gives the rows of a batch different numbers of steps,
+`dropout` a fixed mask between layers that drops about that share. `window` and `chunk` cut the
+gradient after so many steps. `algorithm` is how the derivation goes through time: backwards
+("bptt") or forwards ("rtrl").
 """
 
 from dataclasses import dataclass, field

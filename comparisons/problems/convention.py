@@ -2,14 +2,18 @@
 
     check_gradients(…, convention={"scale": "1/T"})
 
-sign, scale      the plain gradient times these; scale is a number or "1/T", "1/B", "1/(T·B)" (also with * for ·), or "T", "B"
+sign, scale      the plain gradient times these; scale is a number or "1/T", "1/B", "1/(T·B)" (also
+                 with * for ·), or "T", "B"
 clip_value       every entry cut to [−c, c] after that
 clip_norm        all given gradients together scaled down to global norm c where it is larger
 truncation       K: each loss goes back at most K steps (cells, whose steps are known)
-precision        "float32", "float16", "bfloat16": what the code computes in; it may then err as frameworks do in it
-rtol, atol       in place of the measured noise: |given − reference| ≤ atol + rtol |reference|, entry by entry, as in numpy
+precision        "float32", "float16", "bfloat16": what the code computes in; it may then err as
+                 frameworks do in it
+rtol, atol       in place of the measured noise: |given − reference| ≤ atol + rtol |reference|,
+                 entry by entry, as in numpy
 
-The references then compute that very quantity. Clipping is not linear: under it the shares of single steps are not compared.
+The references then compute that very quantity. Clipping is not linear: under it the shares of
+single steps are not compared.
 """
 
 import math
@@ -91,7 +95,8 @@ class Convention:
             )
         if None in product:
             raise BadOption(
-                f"convention: scale {self.scale!r} needs T and B, which this problem does not tell: give the number"
+                f"convention: scale {self.scale!r} needs T and B, which this problem does not "
+                "tell: give the number"
             )
         number = float(np.prod([float(value or 0) for value in product]))
         return self.sign * (1 / number if below else number)
@@ -99,7 +104,10 @@ class Convention:
     def apply(
         self, answer: Answer, steps: int | None, batch: int | None, names: set[str]
     ) -> Answer:
-        """What a candidate under this convention ought to return, from a plain answer; `names` are the gradients it gives."""
+        """What a candidate under this convention ought to return, from a plain answer.
+
+        `names` are the gradients it gives.
+        """
         factor = self.factor(steps, batch)
         gradients = {
             name: value * factor if name in names else value
@@ -117,7 +125,8 @@ class Convention:
         if any(name in answer.directions for name in names):
             large = ", ".join(name for name in sorted(names) if name in answer.directions)
             raise BadOption(
-                f"convention: clipping needs every entry, and a NumPy loss tells {large} along random directions only (more than "
+                f"convention: clipping needs every entry, and a NumPy loss tells {large} along "
+                "random directions only (more than "
                 "80 entries): try smaller sizes, or write loss(xp, params, inputs)"
             )
         return replace(
@@ -162,7 +171,8 @@ def convention_of(
     rtol: float | None = None,
     atol: float | None = None,
 ) -> Convention:
-    """The convention that a user wrote as a mapping, with rtol and atol where they are given beside it.
+    """The convention that a user wrote as a mapping, with rtol and atol where they are given
+    beside it.
 
     Raises BadOption for an unknown key or a value out of range.
     """

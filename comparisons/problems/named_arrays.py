@@ -1,8 +1,9 @@
 """Nested parameters as flat named arrays, and back.
 
-People keep parameters as dicts, lists, tuples, lists of dicts, Python floats. `flatten` names every leaf by its path,
-"layers[0].W"; `rebuild` puts values back into the shape of the original. Strings, None, integers and whatever else is not a
-floating-point number stays where it is and is no leaf to differentiate.
+People keep parameters as dicts, lists, tuples, lists of dicts, Python floats. `flatten` names
+every leaf by its path, "layers[0].W"; `rebuild` puts values back into the shape of the original.
+Strings, None, integers and whatever else is not a floating-point number stays where it is and is
+no leaf to differentiate.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,10 @@ from .arrays import Array, is_real
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Array]:
-    """{path: array} of every number or array in a nest of mappings, lists and tuples; of any dtype."""
+    """{path: array} of every number or array in a nest of mappings, lists and tuples.
+
+    Of any dtype.
+    """
     return dict(_leaves(value, path))
 
 
@@ -40,7 +44,10 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Array]]:
 
 
 def rebuild(template: Any, values: Mapping[str, Any], path: str = "") -> Any:
-    """`template` with the leaves that `values` names replaced; where a Python float stood, a NumPy value becomes one again."""
+    """`template` with the leaves that `values` names replaced.
+
+    Where a Python float stood, a NumPy value becomes one again.
+    """
     if isinstance(template, Mapping):
         items = cast(Mapping[Any, Any], template).items()
         return {

@@ -1,8 +1,11 @@
-"""One case as plain, frozen data: named read-only arrays and the names of the equations that join them.
+"""One case as plain, frozen data.
 
-A `Problem` is what the candidate and every engine receive. Its `variables` are the arrays for which gradients are compared
-(the parameters, x unless it is tokens, the initial states h_0, …); its `constants` are the rest (tokens, targets, masks,
-cotangents). An `Answer` is what each of them gives back, under the same names.
+Named read-only arrays and the names of the equations that join them.
+
+A `Problem` is what the candidate and every engine receive. Its `variables` are the arrays for
+which gradients are compared (the parameters, x unless it is tokens, the initial states h_0, …);
+its `constants` are the rest (tokens, targets, masks, cotangents). An `Answer` is what each of them
+gives back, under the same names.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -67,7 +70,9 @@ class Differentiable:
         return 1
 
     def runs_backwards(self, name: str) -> bool:
-        """Whether a gradient is that of a run backwards in time, so that the walk back goes from step 1 to T."""
+        """Whether a gradient is that of a run backwards in time, so that the walk back goes from
+        step 1 to T.
+        """
         del name
         return False
 
@@ -89,17 +94,25 @@ class Differentiable:
         return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 
     def in_precision(self, dtype: npt.DTypeLike) -> Self:
-        """The same problem for a candidate that works in `dtype`: every number rounded to it, and kept in float64."""
+        """The same problem for a candidate that works in `dtype`.
+
+        Every number rounded to it, and kept in float64.
+        """
         name = np.dtype(dtype).name
         rounded = self.astype(dtype).astype(np.float64)
         return replace(rounded, precision=None if name == "float64" else name)  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 
     def lowered(self) -> Self:
-        """The same problem in the arrays that the candidate works in; itself where that is their own precision."""
+        """The same problem in the arrays that the candidate works in.
+
+        Itself where that is their own precision.
+        """
         return self if self.rounding_dtype == self.dtype else self.astype(self.rounding_dtype)
 
     def in_fortran_order(self) -> Self:
-        """The same numbers, the first index running fastest in memory, as in what transposes and kernels hand out."""
+        """The same numbers, the first index running fastest in memory, as in what transposes and
+        kernels hand out.
+        """
 
         def turned(arrays: Arrays) -> Arrays:
             return frozen({name: np.array(value, order="F") for name, value in arrays.items()})
@@ -107,7 +120,10 @@ class Differentiable:
         return replace(self, variables=turned(self.variables), constants=turned(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 
     def sizes(self) -> Iterator[tuple[str, int | None]]:
-        """(name, value) of T, B, I, H, V as they stand in reports; None for what the problem does not have."""
+        """(name, value) of T, B, I, H, V as they stand in reports.
+
+        None for what the problem does not have.
+        """
         yield from (
             (name, None) for name in ("steps", "batch", "input_size", "hidden_size", "output_size")
         )
@@ -117,17 +133,22 @@ class Differentiable:
 class Problem(Differentiable):
     """A cell unrolled over a sequence and read by a readout.
 
-    cell, options              the equation's name and its options; `step` in their place for a cell from outside
-    readout, readout_options   what turns s_1..s_T into a scalar: "softmax-cross-entropy", "squared-error", "projection"
+    cell, options              the equation's name and its options; `step` in their place for a
+                               cell from outside
+    readout, readout_options   what turns s_1..s_T into a scalar: "softmax-cross-entropy",
+                               "squared-error", "projection"
     parameter_names            the cell's own parameters (the readout's are among the variables too)
     state_sizes                name → size of each part of the state, in the order of s_t
-    variables, constants       named read-only arrays; x is (T, B, I), or integer tokens (T, B) among the constants
+    variables, constants       named read-only arrays; x is (T, B, I), or integer tokens (T, B)
+                               among the constants
     jacobians                  whether ∂s_t/∂s_{t−1} and their products are compared as well
     precision                  in which the candidate works, where that is less than the arrays' own
-    layers, bidirectional      how many layers of the cell there are, and whether each runs backwards in time as well; with
+    layers, bidirectional      how many layers of the cell there are, and whether each runs
+                               backwards in time as well; with
                                more than one run, parameters and states have suffixes, "_l0", "_l0_reverse", "_l1", …
     output_names               the parts of the cell's state that a layer hands on
-    window, chunk              where the gradient meant is a truncated one: each loss goes back at most `window` steps, or the
+    window, chunk              where the gradient meant is a truncated one: each loss goes back at
+                               most `window` steps, or the
                                gradient stops at the border of every `chunk` of steps
     """
 
@@ -205,7 +226,10 @@ class Problem(Differentiable):
         return self.parameter_names
 
     def first_step(self, name: str) -> int:
-        """0 for ∂L/∂s_t and ∂s_T/∂s_k, 1 for all others; the initial state of a reverse direction is that of step T + 1."""
+        """0 for ∂L/∂s_t and ∂s_T/∂s_k, 1 for all others.
+
+        The initial state of a reverse direction is that of step T + 1.
+        """
         initial = {f"{state}_0" for state in self.state_sizes if not state.endswith("_reverse")}
         return 0 if name == PRODUCT_TO_END or name in initial else 1
 
@@ -229,9 +253,12 @@ class FunctionProblem(Differentiable):
     """A scalar function of named arrays that is not taken apart into steps.
 
     function(xp, named) -> scalar        of variables and constants together
-    numpy_only                           whether it is NumPy code, which only numeric references can ask
-    extra_noise                          absolute error by variable that the way of reading out the gradient adds
-    timed                                the inputs among the variables: those with T as first axis are judged step by step
+    numpy_only                           whether it is NumPy code, which only numeric references
+                                         can ask
+    extra_noise                          absolute error by variable that the way of reading out the
+                                         gradient adds
+    timed                                the inputs among the variables: those with T as first axis
+                                         are judged step by step
     """
 
     name: str

@@ -24,8 +24,10 @@ def legend() -> str:
     from ..witnesses.tolerance import LIMIT, LOW_LIMIT
 
     return (
-        "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; summed or averaged. "
-        f"error/noise: the worst error in units of what rounding explains on that very problem, up to {LIMIT:g} agrees "
+        "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; "
+        "summed or averaged. "
+        "error/noise: the worst error in units of what rounding explains on that very problem, "
+        f"up to {LIMIT:g} agrees "
         f"({LOW_LIMIT:g} below float64). –: not asked, or not told by that reference."
     )
 
@@ -54,7 +56,9 @@ def verdict_text(passed: bool) -> Text:
 
 
 def summary_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Table:
-    """A line per case: sizes, loss, each reference's worst relative error, the share of rounding, the verdict."""
+    """A line per case: sizes, loss, each reference's worst relative error, the share of rounding,
+    the verdict.
+    """
     names = list(references)
     table = blank_table("Hand-derived gradients against the references: worst relative error")
     table.add_column("case", overflow="fold", min_width=14)
@@ -150,7 +154,8 @@ def training_lines(report: Report) -> list[str]:
     lines: list[str] = []
     for run in report.training:
         lines.append(
-            f"{run.text}: {run.characters:,} characters, {run.vocabulary} distinct; {run.updates} updates "
+            f"{run.text}: {run.characters:,} characters, {run.vocabulary} distinct; {run.updates} "
+            "updates "
             f"({way_of_training(run)}) took the loss per character from {run.loss_before:.3f} "
             f"to {run.loss_after:.3f}"
         )
@@ -162,7 +167,8 @@ def _parameter_line(row: ParameterRow) -> str:
     state = "stayed together" if row.passed else "DRIFTED APART"
     worst = f"{row.parameter}; {ratio(row.error_over_noise)} the noise"
     return (
-        f"  manual and {row.reference} ({row.updated_by}), trained apart from the same weights, {state}: "
+        f"  manual and {row.reference} ({row.updated_by}), trained apart from the same weights, "
+        f"{state}: "
         f"parameters differ by {row.max_rel_error:.1e} relative ({worst})"
     )
 
@@ -183,7 +189,9 @@ def indented(line: str) -> RenderableType:
 
 
 def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
-    """The whole report: details first if verbose, then the table, the training, the failures, the totals."""
+    """The whole report: details first if verbose, then the table, the training, the failures, the
+    totals.
+    """
     parts: list[RenderableType] = []
     if verbose:
         parts += [detail_table(case) for case in report.cases]

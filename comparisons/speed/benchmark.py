@@ -1,14 +1,18 @@
 """The command line of the benchmark: how fast the hand-derived gradients are, beside torch and jax.
 
-    python comparisons/benchmark.py                  RNN, LSTM, GRU in float64 and float32, small to large, short to long; then
+    python comparisons/benchmark.py                  RNN, LSTM, GRU in float64 and float32, small
+                                                     to large, short to long; then
                                                      Jacobians, a verdict, the start, and how time grows with the sizes
     python comparisons/benchmark.py --quick          the smallest sizes alone, in less than a minute
-    python comparisons/benchmark.py --only verdict   one section: gradients, Jacobians, products, verdict, start, memory, growth
-    python comparisons/benchmark.py --json FILE      the same numbers as JSON, written anew after every line
-    python comparisons/benchmark.py --read FILE      tables in Markdown of what --json wrote; nothing is timed
+    python comparisons/benchmark.py --only verdict   one section: gradients, Jacobians, products,
+                                                     verdict, start, memory, growth
+    python comparisons/benchmark.py --json FILE      the same numbers as JSON, written anew after
+                                                     every line
+    python comparisons/benchmark.py --read FILE      tables in Markdown of what --json wrote;
+                                                     nothing is timed
 
-Told are ratios: below 1 the hand-derived is faster. Exit status: 0, 1 if two contenders differ in a gradient, 2 if the
-question could not be asked.
+Told are ratios: below 1 the hand-derived is faster. Exit status: 0, 1 if two contenders differ in
+a gradient, 2 if the question could not be asked.
 """
 
 import json as as_json
@@ -33,7 +37,8 @@ from .costs import Cost
 from .throughput import Result, Sizes, Spread
 
 LEGEND = (
-    "Time by hand over the contender's, for loss and every gradient: the median, its 10 %–90 % range; below 1 by hand is "
+    "Time by hand over the contender's, for loss and every gradient: the median, its 10 %–90 % "
+    "range; below 1 by hand is "
     "faster. Last column: the share of its time that NumPy's matrix products alone take."
 )
 
@@ -127,7 +132,10 @@ def measure(
     seconds: float,
     with_compile: bool,
 ) -> None:
-    """Adds a result per task and the costs of every section, saving after each; a progress bar on a terminal meanwhile."""
+    """Adds a result per task and the costs of every section, saving after each.
+
+    A progress bar on a terminal meanwhile.
+    """
     shown = console(stderr=True)
     with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:
         bar = progress.add_task("timing", total=len(tasks) + len(sections))
@@ -148,7 +156,9 @@ def measure(
 def rendered(
     results: Sequence[Result], found: Costs, versions: Mapping[str, Any]
 ) -> RenderableType:
-    """A table for each cell and dtype, one for each section of other costs, and what the numbers depend on."""
+    """A table for each cell and dtype, one for each section of other costs, and what the numbers
+    depend on.
+    """
     tables = [table(title, own) for title, own in grouped(results)]
     tables += [cost_table(name, own) for name, own in found.items()]
     return Group(*tables, Text(LEGEND, style="dim"), Text(told(versions)))
@@ -284,7 +294,9 @@ def _spreads(given: Mapping[str, Any]) -> dict[str, Spread]:
 
 
 def main() -> None:
-    """Run the command line; a file that cannot be written is one line on standard error, and exit status 2."""
+    """Run the command line; a file that cannot be written is one line on standard error, and exit
+    status 2.
+    """
     try:
         app()
     except QuestionError as error:

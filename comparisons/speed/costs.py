@@ -1,7 +1,10 @@
-"""What else it costs besides one gradient: Jacobians, a verdict, the start, and how the time grows with the sizes.
+"""What else it costs besides one gradient.
 
-Each section is a list of `Cost`: ratios measured in turns, as in comparisons.speed.throughput, and beside them the goal that was set.
-What starts afresh is timed in processes of its own, again in turns.
+Jacobians, a verdict, the start, and how the time grows with the sizes.
+
+Each section is a list of `Cost`: ratios measured in turns, as in comparisons.speed.throughput, and
+beside them the goal that was set. What starts afresh is timed in processes of its own, again in
+turns.
 """
 
 import subprocess
@@ -60,14 +63,19 @@ class Cost:
 
 
 def step_jacobian_costs(sizes: Sequence[Sizes], seconds: float) -> list[Cost]:
-    """All ∂s_t/∂s_{t−1} of a sequence from its tape, over jacrev by jax and by torch.func at the same states."""
+    """All ∂s_t/∂s_{t−1} of a sequence from its tape, over jacrev by jax and by torch.func at the
+    same states.
+    """
     return [
         _step_jacobians(task_of(cell, each, "float64"), seconds) for cell in NAMES for each in sizes
     ]
 
 
 def jacobian_runs(task: Task) -> dict[str, Callable[[], Array]]:
-    """Every way to the Jacobians of all steps, by name: ours from the tape, theirs from the states."""
+    """Every way to the Jacobians of all steps, by name.
+
+    Ours from the tape, theirs from the states.
+    """
     cell, params = CELLS[task.cell](), task.variables
     names = list(cell.state_shapes(task.sizes.hidden_size))
     tape = bptt.forward(cell, params, {name: params[f"{name}_0"] for name in names}, params["x"])
@@ -112,7 +120,10 @@ def all_products(steps: Array) -> list[Array]:
 
 
 def products_alone(steps: Array) -> Callable[[], list[Array]]:
-    """The same matrix products and nothing else: factors and places are looked up, and memory is laid out, beforehand."""
+    """The same matrix products and nothing else.
+
+    Factors and places are looked up, and memory is laid out, beforehand.
+    """
     out = [np.empty((t, *steps.shape[1:])) for t in range(1, len(steps) + 1)]
     for products in out:
         products[-1] = steps[len(products) - 1]
@@ -131,7 +142,10 @@ def products_alone(steps: Array) -> Callable[[], list[Array]]:
 
 
 def product_costs(states: Sequence[int], seconds: float, steps: int = 12) -> list[Cost]:
-    """All pairs of products of S × S Jacobians: the share of the time that the matrix products alone take."""
+    """All pairs of products of S × S Jacobians.
+
+    The share of the time that the matrix products alone take.
+    """
     found: list[Cost] = []
     for size in states:
         drawn = np.random.default_rng(0).normal(size=(steps, 1, size, size), scale=size**-0.5)
@@ -146,7 +160,10 @@ def product_costs(states: Sequence[int], seconds: float, steps: int = 12) -> lis
 
 
 def verdict_costs(rounds: int, steps: int, hidden: int) -> list[Cost]:
-    """check_cell in fresh processes: after the imports, and again in the same process; in seconds, and over the imports."""
+    """check_cell in fresh processes: after the imports, and again in the same process.
+
+    In seconds, and over the imports.
+    """
     code = VERDICT.format(checks=2, steps=steps, hidden=hidden)
     imports, cold, warm = np.array([_printed(code) for _ in range(rounds)]).T
     sizes = f"lstm, T = {steps}, H = {hidden}"
@@ -180,7 +197,9 @@ def _process(*arguments: str) -> Callable[[], Any]:
 
 
 def memory_costs(steps: int) -> list[Cost]:
-    """The most memory that the gradient of a long LSTM takes, over that of the plain one by hand, and its time."""
+    """The most memory that the gradient of a long LSTM takes, over that of the plain one by hand,
+    and its time.
+    """
     rows = memory.rows(memory.Sizes(steps=steps))
     plain = next(row.mebibytes for row in rows if row.contender == memory.PLAIN)
     values = [{"memory": row.mebibytes / plain, "time": row.seconds_ratio} for row in rows]
@@ -196,7 +215,10 @@ def memory_costs(steps: int) -> list[Cost]:
 
 
 def start_costs(rounds: int, with_report: bool) -> list[Cost]:
-    """`import manual` beyond `import numpy`, the command line's --help and --quick: fresh processes in turns."""
+    """`import manual` beyond `import numpy`, the command line's --help and --quick.
+
+    Fresh processes in turns.
+    """
     everything = ", ".join(
         sorted(
             f"manual.{path.stem}"
@@ -244,7 +266,9 @@ GROWTH: dict[str, tuple[Sizes, ...]] = {
 
 
 def growth_costs(seconds: float, grown: Mapping[str, Sequence[Sizes]] = GROWTH) -> list[Cost]:
-    """The exponent p of time ∝ size^p, by least squares of logarithms within every round, for forward and backward by hand."""
+    """The exponent p of time ∝ size^p, by least squares of logarithms within every round, for
+    forward and backward by hand.
+    """
     return [
         _exponent(cell, axis, sizes, seconds) for cell in NAMES for axis, sizes in grown.items()
     ]

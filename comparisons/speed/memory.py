@@ -1,9 +1,12 @@
-"""How much memory the gradient of a long run takes: with a tape of all steps and with checkpoints, by hand and by jax.
+"""How much memory the gradient of a long run takes.
 
-The question is the gradient for every parameter, x and the initial state, of a loss that reads h at every step through given
-weights, L = Σ_t ⟨C_t, h_t⟩, in float64. Each contender runs in a process of its own, once; told is the most memory that it ever
-had, less that of a process which only imports the same modules and draws the same numbers. The trajectory and ∂L/∂x are of T
-steps for everybody, and are counted.
+With a tape of all steps and with checkpoints, by hand and by jax.
+
+The question is the gradient for every parameter, x and the initial state, of a loss that reads h
+at every step through given weights, L = Σ_t ⟨C_t, h_t⟩, in float64. Each contender runs in a
+process of its own, once; told is the most memory that it ever had, less that of a process which
+only imports the same modules and draws the same numbers. The trajectory and ∂L/∂x are of T steps
+for everybody, and are counted.
 """
 
 import subprocess
@@ -42,7 +45,8 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Row:
-    """A contender: its peak in MiB beyond its inputs and imports, and its time over that of the plain gradient by hand.
+    """A contender: its peak in MiB beyond its inputs and imports, and its time over that of the
+    plain gradient by hand.
 
     Compiling is in both, as a run of this length is done once.
     """
@@ -110,7 +114,8 @@ def _by_hand(task: Task, checkpointed: bool) -> Gradient:
 def peak() -> float:
     """The most memory this process ever had, in MiB.
 
-    On Linux ru_maxrss begins with what the process had that started this one; VmHWM in /proc does not.
+    On Linux ru_maxrss begins with what the process had that started this one; VmHWM in /proc does
+    not.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -124,7 +129,10 @@ def peak() -> float:
 
 
 def measure(contender: str, sizes: Sizes, asked: bool) -> tuple[float, float]:
-    """(peak in MiB, seconds) of this process: inputs and imports, and the gradient if it is asked."""
+    """(peak in MiB, seconds) of this process.
+
+    Inputs and imports, and the gradient if it is asked.
+    """
     run = gradient_of(contender, task_of(sizes))
     begun = time.perf_counter()
     if asked:

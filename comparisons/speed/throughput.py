@@ -1,8 +1,11 @@
-"""How fast the hand-derived gradients are, beside the same gradients by the frameworks: interleaved, in one process.
+"""How fast the hand-derived gradients are, beside the same gradients by the frameworks.
 
-The question is the loss and all its gradients, for every parameter, x and the initial state, of a cell under a linear head and
-softmax cross-entropy, summed over every step and row. All contenders have the same numbers and the same number of threads. In
-each round every one of them runs once, so that what slows the machine down slows all of them; told are ratios within rounds.
+Interleaved, in one process.
+
+The question is the loss and all its gradients, for every parameter, x and the initial state, of a
+cell under a linear head and softmax cross-entropy, summed over every step and row. All contenders
+have the same numbers and the same number of threads. In each round every one of them runs once, so
+that what slows the machine down slows all of them; told are ratios within rounds.
 """
 
 import os
@@ -70,7 +73,10 @@ LONG = (Sizes(1_000, 8, 32, 64, 32), Sizes(10_000, 8, 32, 64, 32))
 
 @dataclass(frozen=True)
 class Task:
-    """A cell's name, and the numbers: variables by name, all of one dtype, and the targets (T, B)."""
+    """A cell's name, and the numbers.
+
+    Variables by name, all of one dtype, and the targets (T, B).
+    """
 
     cell: str
     sizes: Sizes
@@ -100,7 +106,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Result:
-    """One task: rounds run, time of the hand-derived over each contender's, share of the time that its matrix products take."""
+    """One task: rounds run, time of the hand-derived over each contender's, share of the time that
+    its matrix products take.
+    """
 
     cell: str
     dtype: str
@@ -129,7 +137,10 @@ def task_of(cell: str, sizes: Sizes, dtype: str, seed: int = 0) -> Task:
 
 
 def use_threads(count: int) -> None:
-    """The same number of threads for everybody; before jax is first imported, since XLA asks then."""
+    """The same number of threads for everybody.
+
+    Before jax is first imported, since XLA asks then.
+    """
     threadpoolctl.threadpool_limits(count)
     os.environ["NPROC"] = str(count)
     if count == 1:
@@ -166,7 +177,8 @@ def contenders(task: Task, with_compile: bool = False) -> dict[str, Run]:
 
 
 def matrix_products(task: Task) -> Callable[[], None]:
-    """The matrix products of one forward and backward and nothing else, asked for as NumPy does them fastest.
+    """The matrix products of one forward and backward and nothing else, asked for as NumPy does
+    them fastest.
 
     Those with W_hh are done step by step, all others over all steps at once.
     """
@@ -221,9 +233,12 @@ def must_agree(
 def interleaved(
     runs: Mapping[str, Callable[[], Any]], seconds: float, least: int = LEAST_ROUNDS
 ) -> dict[str, Array]:
-    """Seconds by name (rounds,): each has a turn a round, every round begins with another; for so long, `least` rounds at least.
+    """Seconds by name (rounds,): each has a turn a round, every round begins with another.
 
-    What is short runs several times in its turn, so that it does not pay for the caches that the one before has emptied.
+    For so long, `least` rounds at least.
+
+    What is short runs several times in its turn, so that it does not pay for the caches that the
+    one before has emptied.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     names, start = list(runs), time.perf_counter()

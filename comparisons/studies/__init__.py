@@ -1,1 +1,4 @@
-"""Questions of the field: all built-in cases, the cures, trained models, optimisers, a model file's layers."""
+"""Questions of the field.
+
+All built-in cases, the cures, trained models, optimisers, a model file's layers.
+"""

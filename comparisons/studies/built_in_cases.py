@@ -34,7 +34,8 @@ from .model_file import ModelFile, cases_of
 TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 6, 8, 24
 UPDATES, QUICK_UPDATES = 100, 6
 
-# Pieces of work from which on further processes repay their start, in which each loads the frameworks.
+# Pieces of work from which on further processes repay their start, in which each loads the
+# frameworks.
 WORTH_SHARING = 20
 
 UNTRAINED = "in half precision nobody trains without a loss scale: no character model was trained"

@@ -1,12 +1,18 @@
-"""What the dumps of the variants say: how far a gradient reaches back, what clipping and truncation do to it.
+"""What the dumps of the variants say.
 
-With n(d) = the largest ‖∂s_T/∂s_{T−d}‖₂ among the rows of the batch, which is the norm for the batch as a whole,
+How far a gradient reaches back, what clipping and truncation do to it.
 
-    factor per step     e^slope of the line fitted by least squares to log n(d) over the lags d = 1..T with n(d) > 0    (1)
-    largest growth      e^λ₁ with λ₁ the largest Lyapunov exponent, from s_0 forwards, of the row that has the largest   (2)
+With n(d) = the largest ‖∂s_T/∂s_{T−d}‖₂ among the rows of the batch, which is the norm for the
+batch as a whole,
 
-Clipping acts on the gradients of all weights and of x together, as if x were learned embeddings: ∂L/∂x_k is the gradient by step,
-and its decay over the lag, fitted as in (1), says whether anything was done against vanishing.
+    factor per step     e^slope of the line fitted by least squares to log n(d) over the lags d =
+                        1..T with n(d) > 0    (1)
+    largest growth      e^λ₁ with λ₁ the largest Lyapunov exponent, from s_0 forwards, of the row
+                        that has the largest   (2)
+
+Clipping acts on the gradients of all weights and of x together, as if x were learned embeddings:
+∂L/∂x_k is the gradient by step, and its decay over the lag, fitted as in (1), says whether
+anything was done against vanishing.
 """
 
 import math
@@ -150,7 +156,8 @@ class ClipRow:
     """One way of clipping one variant's gradients, those of all weights and of x.
 
     norm_before, norm_after   of all entries together
-    changed, enlarged         share of the entries that are not what they were; share whose magnitude has grown
+    changed, enlarged         share of the entries that are not what they were; share whose
+                              magnitude has grown
     cosine                    between the gradients before and after
     smallest, largest         entry after clipping
     decay_before, decay_after factor per step of ‖∂L/∂x_k‖ over the lag T − k, fitted as in (1)
@@ -213,7 +220,8 @@ TRUNCATED = (PLAIN, EXPLODING, HOLDING)
 class WindowRow:
     """A variant's gradient with every loss going back at most `window` steps, next to the whole.
 
-    beyond          largest |∂L/∂s_k| for k < T − window, cut; beyond_whole: the same of the whole gradient
+    beyond          largest |∂L/∂s_k| for k < T − window, cut; beyond_whole: the same of the whole
+                    gradient
     difference      largest difference between the cut ∂L/∂s_k and the whole's for k ≥ T − window
     norm_whole, norm_cut   ‖∂L/∂W‖ of all weights together
     lost            ‖whole − cut‖ / ‖whole‖

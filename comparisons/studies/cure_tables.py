@@ -12,15 +12,20 @@ from .cure_measurements import ClipRow, Row, WindowRow
 from .cures import Cures
 
 CURES_LEGEND = (
-    "All variants see the same x; Q is orthogonal, and so is every block of W_hh where nothing else is said; biases not named "
-    "and s_0 are 0. Norms are the largest of the batch's rows. per step: slope of log ‖∂s_T/∂s_k‖ over the lag T − k, as a "
-    "factor; < 0.001: the first lag at which the norm is below (tanh's lag: with W_hh = Q); e^λ: largest Lyapunov exponent; "
+    "All variants see the same x; Q is orthogonal, and so is every block of W_hh where nothing "
+    "else is said; biases not named "
+    "and s_0 are 0. Norms are the largest of the batch's rows. per step: slope of log ‖∂s_T/∂s_k‖ "
+    "over the lag T − k, as a "
+    "factor; < 0.001: the first lag at which the norm is below (tanh's lag: with W_hh = Q); e^λ: "
+    "largest Lyapunov exponent; "
     "‖∂L/∂W‖: of all weights together, for a loss that is linear in h_T and reads nothing else."
 )
 
 
 def rendered_cures(cures: Cures, seconds: float) -> RenderableType:
-    """The measurement of every variant, clipping, truncation, what disagrees with the reference, and the totals."""
+    """The measurement of every variant, clipping, truncation, what disagrees with the reference,
+    and the totals.
+    """
     parts: list[RenderableType] = [cures_table(cures)]
     parts += [clipping_table(cures.clipping)] if cures.clipping else []
     parts += [truncation_table(cures.truncation)] if cures.truncation else []
@@ -35,7 +40,8 @@ def cures_table(cures: Cures) -> Table:
         f"{letter}={size}" for letter, size in zip("TBIH", cures.sizes.values(), strict=True)
     )
     table = blank_table(
-        f"How far a gradient reaches back: ‖∂s_T/∂s_k‖ over k ({sizes}, seed {cures.environment['seed']})"
+        f"How far a gradient reaches back: ‖∂s_T/∂s_k‖ over k ({sizes}, seed "
+        f"{cures.environment['seed']})"
     )
     table.add_column("variant", overflow="fold")
     for heading in ("per step", "‖∂s_T/∂s_0‖", "< 0.001", "e^λ", "‖∂L/∂W‖"):

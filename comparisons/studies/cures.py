@@ -1,7 +1,10 @@
-"""The cures for vanishing and exploding gradients at work: one measurement, ‖∂s_T/∂s_k‖₂ over k, for cell after cell.
+"""The cures for vanishing and exploding gradients at work.
 
-Every variant is checked against a reference and dumped; every number is computed from its dump, as comparisons.reporting.dump.load gives it
-back (comparisons.studies.cure_variants, comparisons.studies.cure_measurements).
+One measurement, ‖∂s_T/∂s_k‖₂ over k, for cell after cell.
+
+Every variant is checked against a reference and dumped; every number is computed from its dump, as
+comparisons.reporting.dump.load gives it back (comparisons.studies.cure_variants,
+comparisons.studies.cure_measurements).
 """
 
 import math
@@ -41,7 +44,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Cures:
-    """What was measured: sizes, a row per variant, per clipping, per truncation; rows of verdicts by variant."""
+    """What was measured: sizes, a row per variant, per clipping, per truncation.
+
+    Rows of verdicts by variant.
+    """
 
     environment: dict[str, Any]
     sizes: dict[str, int]
@@ -73,10 +79,12 @@ def examine(
     sizes: Mapping[str, int],
     variants: Sequence[Variant] = VARIANTS,
 ) -> Cures:
-    """Write a dump for every variant, read it back, and say what it shows; hold each variant to the reference.
+    """Write a dump for every variant, read it back, and say what it shows.
 
-    sizes are steps, batch, input_size, hidden_size. Raises BadOption for sizes that are too large, BadTarget for a folder that
-    cannot be written.
+    Hold each variant to the reference.
+
+    sizes are steps, batch, input_size, hidden_size. Raises BadOption for sizes that are too large,
+    BadTarget for a folder that cannot be written.
     """
     cases = [case_for(variant, sizes) for variant in variants]
     shared = draw(seed, **sizes)
@@ -137,7 +145,9 @@ def _judged(row: Row, verdicts: Iterable[Verdict]) -> Row:
 
 
 def must_be_drawable(path: Path) -> None:
-    """Raises MissingFramework without matplotlib, BadTarget for an ending that is no format of it, or a file that cannot be."""
+    """Raises MissingFramework without matplotlib, BadTarget for an ending that is no format of it,
+    or a file that cannot be.
+    """
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:

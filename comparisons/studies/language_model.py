@@ -1,13 +1,17 @@
-"""The text case: a character-level language model of a file, cross-checked at initialisation and while it trains.
+"""The text case: a character-level language model of a file, cross-checked at initialisation and
+while it trains.
 
-The vocabulary is the set of the file's characters. The text is cut into B streams of equal length, each stream into consecutive
-windows of T characters; the target of a character is the next one. The state at the end of a window is the initial state of the
-next (a number, not differentiated); at the end of the text it starts again from zero.
+The vocabulary is the set of the file's characters. The text is cut into B streams of equal length,
+each stream into consecutive windows of T characters; the target of a character is the next one.
+The state at the end of a window is the initial state of the next (a number, not differentiated);
+at the end of the text it starts again from zero.
 
-Manual, and each reference that tells its states, then train from identical weights, each with its own gradients, its own updates
-(manual/training.py, torch.optim, optax) and its own carried state. They must stay together: the parameters after N updates are
-compared, in units of what rounding explains, measured by training a reference once more, by the same updates, with its weights
-moved by a unit roundoff before every one and its gradients by that of their terms. TRAININGS says which cell is trained how.
+Manual, and each reference that tells its states, then train from identical weights, each with its
+own gradients, its own updates (manual/training.py, torch.optim, optax) and its own carried state.
+They must stay together: the parameters after N updates are compared, in units of what rounding
+explains, measured by training a reference once more, by the same updates, with its weights moved
+by a unit roundoff before every one and its gradients by that of their terms. TRAININGS says which
+cell is trained how.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,15 +48,20 @@ EVALUATED_WINDOWS = 32
 
 @dataclass(frozen=True)
 class Recipe:
-    """A cell, and how it is trained: settings as in comparisons.studies.optimisers; at how many of the updates gradients are checked."""
+    """A cell, and how it is trained: settings as in comparisons.studies.optimisers.
+
+    At how many of the updates gradients are checked.
+    """
 
     cell: str
     settings: Settings
     checks: int = 3
 
 
-# At these rates the loss falls and rounding grows slowly enough to compare; the norm is clipped at some updates, the value of
-# some entries, not all. Adam's customary ε of 1e-8 would enlarge the rounding of gradients that have all but vanished (rare
+# At these rates the loss falls and rounding grows slowly enough to compare; the norm is clipped at
+# some updates, the value of
+# some entries, not all. Adam's customary ε of 1e-8 would enlarge the rounding of gradients that
+# have all but vanished (rare
 # characters) to the length of whole steps in float32.
 TRAININGS: tuple[Recipe, ...] = (
     Recipe("rnn", {"optimiser": "sgd", "learning_rate": 0.7, "clip": "norm", "limit": 0.6}),
@@ -83,14 +92,19 @@ TRAININGS: tuple[Recipe, ...] = (
 
 
 def recipes(cell: str | None) -> list[Recipe]:
-    """Those of one cell, which any cell has: the first one's where the table says nothing; the whole table for None."""
+    """Those of one cell, which any cell has: the first one's where the table says nothing.
+
+    The whole table for None.
+    """
     chosen = [recipe for recipe in TRAININGS if cell in (None, recipe.cell)]
     return chosen or [replace(TRAININGS[0], cell=cell or "")]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as tokens: the name it goes by, its distinct characters in order, and the index of each character (length,)."""
+    """A text as tokens: the name it goes by, its distinct characters in order, and the index of
+    each character (length,).
+    """
 
     name: str
     vocabulary: str
@@ -117,7 +131,9 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def default_corpus() -> Corpus:
-    """README.md: the file beside this folder, or, installed without it, the copy in the distribution's metadata."""
+    """README.md: the file beside this folder, or, installed without it, the copy in the
+    distribution's metadata.
+    """
     beside = ROOT / "README.md"
     if beside.is_file():
         return read_corpus(beside)
@@ -125,7 +141,9 @@ def default_corpus() -> Corpus:
 
 
 def windows(corpus: Corpus, steps: int, batch: int) -> list[Window]:
-    """[(x, target)], each (T, B): consecutive windows of up to `batch` streams, fewer where the text is short.
+    """[(x, target)], each (T, B).
+
+    Consecutive windows of up to `batch` streams, fewer where the text is short.
 
     Raises BadText when the text has not even one window: T characters and the one that follows.
     """
@@ -174,13 +192,19 @@ class Course:
         return windows(self.corpus, self.case.steps, self.case.batch)
 
     def checked_at(self) -> set[int]:
-        """The updates before which gradients are cross-checked: the first, the last, and between."""
+        """The updates before which gradients are cross-checked.
+
+        The first, the last, and between.
+        """
         intervals = self.recipe.checks - 1
         return {self.updates * k // intervals for k in range(self.recipe.checks)}
 
 
 def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: int) -> Case:
-    """The corpus as a case, with the cell of `like`: tokens in, an output per character, mean cross-entropy at every step."""
+    """The corpus as a case, with the cell of `like`.
+
+    Tokens in, an output per character, mean cross-entropy at every step.
+    """
     size = len(corpus.vocabulary)
     streams = windows(corpus, steps, batch)[0][0].shape[1]
     return Case(
@@ -208,7 +232,8 @@ def train_side_by_side(course: Course, engines: Sequence[Engine]) -> Training:
     ruled = {engine: by_framework(engine.package, recipe.settings) for engine in askable}
     rules = {engine: rule for engine, (rule, _) in ruled.items()}
 
-    # By hand once for each ε of the references' clipping: what is to stay together is clipped alike.
+    # By hand once for each ε of the references' clipping: what is to stay together is clipped
+    # alike.
     trained: dict[float, list[Problem]] = {}
     for epsilon in dict.fromkeys(rule.clip_epsilon for rule in rules.values()) or (0.0,):
         rule = by_hand(recipe.settings, epsilon)
@@ -251,7 +276,10 @@ def train_side_by_side(course: Course, engines: Sequence[Engine]) -> Training:
 
 
 def _first_lost(on_the_way: Sequence[Problem]) -> int:
-    """Before which update the weights or the state are first not finite; one past the last where never."""
+    """Before which update the weights or the state are first not finite.
+
+    One past the last where never.
+    """
     for number, problem in enumerate(on_the_way):
         if not _is_finite(problem):
             return number
@@ -286,7 +314,9 @@ def _train(
     rule: Rule,
     move: Move = _stay,
 ) -> list[Problem]:
-    """The problem before each update, and after the last; window after window, the state carried across.
+    """The problem before each update, and after the last.
+
+    Window after window, the state carried across.
 
     `move` is applied before every update.
     """
@@ -308,7 +338,9 @@ def _train(
 
 
 def _is_finite(problem: Problem) -> bool:
-    """Whether the weights, and the state that is carried, are numbers at which a gradient can be checked."""
+    """Whether the weights, and the state that is carried, are numbers at which a gradient can be
+    checked.
+    """
     return all(bool(np.isfinite(value).all()) for value in problem.variables.values())
 
 
@@ -323,9 +355,12 @@ def _noise(
     others: Mapping[Engine, Problem],
     rules: Mapping[Engine, Rule],
 ) -> dict[str, float]:
-    """What rounding explains of a difference between trained parameters, from one reference; by name.
+    """What rounding explains of a difference between trained parameters, from one reference.
 
-    What other references say has no part in it: updates that contradict each other would explain any mistake.
+    By name.
+
+    What other references say has no part in it: updates that contradict each other would explain
+    any mistake.
     """
     witness = min(others, key=lambda engine: (not engine.tells_steps, engine.rounds_at_random))
     rng = np.random.default_rng([start.seed, 2])
@@ -350,7 +385,10 @@ def _noise(
 
 
 def _rounded(answer: Answer, name: str, rng: np.random.Generator) -> Array:
-    """A gradient moved by up to ε Σ_t |share of step t|, entry by entry: terms that cancel do not hide."""
+    """A gradient moved by up to ε Σ_t |share of step t|, entry by entry.
+
+    Terms that cancel do not hide.
+    """
     gradient = answer.gradients[name]
     size = np.abs(answer.steps[name]).sum(axis=0) if name in answer.steps else np.abs(gradient)
     return gradient + np.finfo(gradient.dtype).eps * size * rng.uniform(

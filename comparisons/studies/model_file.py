@@ -1,9 +1,12 @@
-"""The recurrent layers of a real model: found in a file of its weights by parameter names and shapes.
+"""The recurrent layers of a real model.
 
-torch's recurrent layers name their parameters weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_hr_l0, with _l1, … for
-further layers and _reverse for the way backwards in time; its single cells leave the suffix out. What stands before is the
-layer's name in the model. How many blocks of rows weight_hh has tells the cell: one an RNN, three a GRU, four an LSTM. Nothing
-else in the file is read.
+Found in a file of its weights by parameter names and shapes.
+
+torch's recurrent layers name their parameters weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0,
+weight_hr_l0, with _l1, … for further layers and _reverse for the way backwards in time; its single
+cells leave the suffix out. What stands before is the layer's name in the model. How many blocks of
+rows weight_hh has tells the cell: one an RNN, three a GRU, four an LSTM. Nothing else in the file
+is read.
 """
 
 import re
@@ -38,7 +41,8 @@ class Layers:
 
     name            in the model
     cell, options   as in comparisons.problems.cases
-    weights         its parameters under this project's names, in float64 as far as the file's own precision goes
+    weights         its parameters under this project's names, in float64 as far as the file's own
+                    precision goes
     notes           what the file does not say, and what was assumed
     """
 
@@ -158,7 +162,10 @@ def _load_torch(path: Path) -> Any:
 
 
 def _flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
-    """(name, tensor) of nested dicts, names joined by dots; what is no floating-point tensor is left out."""
+    """(name, tensor) of nested dicts, names joined by dots.
+
+    What is no floating-point tensor is left out.
+    """
     if isinstance(value, Mapping):
         for key, inner in cast(Mapping[Any, Any], value).items():
             yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
@@ -171,7 +178,9 @@ def _as_array(tensor: Any) -> Array:
 
 
 def _modules(group: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Of the tensors under one prefix, those of a layer (with suffixes), and those of a single cell (without)."""
+    """Of the tensors under one prefix, those of a layer (with suffixes), and those of a single
+    cell (without).
+    """
     layer = {
         name: value for name, value in group.items() if cast(Any, WEIGHT.match(name))["suffix"]
     }
@@ -180,7 +189,10 @@ def _modules(group: Mapping[str, Array]) -> list[dict[str, Array]]:
 
 
 def _layers(prefix: str, tensors: dict[str, Array]) -> Layers:
-    """The module that these are the parameters of. Raises ValueError where their shapes do not say."""
+    """The module that these are the parameters of.
+
+    Raises ValueError where their shapes do not say.
+    """
     single = not any(cast(Any, WEIGHT.match(name))["suffix"] for name in tensors)
     first = "" if single else "_l0"
     for name in (f"weight_ih{first}", f"weight_hh{first}"):
@@ -196,13 +208,15 @@ def _layers(prefix: str, tensors: dict[str, Array]) -> Layers:
         raise ValueError(f"weight_hh{first} of shape {W_hh.shape} is that of no RNN, GRU or LSTM")
     if W_hr is not None and CELLS[blocks] != "lstm":
         raise ValueError(
-            f"weight_hr{first}: a projection in {'a GRU' if blocks == 3 else 'an RNN'}; only an LSTM has one"
+            f"weight_hr{first}: a projection in {'a GRU' if blocks == 3 else 'an RNN'}; only an "
+            "LSTM has one"
         )
     cell, options, notes = _cell(CELLS[blocks], W_hr)
     state = hidden_size + W_hh.shape[1] if CELLS[blocks] == "lstm" else hidden_size
     if state > LARGEST_STATE:
         notes.append(
-            f"a state of {state} numbers: its Jacobians are not compared (up to {LARGEST_STATE} they are)"
+            f"a state of {state} numbers: its Jacobians are not compared (up to {LARGEST_STATE} "
+            "they are)"
         )
     suffixes = {cast(Any, WEIGHT.match(name))["suffix"] or "" for name in tensors}
     return Layers(
@@ -219,10 +233,13 @@ def _layers(prefix: str, tensors: dict[str, Array]) -> Layers:
 
 
 def cases_of(layers: Layers, sizes: Mapping[str, int]) -> Iterator[tuple[Case, dict[str, Array]]]:
-    """(case, its weights) of a module: all of its layers under a random head, then each run by itself, with its Jacobians.
+    """(case, its weights) of a module.
 
-    sizes are steps and batch, where they are wanted otherwise than STEPS and BATCH; fewer steps where the weights are many.
-    Raises BadOption for weights that are too many, and for sizes that are the file's to say.
+    All of its layers under a random head, then each run by itself, with its Jacobians.
+
+    sizes are steps and batch, where they are wanted otherwise than STEPS and BATCH; fewer steps
+    where the weights are many. Raises BadOption for weights that are too many, and for sizes that
+    are the file's to say.
     """
     if set(sizes) & {"input_size", "hidden_size"}:
         raise BadOption(
@@ -267,7 +284,8 @@ def _cell(name: str, W_hr: Array | None) -> tuple[str, dict[str, Any], list[str]
             "rnn",
             {"activation": "tanh"},
             [
-                "the file does not say which nonlinearity the RNN has: tanh, torch's default, is taken"
+                "the file does not say which nonlinearity the RNN has: tanh, torch's default, is "
+                "taken"
             ],
         )
     if name == "gru":

@@ -1,7 +1,10 @@
-"""Parameter updates by either side: by manual/training.py, and by the optimisers that come with a framework.
+"""Parameter updates by either side.
 
-`settings` are the plain mapping that reference/by_torch/torch_optim.py describes. torch.optim and optax divide by another norm when they
-clip (equation 10 of manual/training.py): what is to stay together with a framework is clipped by hand as that framework does.
+By manual/training.py, and by the optimisers that come with a framework.
+
+`settings` are the plain mapping that reference/by_torch/torch_optim.py describes. torch.optim and
+optax divide by another norm when they clip (equation 10 of manual/training.py): what is to stay
+together with a framework is clipped by hand as that framework does.
 """
 
 import importlib
@@ -21,8 +24,8 @@ Named: TypeAlias = Mapping[str, Array]
 class Rule:
     """Clipping and an update, by whom; pure.
 
-    start(params) -> memory; update(params, gradients, memory) -> (params, memory). clip_epsilon is the ε of clipping by norm, 0
-    where nothing is clipped so.
+    start(params) -> memory; update(params, gradients, memory) -> (params, memory). clip_epsilon is
+    the ε of clipping by norm, 0 where nothing is clipped so.
     """
 
     by: str
@@ -55,7 +58,10 @@ PREFERRED = {
 
 
 def by_hand(settings: Settings, clip_epsilon: float = 0.0) -> Rule:
-    """The rule of manual/training.py. Raises UnknownName for an optimiser or a clip that does not exist."""
+    """The rule of manual/training.py.
+
+    Raises UnknownName for an optimiser or a clip that does not exist.
+    """
     must_be_known(settings)
     optimiser, clip = OPTIMISERS[settings["optimiser"]](settings), CLIPS[settings["clip"]]
 
@@ -67,7 +73,8 @@ def by_hand(settings: Settings, clip_epsilon: float = 0.0) -> Rule:
 
 
 def by_framework(package: str, settings: Settings) -> tuple[Rule, str | None]:
-    """(the rule that goes with a reference of this package, a note where another has to stand in for it).
+    """(the rule that goes with a reference of this package, a note where another has to stand in
+    for it).
 
     Raises UnknownName for an optimiser or a clip that does not exist.
     """

@@ -1,1 +1,4 @@
-"""Is the cross-check itself any good: planted mistakes, sensitivity, false alarms, other checkers."""
+"""Is the cross-check itself any good.
+
+Planted mistakes, sensitivity, false alarms, other checkers.
+"""

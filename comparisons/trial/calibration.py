@@ -1,10 +1,13 @@
-"""The experiment behind `comparisons.witnesses.tolerance.LIMIT`: how large error / noise gets for code that is right.
+"""The experiment behind `comparisons.witnesses.tolerance.LIMIT`.
+
+How large error / noise gets for code that is right.
 
     python comparisons/trial/calibration.py --problems 250
 
-draws problems from the table of cases with other seeds, recurrent gains from 0.1 to 4 and, in one problem of three, inputs that
-saturate every unit; holds the built-in derivations against all references; and prints how many comparisons there were and
-the largest ratios seen. A correct program never needs more than that; LIMIT leaves room above it.
+draws problems from the table of cases with other seeds, recurrent gains from 0.1 to 4 and, in one
+problem of three, inputs that saturate every unit; holds the built-in derivations against all
+references; and prints how many comparisons there were and the largest ratios seen. A correct
+program never needs more than that; LIMIT leaves room above it.
 """
 
 import math
@@ -37,7 +40,9 @@ class Ratio:
 
 
 def random_problem(case: Case, seed: int) -> Problem:
-    """The case at this seed, W_hh scaled by a random gain, in one of three W_xh so that units saturate; no Jacobians."""
+    """The case at this seed, W_hh scaled by a random gain, in one of three W_xh so that units
+    saturate; no Jacobians.
+    """
     problem = replace(problem_of(case, seed), jacobians=False)
     rng = np.random.default_rng([seed, len(case.name)])
     gain = math.exp(rng.uniform(math.log(GAINS[0]), math.log(GAINS[1])))
@@ -72,7 +77,8 @@ def main(problems: int = 250, show: int = 10) -> None:
     print(f"{len(found):,} comparisons of correct gradients; largest error / noise:")
     for ratio in found[:show]:
         print(
-            f"{ratio.value:10.2f}  {ratio.gradient} against {ratio.reference}, {ratio.case}, seed {ratio.seed}"
+            f"{ratio.value:10.2f}  {ratio.gradient} against {ratio.reference}, {ratio.case}, seed "
+            f"{ratio.seed}"
         )
 
 

@@ -26,7 +26,10 @@ DTYPES = ("float64", "float32", "float16")
 
 @dataclass
 class Alarms:
-    """Comparisons of derivations that are right: how many, how many of single steps besides, the alarms, the largest ratio."""
+    """Comparisons of derivations that are right.
+
+    How many, how many of single steps besides, the alarms, the largest ratio.
+    """
 
     problems: int = 0
     comparisons: int = 0
@@ -110,7 +113,10 @@ def random_problem(seed: int, number: int, dtype: str) -> tuple[CellCandidate, P
 def derivations(
     candidate: CellCandidate, problem: Problem, answer: Answer
 ) -> Iterator[tuple[str, Answer]]:
-    """The same right derivation, summing in other orders: hoisted, by the sequence form and without; by steps; rows reversed."""
+    """The same right derivation, summing in other orders.
+
+    Hoisted, by the sequence form and without; by steps; rows reversed.
+    """
     yield "hoisted", answer
     if hasattr(candidate.cell, "sequence"):
         plain = CellCandidate(altered(candidate.cell, sequence=None))
@@ -150,7 +156,9 @@ def reversed_rows(candidate: CellCandidate, problem: Problem) -> Answer:
 
 
 def alarms_in(number: int, seed: int, dtype: str, engines: Sequence[Engine]) -> Alarms:
-    """The comparisons of one random problem. One whose gradient overflows, or a framework's own in that dtype, says nothing.
+    """The comparisons of one random problem.
+
+    One whose gradient overflows, or a framework's own in that dtype, says nothing.
 
     What needs more than CLOSE noises by one sample is judged by all.
     """

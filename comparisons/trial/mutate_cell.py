@@ -43,7 +43,10 @@ def with_accumulate(cell: Any, change: Callable[..., Any]) -> Any:
 
 
 def carry(soil: Soil, change: Callable[[str, Array], Array]) -> Answers:
-    """What a step hands back to the one before is changed: change(part of the state, its derivative)."""
+    """What a step hands back to the one before is changed.
+
+    Change(part of the state, its derivative).
+    """
 
     def delta(inner: Any, params: Any, cache: Any, d_state: Any) -> tuple[Array, Arrays]:
         found, before = inner(params, cache, d_state)
@@ -73,7 +76,10 @@ def in_accumulate(
     cache: Change | None = None,
     delta: Change | None = None,
 ) -> Answers:
-    """The weight gradients are formed from something else: each a change of what accumulate is given."""
+    """The weight gradients are formed from something else.
+
+    Each a change of what accumulate is given.
+    """
 
     def change(inner: Any, p: Any, c: Any, d: Any) -> Any:
         return inner(params(p) if params else p, cache(c) if cache else c, delta(d) if delta else d)
@@ -283,7 +289,9 @@ def overwritten(soil: Soil) -> Plants:
 
 
 def with_globals(cell: Any, method: str, **names: Any) -> Any:
-    """The cell with a method that finds these under global names, in place of what its module has there."""
+    """The cell with a method that finds these under global names, in place of what its module has
+    there.
+    """
     kind = cast(Any, type(cell))
     function = getattr(kind, method)
     return altered(

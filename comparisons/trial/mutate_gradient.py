@@ -1,4 +1,7 @@
-"""Mistakes in finished gradients: one array of the answer is changed, and the shares of its steps likewise."""
+"""Mistakes in finished gradients.
+
+One array of the answer is changed, and the shares of its steps likewise.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +16,10 @@ from .subject import Answers, Arrays, Plants, Soil
 
 
 def one_changed(soil: Soil, name: str, change: Callable[[Array], Any]) -> Answers:
-    """The right answer with one gradient and every share in it changed; a change that gives None takes it away."""
+    """The right answer with one gradient and every share in it changed.
+
+    A change that gives None takes it away.
+    """
 
     def answer() -> Answer:
         found: list[Arrays] = []

@@ -80,7 +80,9 @@ def not_reset(soil: Soil) -> Plants:
 def reading(
     done: Pass, cotangents: Mapping[str, Array], d_params: Mapping[str, Array] | None = None
 ) -> Pass:
-    """The pass with other cotangents, and with other gradients of the readout's own where they are given."""
+    """The pass with other cotangents, and with other gradients of the readout's own where they are
+    given.
+    """
     own = done.reading.d_params if d_params is None else dict(d_params)
     return replace(done, reading=replace(done.reading, cotangents=dict(cotangents), d_params=own))
 

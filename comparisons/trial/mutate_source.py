@@ -1,4 +1,6 @@
-"""Mistakes of expression: a cell, the time loop or the network with one expression of its source changed.
+"""Mistakes of expression.
+
+A cell, the time loop or the network with one expression of its source changed.
 
 Nothing of `manual/` is touched: the changed code is compiled beside it (comparisons.trial.syntax).
 """
@@ -66,7 +68,10 @@ BACKWARDS = ("_slopes", "_complements", *DELTAS, "_o_last", "joined_backward", "
 
 @lru_cache(maxsize=16)
 def _sequence_variations(kind_of_cell: Any) -> tuple[tuple[str, source.Variation], ...]:
-    """Those of the sequence form's way back: of the method, and of the functions that it or the forward calls."""
+    """Those of the sequence form's way back.
+
+    Of the method, and of the functions that it or the forward calls.
+    """
     method = kind_of_cell.sequence_backward
     functions = {name: method.__globals__[name] for name in BACKWARDS if name in method.__globals__}
     return tuple(
@@ -101,12 +106,15 @@ def _nan_like(like: Array) -> Array:
     return _nan(like.shape, like.dtype)
 
 
-# NumPy for a mutant: memory that it never writes holds NaN, and not by chance what the right code left there.
+# NumPy for a mutant: memory that it never writes holds NaN, and not by chance what the right code
+# left there.
 UNFILLED = types.SimpleNamespace(**vars(np) | {"empty": _nan, "empty_like": _nan_like})
 
 
 def of_source(kind: str) -> Callable[[Soil], Plants]:
-    """Every change of this kind in the cell's delta, accumulate, step_jacobian and sequence form, in the loop and the network."""
+    """Every change of this kind in the cell's delta, accumulate, step_jacobian and sequence form,
+    in the loop and the network.
+    """
 
     def plant(soil: Soil) -> Plants:
         kind_of_cell = cast(Any, type(soil.cell))

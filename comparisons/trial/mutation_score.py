@@ -1,10 +1,12 @@
 """Every mistake in every cell in every regime, and what the cross-check says of each.
 
-A mutant that is not caught is either no mistake there, its gradient being the true one, or a failure of the oracle. That it is
-the true one is proven by intervals that contain the exact gradient (reference.numeric.interval): as near to it as the right derivation.
+A mutant that is not caught is either no mistake there, its gradient being the true one, or a
+failure of the oracle. That it is the true one is proven by intervals that contain the exact
+gradient (reference.numeric.interval): as near to it as the right derivation.
 
-The references are asked and the noise is measured once for each problem; a mutant then costs one backward pass. How far a mutant
-is from the truth is measured here again, without the comparator: a comparator that has gone blind does not hide what it misses.
+The references are asked and the noise is measured once for each problem; a mutant then costs one
+backward pass. How far a mutant is from the truth is measured here again, without the comparator: a
+comparator that has gone blind does not hide what it misses.
 """
 
 import math
@@ -72,7 +74,10 @@ CELLS: tuple[Case, ...] = (
 
 @dataclass(frozen=True)
 class Regime:
-    """Where a derivation is looked at: fields of Case, and factors on the variables whose names begin so."""
+    """Where a derivation is looked at.
+
+    Fields of Case, and factors on the variables whose names begin so.
+    """
 
     name: str
     fields: dict[str, Any]
@@ -121,7 +126,9 @@ class Trial:
         return None if not wrong else str(wrong[0].reason)
 
     def certified(self, problem: Problem, gradients: Mapping[str, Array]) -> bool:
-        """Whether gradients are the true ones: as near to the exact ones as one noise, or as the right code is.
+        """Whether gradients are the true ones.
+
+        As near to the exact ones as one noise, or as the right code is.
 
         By proof; by the reference where there is none.
         """
@@ -193,7 +200,9 @@ def trial_of(case: Case, regime: Regime, engines: Sequence[Engine], seed: int) -
 def apart(
     trial: Trial, gradients: Mapping[str, Array], steps: Mapping[str, Array]
 ) -> tuple[float, float]:
-    """(largest error over noise, largest relative error) of gradients, and of the shares of each step; NaN counts as ∞."""
+    """(largest error over noise, largest relative error) of gradients, and of the shares of each
+    step; NaN counts as ∞.
+    """
     noise, truth, found = trial.witnesses.noise, trial.truth, list[tuple[float, float]]()
     with np.errstate(all="ignore"):
         for name, expected in truth.gradients.items():
@@ -233,7 +242,10 @@ def _apart(error: Array, expected: Array, noise: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one mutant: where, what it was, the verdict, how it came about, and how far the mutant is from the truth."""
+    """What became of one mutant.
+
+    Where, what it was, the verdict, how it came about, and how far the mutant is from the truth.
+    """
 
     cell: str
     regime: str
@@ -249,7 +261,10 @@ class Outcome:
 def outcomes(
     trial: Trial, certify: Certify | None = None, kinds: tuple[Kind, ...] = KINDS, every: int = 1
 ) -> Iterator[Outcome]:
-    """The verdict on every mutant of this trial, or on one in so many of each kind; see `certify` in `outcome`."""
+    """The verdict on every mutant of this trial, or on one in so many of each kind.
+
+    See `certify` in `outcome`.
+    """
     soil, planted = Soil(trial.candidate, trial.problem, trial.right), Counter[str]()
     for mutant in mutants(soil, kinds):
         if planted[mutant.kind] % every == 0:
@@ -261,10 +276,12 @@ LEVELS = ("both", "whole", "steps")
 
 
 def outcome(trial: Trial, mutant: Mutant, certify: Certify) -> Iterator[Outcome]:
-    """The verdicts on a mutant as it is, on its whole gradients beside the right shares, and on its shares beside the right ones.
+    """The verdicts on a mutant as it is, on its whole gradients beside the right shares, and on
+    its shares beside the right ones.
 
-    certify(problem, gradients) says of gradients that the oracle accepts whether they are the true ones: such a mutant is no
-    mistake. A level at which nothing differs from the right answer, to the bit, is none.
+    certify(problem, gradients) says of gradients that the oracle accepts whether they are the true
+    ones: such a mutant is no mistake. A level at which nothing differs from the right answer, to
+    the bit, is none.
     """
     made = partial(Outcome, trial.cell, trial.regime, mutant.kind, mutant.what)
     try:

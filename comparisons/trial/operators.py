@@ -1,8 +1,9 @@
 """Mistakes, planted in derivations that are right: the oracle's own examination paper.
 
-KINDS is the table: a name, the mistake in a sentence, and how to plant it. A kind is planted wherever it makes sense, in one way
-or in many: in what the cell computes at a step, in the time loop, in the network, in the loss, or in the finished gradients. What
-comes out is a Mutant, an answer to the same problem by a derivation with exactly one mistake in it.
+KINDS is the table: a name, the mistake in a sentence, and how to plant it. A kind is planted
+wherever it makes sense, in one way or in many: in what the cell computes at a step, in the time
+loop, in the network, in the loss, or in the finished gradients. What comes out is a Mutant, an
+answer to the same problem by a derivation with exactly one mistake in it.
 """
 
 from collections.abc import Iterator

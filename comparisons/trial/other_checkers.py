@@ -1,7 +1,10 @@
-"""The same planted mistakes, shown to the checkers that come with the frameworks: what each finds, and how long it takes.
+"""The same planted mistakes, shown to the checkers that come with the frameworks.
 
-torch.autograd.gradcheck (its default, and its fast mode) and jax.test_util.check_grads hold the very backward that the trial
-changes against finite differences of the very forward; their tolerances are their defaults.
+What each finds, and how long it takes.
+
+torch.autograd.gradcheck (its default, and its fast mode) and jax.test_util.check_grads hold the
+very backward that the trial changes against finite differences of the very forward; their
+tolerances are their defaults.
 """
 
 import importlib
@@ -33,7 +36,9 @@ Checker = Callable[[CellCandidate, Problem, Callable[[], Answer]], bool]
 
 @dataclass
 class Side:
-    """How often a checker objected to what was planted in the problems of one dtype, and the seconds that it took in all."""
+    """How often a checker objected to what was planted in the problems of one dtype, and the
+    seconds that it took in all.
+    """
 
     checker: str
     planted: str
@@ -50,7 +55,10 @@ class Side:
 
 
 def checkers(engine: Engine) -> dict[str, Checker]:
-    """Ours and, where their frameworks can be imported, the others': each says whether it accepts an answer."""
+    """Ours and, where their frameworks can be imported, the others'.
+
+    Each says whether it accepts an answer.
+    """
     found: dict[str, Checker] = {
         OURS: lambda candidate, problem, answer: accepted_here(problem, answer, engine)
     }
@@ -84,7 +92,10 @@ def _framework_checker(accepts: Callable[..., bool], keywords: Mapping[str, Any]
 
 
 def accepted_here(problem: Problem, answer: Callable[[], Answer], engine: Engine) -> bool:
-    """Whether the cross-check accepts the answer; the reference is asked, and the noise measured, afresh."""
+    """Whether the cross-check accepts the answer.
+
+    The reference is asked, and the noise measured, afresh.
+    """
     try:
         with np.errstate(all="ignore"):
             told, again = answer(), answer()
@@ -134,7 +145,10 @@ def _differs(mutant: Mutant, right: Answer) -> bool:
 
 
 def with_error(right: Answer, rng: np.random.Generator, relative: float) -> Answer:
-    """The right answer with one entry of one whole gradient off by so much of its largest; the shares of its steps untold."""
+    """The right answer with one entry of one whole gradient off by so much of its largest.
+
+    The shares of its steps untold.
+    """
     name = str(rng.choice(list(right.gradients)))
     value = right.gradients[name].copy()
     value.reshape(-1)[rng.integers(value.size)] += relative * float(np.max(np.abs(value)))
@@ -144,7 +158,9 @@ def with_error(right: Answer, rng: np.random.Generator, relative: float) -> Answ
 def compare_checkers(
     cases: tuple[Case, ...], engine: Engine, seed: int, repeats: int
 ) -> list[Side]:
-    """Every checker on one mutant of each kind, on errors of SIZES in one entry, and on what is right, in float64 and float32."""
+    """Every checker on one mutant of each kind, on errors of SIZES in one entry, and on what is
+    right, in float64 and float32.
+    """
     table: dict[tuple[str, str, str], Side] = {}
     for case in cases:
         candidate, problem = built_in(case.cell, case.options), problem_of(case, seed)
@@ -181,7 +197,9 @@ LARGE = Case(
 
 
 def time_to_verdict(engine: Engine, seed: int) -> dict[str, float]:
-    """Seconds that each checker needs for a right LSTM of T = 50 and H = 32, some 7,000 weights; all of it measured."""
+    """Seconds that each checker needs for a right LSTM of T = 50 and H = 32, some 7,000 weights;
+    all of it measured.
+    """
     candidate, problem = built_in(LARGE.cell, LARGE.options), problem_of(LARGE, seed)
     times: dict[str, float] = {}
     for name, check in checkers(engine).items():

@@ -88,7 +88,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Mutant:
-    """One planted mistake: its kind, which one it is, and its answer. `answer` is asked afresh each time."""
+    """One planted mistake: its kind, which one it is, and its answer.
+
+    `answer` is asked afresh each time.
+    """
 
     kind: str
     what: str

@@ -1,7 +1,10 @@
-"""Mutants from a derivation's own source: one expression of it changed, the rest compiled as it stands.
+"""Mutants from a derivation's own source.
 
-Each variation is one node of the syntax tree replaced by another, and says where: file, line, column, the expression and what
-stands in its place. What is arithmetic on indices (slices, axes) is left alone, and so are signatures and docstrings.
+One expression of it changed, the rest compiled as it stands.
+
+Each variation is one node of the syntax tree replaced by another, and says where: file, line,
+column, the expression and what stands in its place. What is arithmetic on indices (slices, axes)
+is left alone, and so are signatures and docstrings.
 """
 
 import ast
@@ -34,7 +37,9 @@ ZERO, CONSTANT = "a returned part zero", "a number off by one"
 
 @dataclass(frozen=True, eq=False)
 class Variation:
-    """One changed expression: the kind of mistake, "file:line:column: before → after", the tree, the node, what replaces it.
+    """One changed expression: the kind of mistake, "file:line:column.
+
+    Before → after", the tree, the node, what replaces it.
 
     file and lines, first and last, are where it stands.
     """
@@ -69,7 +74,10 @@ class Variation:
 
 
 def lines_of(run: Callable[[], Any]) -> set[tuple[str, int]]:
-    """The lines of this project, (file, number), that `run` passes through: a change anywhere else is no mistake there."""
+    """The lines of this project, (file, number), that `run` passes through.
+
+    A change anywhere else is no mistake there.
+    """
     lines: set[tuple[str, int]] = set()
     folder, before = str(ROOT / "manual"), sys.gettrace()
 
@@ -90,7 +98,10 @@ def lines_of(run: Callable[[], Any]) -> set[tuple[str, int]]:
 
 
 def function_variations(function: Any, names: Sequence[str]) -> Iterator[Variation]:
-    """Every variation of one function or method; `names` are what its caches hold, for one in place of another."""
+    """Every variation of one function or method.
+
+    `names` are what its caches hold, for one in place of another.
+    """
     lines, first = inspect.getsourcelines(function)
     tree = ast.parse(textwrap.dedent("".join(lines)))
     yield from _variations(tree, tree.body[0], _file_of(function), first - 1, names)
@@ -170,7 +181,10 @@ def _arithmetic(function: ast.AST) -> Iterator[ast.expr]:
 
 
 def _locals(function: ast.AST) -> list[str]:
-    """The names that the function binds, in order: a variable taken for another is taken for the next of these."""
+    """The names that the function binds, in order.
+
+    A variable taken for another is taken for the next of these.
+    """
     stored = [
         node.id
         for node in ast.walk(function)

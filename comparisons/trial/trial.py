@@ -1,9 +1,14 @@
-"""The oracle on trial: does the cross-check find every mistake, how small a mistake, and does it ever accuse what is right?
+"""The oracle on trial: does the cross-check find every mistake, how small a mistake, and does it
+ever accuse what is right?
 
-mutants        every kind of mistake in every built-in cell, in every regime          comparisons.trial.mutation_score, comparisons.trial.operators
-sensitivity    the smallest error in one entry that is always caught                  comparisons.trial.sensitivity
-false alarms   derivations that are right, on random problems                         comparisons.trial.false_alarms
-side by side   the same mistakes, shown to the checkers that come with the frameworks comparisons.trial.other_checkers
+mutants        every kind of mistake in every built-in cell, in every regime
+               comparisons.trial.mutation_score, comparisons.trial.operators
+sensitivity    the smallest error in one entry that is always caught
+               comparisons.trial.sensitivity
+false alarms   derivations that are right, on random problems
+               comparisons.trial.false_alarms
+side by side   the same mistakes, shown to the checkers that come with the frameworks
+               comparisons.trial.other_checkers
 """
 
 import math
@@ -47,7 +52,9 @@ BESIDE = (Case("rnn", "rnn", TANH, steps=5), Case("lstm", "lstm", steps=5))
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is run: cells, regimes, one mutant in `every` of each kind, comparisons for false alarms, seconds in all."""
+    """How much is run: cells, regimes, one mutant in `every` of each kind, comparisons for false
+    alarms, seconds in all.
+    """
 
     cells: tuple[str, ...] = tuple(case.name for case in CELLS)
     regimes: tuple[str, ...] = tuple(regime.name for regime in REGIMES)
@@ -180,7 +187,10 @@ class Found:
         return sum(each.comparisons for each in self.alarms.values())
 
     def beside_others(self) -> list[Goal]:
-        """Ours against each of the other checkers: what it sees, what it accuses, how long it takes."""
+        """Ours against each of the other checkers.
+
+        What it sees, what it accuses, how long it takes.
+        """
         if not self.sides:
             return []
         seen, accused = Counter[str](), Counter[str]()
@@ -304,7 +314,10 @@ def side_piece(case: Case, seed: int, repeats: int) -> Found:
 
 
 def witnesses_used() -> tuple[Engine, ...]:
-    """The reference on which mutants and sensitivity are tried: torch, or jax where there is no torch."""
+    """The reference on which mutants and sensitivity are tried.
+
+    Torch, or jax where there is no torch.
+    """
     return available(("torch", "jax"))[0][:1]
 
 
@@ -312,7 +325,10 @@ EVERY_FURTHER = 20  # random problems to one that jax is asked of too, which has
 
 
 def accusers(number: int) -> tuple[Engine, ...]:
-    """The references that a right derivation is held against: torch and its modules; jax for some of the problems."""
+    """The references that a right derivation is held against: torch and its modules.
+
+    Jax for some of the problems.
+    """
     able, _ = available(("torch", "torch.nn", "jax"))
     return (
         able
@@ -322,7 +338,10 @@ def accusers(number: int) -> tuple[Engine, ...]:
 
 
 def hold(plan: Plan, watch: Callable[[int, str], None] | None = None) -> Found:
-    """The whole trial: mutants and sensitivity, other checkers, then false alarms: enough comparisons, or until time is up."""
+    """The whole trial: mutants and sensitivity, other checkers, then false alarms.
+
+    Enough comparisons, or until time is up.
+    """
     deadline, found = time.time() + plan.seconds, Found(wanted=plan.comparisons)
     if plan.large:
         found.times = time_to_verdict(

@@ -11,14 +11,18 @@ from .mutation_score import EQUIVALENT, KILLED, ROUNDING, SURVIVED, WITHIN
 from .trial import Found
 
 TRIAL_LEGEND = (
-    "equal: the mutant's gradient is the true one there, and no mistake; within rounding: it differs from the true one, by no "
-    f"more than {WITHIN:g} noises. Every mutant counts up to three times: as it is, in the whole gradient alone, in the shares "
+    "equal: the mutant's gradient is the true one there, and no mistake; within rounding: it "
+    "differs from the true one, by no "
+    f"more than {WITHIN:g} noises. Every mutant counts up to three times: as it is, in the whole "
+    "gradient alone, in the shares "
     "of the steps alone."
 )
 
 
 def rendered_trial(found: Found, seconds: float) -> RenderableType:
-    """Mutants by kind, cell and regime, what was missed, the sensitivity, false alarms, and which goals hold."""
+    """Mutants by kind, cell and regime, what was missed, the sensitivity, false alarms, and which
+    goals hold.
+    """
     parts: list[RenderableType] = [
         mutant_table("Mutants by kind of mistake", "mistake", found.by(0)),
         mutant_table("Mutants by cell", "cell", found.by(1)),
@@ -97,8 +101,10 @@ def alarm_lines(found: Found) -> list[str]:
         lines += [f"FALSE ALARM: {where}" for where in each.alarms]
         overflowed = f", {each.overflowed} more overflowed" if each.overflowed else ""
         lines.append(
-            f"right derivations, {dtype}: {each.comparisons:,} comparisons of whole gradients and {each.step_comparisons:,} of "
-            f"single steps on {each.problems - each.overflowed:,} random problems{overflowed}: {len(each.alarms)} alarms; "
+            f"right derivations, {dtype}: {each.comparisons:,} comparisons of whole gradients and "
+            f"{each.step_comparisons:,} of "
+            f"single steps on {each.problems - each.overflowed:,} random problems{overflowed}: "
+            f"{len(each.alarms)} alarms; "
             f"largest error / noise {each.worst:.2f} ({each.where})"
         )
     return lines
@@ -120,7 +126,8 @@ def side_table(found: Found) -> Table:
             if (side.planted, side.dtype) == (planted, dtype)
         }
         told = (
-            f"{row[name].objected} of {row[name].asked}, {row[name].seconds / row[name].asked:.2f} s"
+            f"{row[name].objected} of {row[name].asked}, "
+            f"{row[name].seconds / row[name].asked:.2f} s"
             for name in names
         )
         made.add_row(f"{planted}, {dtype}", *told)

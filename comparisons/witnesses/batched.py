@@ -2,7 +2,8 @@
 
 One forward serves them all.
 
-Nothing outlives the check, and an answer is handed out once, for the very numbers that it was computed from.
+Nothing outlives the check, and an answer is handed out once, for the very numbers that it was
+computed from.
 """
 
 from collections.abc import Iterable, Sequence
@@ -59,7 +60,10 @@ class Batched(Engine):
         return answer
 
     def later(self, problem: Problem) -> list[Problem]:
-        """The trials after it, at its variables and in its dtype; none where it is no trial, moved or not."""
+        """The trials after it, at its variables and in its dtype.
+
+        None where it is no trial, moved or not.
+        """
         names = [trial.name for trial in self.trials]
         if problem.name not in names:
             return []

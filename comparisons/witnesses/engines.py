@@ -1,7 +1,7 @@
 """The references: one line each in ENGINES, name → how to ask it.
 
-An engine answers a Problem from `reference/` alone. It is imported when first asked, so that a missing framework costs
-nothing but its own rows.
+An engine answers a Problem from `reference/` alone. It is imported when first asked, so that a
+missing framework costs nothing but its own rows.
 """
 
 import importlib
@@ -34,10 +34,11 @@ from .torch_modules import no_torch_module
 class Engine:
     """name in reports; module, below `reference`, that does the work; package to install.
 
-    reason_not(problem) says why the engine does not apply, or None. ask answers the problem's gradients, offsets included.
-    keywords(problem, rounding_seed) are what the module's functions want to know besides.
-    rounds_at_random: whether it can answer under stochastic arithmetic; tells_steps: whether it knows the share of each
-    step; numeric: whether it only evaluates the function, in NumPy; by_name: whether it is asked only where it is named.
+    reason_not(problem) says why the engine does not apply, or None. ask answers the problem's
+    gradients, offsets included. keywords(problem, rounding_seed) are what the module's functions
+    want to know besides. rounds_at_random: whether it can answer under stochastic arithmetic;
+    tells_steps: whether it knows the share of each step; numeric: whether it only evaluates the
+    function, in NumPy; by_name: whether it is asked only where it is named.
     """
 
     name: str
@@ -62,7 +63,10 @@ class Engine:
     def answer(
         self, problem: AnyProblem, rounding_seed: int | None = None, shares: bool = True
     ) -> Answer:
-        """Loss, states, gradients; the shares of every step where they are wanted; under stochastic arithmetic with a seed."""
+        """Loss, states, gradients; the shares of every step where they are wanted.
+
+        Under stochastic arithmetic with a seed.
+        """
         module, keywords = self.load(), self.keywords(problem, rounding_seed)
         if shares and isinstance(problem, Problem) and self.tells_steps:
             problem = problem.with_variables(with_offsets(problem))
@@ -79,7 +83,9 @@ class Engine:
     def answers(
         self, problems: Sequence[Problem], rounding_seed: int | None = None
     ) -> list[Answer]:
-        """The same of problems of one sequence that differ in their cotangents alone, with the shares of every step."""
+        """The same of problems of one sequence that differ in their cotangents alone, with the
+        shares of every step.
+        """
         first = problems[0].with_variables(with_offsets(problems[0]))
         keywords, constants = (
             self.keywords(first, rounding_seed),
@@ -131,7 +137,10 @@ class Engine:
 def _steps(
     problem: Problem, gradients: dict[str, Array], found: dict[str, Array]
 ) -> dict[str, Array]:
-    """The shares of the steps: the gradients of the offsets, and all that has a time axis of its own."""
+    """The shares of the steps.
+
+    The gradients of the offsets, and all that has a time axis of its own.
+    """
     steps = {
         name: value
         for name, value in gradients.items()
@@ -150,7 +159,10 @@ def _steps(
 
 
 def step_of(problem: Problem) -> equations.Step:
-    """The step that the engines differentiate: the problem's own, or the one in reference.equations."""
+    """The step that the engines differentiate.
+
+    The problem's own, or the one in reference.equations.
+    """
     if problem.step is not None:
         return problem.step
     return _bound_step(problem.cell, tuple(problem.options.items()))
@@ -185,12 +197,17 @@ def arrangement_of(problem: Problem) -> equations.Arrangement:
 
 
 def readout_of(problem: Problem) -> equations.Readout:
-    """The readout from reference.equations. The same problem gives the same object, so that nothing is compiled twice."""
+    """The readout from reference.equations.
+
+    The same problem gives the same object, so that nothing is compiled twice.
+    """
     return _bound_readout(problem.readout, tuple(problem.readout_options.items()))
 
 
 def with_offsets(problem: Problem) -> dict[str, Array]:
-    """The variables, and a zero offset for every parameter and state at every step (where a perturbation has not put one)."""
+    """The variables, and a zero offset for every parameter and state at every step (where a
+    perturbation has not put one).
+    """
     shapes = {name: problem.variables[name].shape for name in problem.parameter_names}
     shapes |= {name: problem.variables[f"{name}_0"].shape for name in problem.state_sizes}
     offsets = {
@@ -411,13 +428,17 @@ NUMERIC: tuple[str, ...] = tuple(engine.name for engine in ENGINES if engine.num
 
 @contextmanager
 def computing_on(device: str, engines: Iterable[Engine]) -> Generator[None]:
-    """Within it torch and jax compute on this device. Raises MissingDevice where one of these engines does not have it."""
+    """Within it torch and jax compute on this device.
+
+    Raises MissingDevice where one of these engines does not have it.
+    """
     for engine in engines if device != "cpu" else ():
         module = engine.load()
         why = module.why_not_on(device) if hasattr(module, "why_not_on") else None
         if why is not None:
             raise MissingDevice(
-                f"{engine.name} cannot compute on {device!r} here: {why}; name other references, or the device cpu"
+                f"{engine.name} cannot compute on {device!r} here: {why}; name other references, "
+                "or the device cpu"
             )
     with devices.on(device):
         yield
@@ -439,7 +460,10 @@ def names_in(references: Sequence[str] | str | None) -> list[str] | None:
 
 
 def select(names: tuple[str, ...] | None) -> tuple[Engine, ...]:
-    """The engines of these names, in the table's order; all that differentiate by themselves for None. Raises UnknownName."""
+    """The engines of these names, in the table's order.
+
+    All that differentiate by themselves for None. Raises UnknownName.
+    """
     known = [engine.name for engine in ENGINES]
     for name in names or ():
         if name not in known:

@@ -1,24 +1,29 @@
 """How much disagreement rounding explains: measured on the problem at hand, not guessed.
 
-Two correct programs for one gradient differ by rounding, and by how much depends on the problem: on its dtype, on how many terms
-are accumulated, on cancellation, on how the recurrence amplifies. The noise of a gradient, and of each step's share in it, is the
-larger of what is measured on a reference, never on the candidate:
+Two correct programs for one gradient differ by rounding, and by how much depends on the problem:
+on its dtype, on how many terms are accumulated, on cancellation, on how the recurrence amplifies.
+The noise of a gradient, and of each step's share in it, is the larger of what is measured on a
+reference, never on the candidate:
 
-    (1) response   the largest change of the reference when every operation, forward and backward, rounds at random, and the
+    (1) response   the largest change of the reference when every operation, forward and backward,
+                   rounds at random, and the
                    weights move by a random |Δ| ≤ ε|v|, by another amount at every step: what recurrence and cancellation make of
                    rounding. A reference without stochastic arithmetic answers to moved weights alone.
-    (2) floor      ε m + τ n: ε the dtype's unit roundoff, τ its smallest normal number (below which results may be flushed to
+    (2) floor      ε m + τ n: ε the dtype's unit roundoff, τ its smallest normal number (below
+                   which results may be flushed to
                    zero), n = T (B + H + I) the number of accumulated terms, m the magnitude of what is summed: Σ_t max|share of
                    step t| for the whole, max|share| for one step. Terms that cancel do not hide, and a step that has nearly
                    vanished is judged by its own size. Where the shares are not told (the head, the loss), and where nothing
                    rounds at random, ε √n m: within a sum over n terms errors add up as a random walk does.
 
-The true gradient is always that in float64, at the weights that the candidate is given. Where the candidate works in a lower
-precision, (1) is measured there: how far the references themselves, run in that precision, are from their own float64.
+The true gradient is always that in float64, at the weights that the candidate is given. Where the
+candidate works in a lower precision, (1) is measured there: how far the references themselves, run
+in that precision, are from their own float64.
 
-A row passes if error ≤ limit · noise; there is no absolute tolerance. LIMIT holds in float64; below it noise is the frameworks'
-own error, of which a candidate may make no more than LOW_LIMIT times as much. Both are calibrated by experiments that
-`comparisons/trial/calibration.py` and `report.py trial` repeat and docs/tolerance.md describes.
+A row passes if error ≤ limit · noise; there is no absolute tolerance. LIMIT holds in float64;
+below it noise is the frameworks' own error, of which a candidate may make no more than LOW_LIMIT
+times as much. Both are calibrated by experiments that `comparisons/trial/calibration.py` and
+`report.py trial` repeat and docs/tolerance.md describes.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,9 +47,12 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Noise:
-    """Absolute noise by quantity: of the whole tensor, and of each step (first axis) where there are steps.
+    """Absolute noise by quantity.
 
-    limit: how many times as large an error may be. allowed: (rtol, atol) that were asked for in place of it, for gradients.
+    Of the whole tensor, and of each step (first axis) where there are steps.
+
+    limit: how many times as large an error may be. allowed: (rtol, atol) that were asked for in
+    place of it, for gradients.
     """
 
     total: dict[str, float]
@@ -103,9 +111,9 @@ def measure(
 ) -> Noise:
     """Noise by (1) and (2), from what ask(problem, rounding_seed) tells.
 
-    `reference` is the answer without a seed; `at_random`: whether a seed makes operations round at random; `in_double`: where the
-    reference cannot run in the candidate's precision. What others say has no part in it: references that contradict each other
-    would explain any mistake.
+    `reference` is the answer without a seed; `at_random`: whether a seed makes operations round at
+    random; `in_double`: where the reference cannot run in the candidate's precision. What others
+    say has no part in it: references that contradict each other would explain any mistake.
     """
     moved = _responses(
         problem, problem if in_double else problem.lowered(), ask, reference, samples, 1
@@ -130,7 +138,9 @@ def _responses(
     samples: int,
     stream: int,
 ) -> list[Noise]:
-    """How far so many runs of the lowered problem, moved and rounded at random, are from the reference."""
+    """How far so many runs of the lowered problem, moved and rounded at random, are from the
+    reference.
+    """
     rng = np.random.default_rng([problem.seed, stream])
     return [
         difference(reference, ask(perturb(lowered, rng), int(rng.integers(2**31))))
@@ -139,7 +149,9 @@ def _responses(
 
 
 def perturb(problem: AnyProblem, rng: np.random.Generator, every_step: bool = True) -> AnyProblem:
-    """The problem with every variable moved by up to one unit roundoff, the cell's weights by another amount at every step."""
+    """The problem with every variable moved by up to one unit roundoff, the cell's weights by
+    another amount at every step.
+    """
     unit_roundoff = epsilon(problem.rounding_dtype)
 
     def nudge(value: Array, shape: tuple[int, ...]) -> Array:
@@ -190,7 +202,10 @@ def difference(reference: Answer, other: Answer) -> Noise:
 def largest(
     *noises: Noise, limit: float | None = None, allowed: tuple[float, float] | None = None
 ) -> Noise:
-    """The largest of each, for everything that the first tells; NaN where there is one. Limits as given, or as the first has."""
+    """The largest of each, for everything that the first tells.
+
+    NaN where there is one. Limits as given, or as the first has.
+    """
     total = {
         name: max_of([noise.total[name] for noise in noises if name in noise.total])
         for name in noises[0].total
@@ -221,7 +236,9 @@ def scaled(
     extra: Mapping[str, float],
     allowed: tuple[float, float] | None,
 ) -> Noise:
-    """The noise of gradients times their factor (1 where there is none), and an extra amount on the whole."""
+    """The noise of gradients times their factor (1 where there is none), and an extra amount on
+    the whole.
+    """
     total = {
         name: value * factor.get(name, 1.0) + extra.get(name, 0.0)
         for name, value in noise.total.items()

@@ -63,15 +63,7 @@ import numpy as np
 from ..activations import sigmoid_and_complement
 from ..cell import Array, Arrays, Halves, Shapes, StepGradients, arriving
 from ..linear import linear, linear_backward, rows_of
-from ..through_time.sequences import (
-    Joined,
-    Multiplier,
-    NetInputs,
-    empty,
-    tiles,
-    weight_gradient,
-    width_of,
-)
+from ..through_time.sequences import Joined, Multiplier, NetInputs, empty, tiles, weight_gradient, width_of
 
 GATES = ("r", "z", "n")
 
@@ -93,12 +85,7 @@ class GRU(Halves):
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """Shapes of W_xh, W_hh, b_x and b_hh."""
         rows = len(GATES) * hidden_size
-        return {
-            "W_xh": (rows, input_size),
-            "W_hh": (rows, hidden_size),
-            "b_x": (rows,),
-            "b_hh": (rows,),
-        }
+        return {"W_xh": (rows, input_size), "W_hh": (rows, hidden_size), "b_x": (rows,), "b_hh": (rows,)}
 
     def state_shapes(self, hidden_size: int) -> Shapes:
         """The state is h alone."""
@@ -111,13 +98,9 @@ class GRU(Halves):
         p_z, p_n = (h_prev - n) * z * not_z, not_z * (1 - n * n)
         if self.reset == "after":
             slope_r = p_n * cache["v_n"] * r * cache["not_r"]
-            return _plus_diagonal(
-                z, _combined((p_n * r, W_hn), (slope_r, W_hr), (p_z, W_hz))
-            )  # (14a)
+            return _plus_diagonal(z, _combined((p_n * r, W_hn), (slope_r, W_hr), (p_z, W_hz)))  # (14a)
         through_r = _plus_diagonal(r, _combined((h_prev * r * cache["not_r"], W_hr)))
-        return _plus_diagonal(
-            z, p_n[:, :, None] * (W_hn @ through_r) + p_z[:, :, None] * W_hz
-        )  # (14b)
+        return _plus_diagonal(z, p_n[:, :, None] * (W_hn @ through_r) + p_z[:, :, None] * W_hz)  # (14b)
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -139,24 +122,11 @@ class GRU(Halves):
         v_n = seen @ W_hn.T + b_hn
         n = xp.tanh(u_n + r * v_n) if self.reset == "after" else xp.tanh(u_n + v_n)  # (4a), (4b)
         gates = {"r": r, "z": z, "n": n, "not_r": not_r, "not_z": not_z}
-        return {"h": not_z * n + z * h_prev}, {
-            "x": x,
-            "h_prev": h_prev,
-            "seen": seen,
-            **gates,
-            "v_n": v_n,
-        }  # (5)
+        return {"h": not_z * n + z * h_prev}, {"x": x, "h_prev": h_prev, "seen": seen, **gates, "v_n": v_n}  # (5)
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """((δ, ε_n) side by side (B, 4H), {"h": dh_{t−1}})."""
-        r, z, n, h_prev, not_z, dh = (
-            cache["r"],
-            cache["z"],
-            cache["n"],
-            cache["h_prev"],
-            cache["not_z"],
-            d_state["h"],
-        )
+        r, z, n, h_prev, not_z, dh = cache["r"], cache["z"], cache["n"], cache["h_prev"], cache["not_z"], d_state["h"]
         W_hr, W_hz, W_hn = np.split(params["W_hh"], len(GATES))
         delta_n = dh * not_z * (1 - n * n)  # (6), (7)
         delta_z = dh * (h_prev - n) * z * not_z  # (6), (8)
@@ -171,9 +141,7 @@ class GRU(Halves):
         d_h_prev = dh * z + delta_r @ W_hr + delta_z @ W_hz + through_n  # (11a), (11b)
         return np.concatenate([delta_r, delta_z, delta_n, epsilon_n], axis=-1), {"h": d_h_prev}
 
-    def accumulate(
-        self, params: Arrays, cache: Arrays, delta: Array
-    ) -> tuple[Arrays, Array | None]:
+    def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 4H) = (δ_r, δ_z, δ_n, ε_n)."""
         size = params["W_hh"].shape[-1]
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta[..., : 3 * size])  # (12)
@@ -182,12 +150,7 @@ class GRU(Halves):
         h_prev, seen = cache["h_prev"].reshape(-1, size), cache["seen"].reshape(-1, size)
         d_W_hh = np.concatenate([gates.T @ h_prev, epsilon_n.T @ seen])  # (13)
         d_b_hh = np.concatenate([gates.sum(axis=0), epsilon_n.sum(axis=0)])  # (13)
-        return {
-            "W_xh": d_W_xh,
-            "W_hh": d_W_hh,
-            "b_x": np.sum(rows[:, : 3 * size], axis=0),
-            "b_hh": d_b_hh,
-        }, d_x
+        return {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_x": np.sum(rows[:, : 3 * size], axis=0), "b_hh": d_b_hh}, d_x
 
     # The sequence form.
 
@@ -199,32 +162,16 @@ class GRU(Halves):
         )  # c is the bias beside W_hh
         joined = Joined(x, initial["h"])
         rows, h, all_tiles = joined.rows, joined.h, tiles(steps, batch, 10 * initial["h"][0].nbytes)
-        W_r_z, together = (
-            -joined.weights(W_hr_z, b_r_z + c_r_z, W_xr_z),
-            all_tiles[0].count,
-        )  # e⁻ᵃ is wanted
+        W_r_z, together = -joined.weights(W_hr_z, b_r_z + c_r_z, W_xr_z), all_tiles[0].count  # e⁻ᵃ is wanted
         net = NetInputs(rows, W_r_z, joined.columns(-W_xr_z), together, 2)
         u_n = joined.of_x(W_xn, b_n if after else b_n + c_n)
-        slopes, seen = (
-            empty((5, steps, batch, size), u_n.dtype),
-            h[:-1] if after else np.empty_like(u_n),
-        )
+        slopes, seen = empty((5, steps, batch, size), u_n.dtype), h[:-1] if after else np.empty_like(u_n)
         W_n = np.concatenate([W_hn, c_n[:, None]], axis=1).T if after else W_hn.T
-        net_n = (
-            NetInputs(rows[..., : size + 1], W_n, [None] * steps, together)
-            if after
-            else Multiplier(W_n, batch)
-        )
+        net_n = NetInputs(rows[..., : size + 1], W_n, [None] * steps, together) if after else Multiplier(W_n, batch)
         room = np.empty((together, 4, all_tiles[0].rows.stop, size), u_n.dtype)
         for tile in all_tiles:
             own, until = (tile.steps, tile.rows), h[tile.through]
-            mine = (
-                net.of(tile),
-                net.turns(tile),
-                u_n[own],
-                until,
-                room[: tile.count, :, : until.shape[1]],
-            )
+            mine = net.of(tile), net.turns(tile), u_n[own], until, room[: tile.count, :, : until.shape[1]]
             if isinstance(net_n, NetInputs):
                 done = _gates_after(*mine, net_n.of(tile)[:, 0], net_n.turns(tile))
             else:
@@ -240,28 +187,18 @@ class GRU(Halves):
         walk = _deltas_after if self.reset == "after" else _deltas_before
         delta, epsilon_n, dh_0 = walk(tape["slopes"], params["W_hh"], cotangents["h"], carry)
         by_r_z = weight_gradient(rows, delta[..., : 2 * size])  # (12), (13), rows of r and z
-        by_x = np.concatenate(
-            [by_r_z[:, size:], weight_gradient(rows[..., size:], delta[..., 2 * size :])]
-        )  # (12)
+        by_x = np.concatenate([by_r_z[:, size:], weight_gradient(rows[..., size:], delta[..., 2 * size :])])  # (12)
         if "seen" in tape:
             d_W_hn, d_b_n = weight_gradient(tape["seen"], epsilon_n), by_x[2 * size :, :1]  # (13)
         else:
-            d_W_hn, d_b_n = np.split(
-                weight_gradient(rows[..., : size + 1], epsilon_n), [size], axis=1
-            )  # (13)
+            d_W_hn, d_b_n = np.split(weight_gradient(rows[..., : size + 1], epsilon_n), [size], axis=1)  # (13)
         d_params = {
-            "W_xh": by_x[:, 1:].copy()
-            if width_of(x)
-            else linear_backward(params["W_xh"], x, delta)[0],
+            "W_xh": by_x[:, 1:].copy() if width_of(x) else linear_backward(params["W_xh"], x, delta)[0],
             "W_hh": np.concatenate([by_r_z[:, :size], d_W_hn]),
             "b_x": by_x[:, 0].copy(),
             "b_hh": np.concatenate([by_x[: 2 * size, 0], d_b_n[:, 0]]),
         }
-        return (
-            d_params,
-            (rows_of(delta, 2) @ params["W_xh"]).reshape(x.shape) if width_of(x) else None,
-            {"h": dh_0},
-        )  # (12)
+        return d_params, (rows_of(delta, 2) @ params["W_xh"]).reshape(x.shape) if width_of(x) else None, {"h": dh_0}  # (12)
 
 
 def _combined(*terms: tuple[Array, Array]) -> Array:
@@ -279,33 +216,14 @@ def _plus_diagonal(values: Array, matrices: Array) -> Array:
 
 
 def _gates_after(
-    a: Array,
-    turns: Iterable[None],
-    u: Array,
-    h: Array,
-    room: Array,
-    v: Array,
-    turns_n: Iterable[None],
+    a: Array, turns: Iterable[None], u: Array, h: Array, room: Array, v: Array, turns_n: Iterable[None]
 ) -> tuple[Array, Array, Array]:
     """Fills h (n+1, r, H); r̄, z̄, in place of a (n, 2, r, H); r, z, n, h_{t−1} − n (n, 4, r, H); v."""
     gates, (r, z, n, apart) = room[:, :2], room.swapaxes(0, 1)
     one, kept, infinite = np.ones((), a.dtype), np.empty_like(h[0]), list[str]()
     with np.errstate(over="call", call=lambda kind, _: infinite.append(kind)):
         every = zip(turns, turns_n, h, h[1:], a, u, v, gates, r, z, n, apart, strict=False)
-        for (
-            _,
-            _,
-            h_prev,
-            h_t,
-            a_t,
-            u_t,
-            v_t,
-            gates_t,
-            r_t,
-            z_t,
-            n_t,
-            apart_t,
-        ) in every:  # their turns: (1), (2)
+        for _, _, h_prev, h_t, a_t, u_t, v_t, gates_t, r_t, z_t, n_t, apart_t in every:  # their turns: (1), (2)
             np.exp(a_t, out=a_t)
             np.add(a_t, one, out=gates_t)
             np.reciprocal(gates_t, out=gates_t)  # (3)
@@ -319,13 +237,7 @@ def _gates_after(
 
 
 def _gates_before(
-    a: Array,
-    turns: Iterable[None],
-    u: Array,
-    h: Array,
-    room: Array,
-    product: Multiplier,
-    seen: Array,
+    a: Array, turns: Iterable[None], u: Array, h: Array, room: Array, product: Multiplier, seen: Array
 ) -> tuple[Array, Array, Array]:
     """The same, and r ⊙ h_{t−1}, in place of v."""
     gates, (r, z, n, apart) = room[:, :2], room.swapaxes(0, 1)
@@ -333,19 +245,7 @@ def _gates_before(
     one, infinite = np.ones((), a.dtype), list[str]()
     with np.errstate(over="call", call=lambda kind, _: infinite.append(kind)):
         every = zip(turns, h, h[1:], a, u, seen, gates, r, z, n, apart, strict=False)
-        for (
-            _,
-            h_prev,
-            h_t,
-            a_t,
-            u_t,
-            seen_t,
-            gates_t,
-            r_t,
-            z_t,
-            n_t,
-            apart_t,
-        ) in every:  # its turn: (1), (2)
+        for _, h_prev, h_t, a_t, u_t, seen_t, gates_t, r_t, z_t, n_t, apart_t in every:  # its turn: (1), (2)
             np.exp(a_t, out=a_t)
             np.add(a_t, one, out=gates_t)
             np.reciprocal(gates_t, out=gates_t)  # (3)
@@ -371,11 +271,7 @@ def _complements(decay: Array, gates: Array, infinite: Sequence[str]) -> Array:
 
 def _slopes(complements: Array, room: Array, with_r: Array, after: bool, slopes: Array) -> None:
     """Fills the factor in ε_n (after) or r (before), those in δ_r, δ_z, δ_n by (15) and (16), and z."""
-    (not_r, not_z), (r, z, n, apart), (last, k_r, k_z, k_n, kept) = (
-        complements.swapaxes(0, 1),
-        room.swapaxes(0, 1),
-        slopes,
-    )
+    (not_r, not_z), (r, z, n, apart), (last, k_r, k_z, k_n, kept) = complements.swapaxes(0, 1), room.swapaxes(0, 1), slopes
     np.multiply(n, n, out=k_n)
     np.subtract(1, k_n, out=k_n)
     k_n *= not_z  # (15)
@@ -391,9 +287,7 @@ def _slopes(complements: Array, room: Array, with_r: Array, after: bool, slopes:
     kept[...] = z
 
 
-def _deltas_after(
-    slopes: Array, W_hh: Array, e: Array, carry: Arrays | None
-) -> tuple[Array, Array, Array]:
+def _deltas_after(slopes: Array, W_hh: Array, e: Array, carry: Arrays | None) -> tuple[Array, Array, Array]:
     """(δ (T, B, 3H), ε_n (T, B, H), dh_0)."""
     steps, batch, size = slopes.shape[1:]
     all_four = empty((steps, batch, 4 * size), slopes.dtype)  # ε_n, δ_r, δ_z, δ_n
@@ -401,10 +295,7 @@ def _deltas_after(
     (filled,), ((dh_prev,),) = product.room(1, batch)
     dh, kept = (np.empty((batch, size), slopes.dtype) for _ in range(2))
     dh_prev[...] = arriving(carry, "h", dh)
-    blocks, epsilon = (
-        all_four.reshape(steps, batch, 4, size).swapaxes(1, 2),
-        all_four[..., : 3 * size],
-    )
+    blocks, epsilon = all_four.reshape(steps, batch, 4, size).swapaxes(1, 2), all_four[..., : 3 * size]
     every = (e, slopes[:4].swapaxes(0, 1), slopes[4], blocks, epsilon)
     for e_t, slopes_t, z, deltas, epsilon_t in zip(*(each[::-1] for each in every), strict=True):
         np.add(e_t, dh_prev, out=dh)
@@ -415,37 +306,17 @@ def _deltas_after(
     return all_four[..., size:], all_four[..., :size], dh_prev
 
 
-def _deltas_before(
-    slopes: Array, W_hh: Array, e: Array, carry: Arrays | None
-) -> tuple[Array, Array, Array]:
+def _deltas_before(slopes: Array, W_hh: Array, e: Array, carry: Arrays | None) -> tuple[Array, Array, Array]:
     """(δ (T, B, 3H), ε_n (T, B, H), dh_0)."""
     steps, batch, size = slopes.shape[1:]
     delta = empty((steps, batch, 3 * size), slopes.dtype)
     by_gates, by_n = Multiplier(W_hh[: 2 * size], batch), Multiplier(W_hh[2 * size :], batch)
-    ((filled,), ((dh_prev,),)), ((filled_n,), ((q,),)) = (
-        product.room(1, batch) for product in (by_gates, by_n)
-    )
+    ((filled,), ((dh_prev,),)), ((filled_n,), ((q,),)) = (product.room(1, batch) for product in (by_gates, by_n))
     dh, kept = (np.empty((batch, size), slopes.dtype) for _ in range(2))
     dh_prev[...] = arriving(carry, "h", dh)
-    blocks, gates, n = (
-        delta.reshape(steps, batch, 3, size).swapaxes(1, 2),
-        delta[..., : 2 * size],
-        delta[..., 2 * size :],
-    )
-    every = (
-        e,
-        slopes[1],
-        slopes[2:4].swapaxes(0, 1),
-        slopes[0],
-        slopes[4],
-        blocks[:, 0],
-        blocks[:, 1:],
-        gates,
-        n,
-    )
-    for e_t, k_r, k_z_n, r, z, delta_r, delta_z_n, delta_gates, delta_n in zip(
-        *(each[::-1] for each in every), strict=True
-    ):
+    blocks, gates, n = delta.reshape(steps, batch, 3, size).swapaxes(1, 2), delta[..., : 2 * size], delta[..., 2 * size :]
+    every = (e, slopes[1], slopes[2:4].swapaxes(0, 1), slopes[0], slopes[4], blocks[:, 0], blocks[:, 1:], gates, n)
+    for e_t, k_r, k_z_n, r, z, delta_r, delta_z_n, delta_gates, delta_n in zip(*(each[::-1] for each in every), strict=True):
         np.add(e_t, dh_prev, out=dh)
         np.multiply(k_z_n, dh, out=delta_z_n)  # (15)
         by_n.times(delta_n, filled_n)  # q by (9b)

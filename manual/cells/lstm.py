@@ -79,16 +79,10 @@ class LSTM(Halves):
         """∂s_t/∂s_{t−1} for s = (h, c) by (14) and (15): (B, 2H, 2H)."""
         (i, f, g, o), tanh_c = (cache[gate] for gate in GATES), cache["tanh_c"]
         W_hi, W_hf, W_hg, W_ho = np.split(params["W_hh"], len(GATES))
-        p_i, p_f, p_g = (
-            g * i * cache["not_i"],
-            cache["c_prev"] * f * cache["not_f"],
-            i * (1 - g * g),
-        )
+        p_i, p_f, p_g = g * i * cache["not_i"], cache["c_prev"] * f * cache["not_f"], i * (1 - g * g)
         through_c = o * (1 - tanh_c * tanh_c)
         c_by_h = p_i[:, :, None] * W_hi + p_f[:, :, None] * W_hf + p_g[:, :, None] * W_hg  # (14)
-        h_by_h = (
-            through_c[:, :, None] * c_by_h + (tanh_c * o * cache["not_o"])[:, :, None] * W_ho
-        )  # (15)
+        h_by_h = through_c[:, :, None] * c_by_h + (tanh_c * o * cache["not_o"])[:, :, None] * W_ho  # (15)
         eye = np.eye(f.shape[-1], dtype=f.dtype)
         c_by_c, h_by_c = f[:, :, None] * eye, (through_c * f)[:, :, None] * eye  # (14), (15)
         return np.block([[h_by_h, h_by_c], [c_by_h, c_by_c]])
@@ -106,20 +100,12 @@ class LSTM(Halves):
         a = projected + state["h"] @ params["W_hh"].T  # (1)
         size = state["h"].shape[-1]
         a_i, a_f, a_g, a_o = (a[:, k * size : (k + 1) * size] for k in range(len(GATES)))
-        (i, not_i), (f, not_f), (o, not_o) = (
-            sigmoid_and_complement(xp, a) for a in (a_i, a_f, a_o)
-        )  # (2)
+        (i, not_i), (f, not_f), (o, not_o) = (sigmoid_and_complement(xp, a) for a in (a_i, a_f, a_o))  # (2)
         g = xp.tanh(a_g)  # (2)
         c = f * state["c"] + i * g  # (3)
         tanh_c = xp.tanh(c)
         gates = {"i": i, "f": f, "g": g, "o": o, "not_i": not_i, "not_f": not_f, "not_o": not_o}
-        return {"h": o * tanh_c, "c": c}, {
-            "x": x,
-            "h_prev": state["h"],
-            "c_prev": state["c"],
-            **gates,
-            "tanh_c": tanh_c,
-        }  # (4)
+        return {"h": o * tanh_c, "c": c}, {"x": x, "h_prev": state["h"], "c_prev": state["c"], **gates, "tanh_c": tanh_c}  # (4)
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """(δ_t (B, 4H), {"h": dh_{t−1}, "c": dc_{t−1}})."""
@@ -132,9 +118,7 @@ class LSTM(Halves):
         delta = np.concatenate([delta_i, delta_f, delta_g, delta_o], axis=-1)
         return delta, {"h": delta @ params["W_hh"], "c": dc * f}  # (11), (10)
 
-    def accumulate(
-        self, params: Arrays, cache: Arrays, delta: Array
-    ) -> tuple[Arrays, Array | None]:
+    def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 4H); each weight gradient is one matrix product."""
         rows = delta.reshape(-1, delta.shape[-1])
         h_prev = cache["h_prev"].reshape(-1, params["W_hh"].shape[-1])
@@ -146,31 +130,16 @@ class LSTM(Halves):
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
         """(h_0..h_T and c_0..c_T (T+1, B, H); s_t, what multiplies dh_t (2, T, B, H), what multiplies d̃c (4, T, B, H))."""
         (steps, batch), size = x.shape[:2], params["W_hh"].shape[1]
-        joined, (W_hh, b_h, W_xh) = (
-            Joined(x, initial["h"]),
-            (_turned(params[name]) for name in ("W_hh", "b_h", "W_xh")),
-        )
+        joined, (W_hh, b_h, W_xh) = Joined(x, initial["h"]), (_turned(params[name]) for name in ("W_hh", "b_h", "W_xh"))
         h, c = joined.h, empty(joined.h.shape, W_hh.dtype)
         c[0] = initial["c"]
         by_h, by_c = (empty((blocks, steps, batch, size), W_hh.dtype) for blocks in (2, 4))
         all_tiles = tiles(steps, batch, 10 * c[0, 0].nbytes)
-        net = NetInputs(
-            joined.rows,
-            joined.weights(W_hh, b_h, W_xh),
-            joined.columns(W_xh),
-            all_tiles[0].count,
-            4,
-        )
+        net = NetInputs(joined.rows, joined.weights(W_hh, b_h, W_xh), joined.columns(W_xh), all_tiles[0].count, 4)
         room = np.empty((all_tiles[0].count, 6, all_tiles[0].rows.stop, size), W_hh.dtype)
         for tile in all_tiles:
-            h_own, c_own, own = (
-                h[tile.through],
-                c[tile.through],
-                (slice(None), tile.steps, tile.rows),
-            )
-            gates = _gates(
-                net.of(tile), net.turns(tile), h_own, c_own, room[: tile.count, :, : h_own.shape[1]]
-            )
+            h_own, c_own, own = h[tile.through], c[tile.through], (slice(None), tile.steps, tile.rows)
+            gates = _gates(net.of(tile), net.turns(tile), h_own, c_own, room[: tile.count, :, : h_own.shape[1]])
             _slopes(*gates, h_own[1:], by_h[own], by_c[own])
         return {"h": h, "c": c}, {"joined": joined.rows, "by_h": by_h, "by_c": by_c}
 
@@ -178,17 +147,9 @@ class LSTM(Halves):
         self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
         """(d_params, dx, {"h": dh_0, "c": dc_0}) from e_1..e_T: name → (T, B, ·), and what later steps hand back for s_T."""
-        delta, d_initial = _deltas(
-            tape["by_h"], tape["by_c"], _o_first(params["W_hh"]), cotangents, carry
-        )
-        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(
-            _o_first(params["W_xh"]), x, tape["joined"], delta
-        )  # (13), (12)
-        return (
-            {"W_xh": _o_last(d_W_xh), "W_hh": _o_last(d_W_hh), "b_h": _o_last(d_b_h)},
-            d_x,
-            d_initial,
-        )
+        delta, d_initial = _deltas(tape["by_h"], tape["by_c"], _o_first(params["W_hh"]), cotangents, carry)
+        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(_o_first(params["W_xh"]), x, tape["joined"], delta)  # (13), (12)
+        return {"W_xh": _o_last(d_W_xh), "W_hh": _o_last(d_W_hh), "b_h": _o_last(d_b_h)}, d_x, d_initial
 
 
 def _o_first(stacked: Array) -> Array:
@@ -210,37 +171,13 @@ def _turned(stacked: Array) -> Array:
     return turned
 
 
-def _gates(
-    a: Array, turns: Iterable[None], h: Array, c: Array, room: Array
-) -> tuple[Array, Array, Array]:
+def _gates(a: Array, turns: Iterable[None], h: Array, c: Array, room: Array) -> tuple[Array, Array, Array]:
     """Fills h and c (n+1, r, H): e⁻ᵃ of o, i, f and g, in place of a (n, 4, r, H); o, i, f; i g, f c_{t−1}, tanh c."""
-    gates, terms, decay, g, (o, i, f, i_g, f_c, tanh_c) = (
-        room[:, :3],
-        room[:, 3:],
-        a[:, :3],
-        a[:, 3],
-        room.swapaxes(0, 1),
-    )
+    gates, terms, decay, g, (o, i, f, i_g, f_c, tanh_c) = room[:, :3], room[:, 3:], a[:, :3], a[:, 3], room.swapaxes(0, 1)
     one, infinite = np.ones((), a.dtype), list[str]()
     with np.errstate(over="call", call=lambda kind, _: infinite.append(kind)):
-        every = zip(
-            turns, c, h[1:], c[1:], decay, g, gates, o, i, f, i_g, f_c, tanh_c, strict=False
-        )
-        for (
-            _,
-            c_prev,
-            h_t,
-            c_t,
-            decay_t,
-            g_t,
-            gates_t,
-            o_t,
-            i_t,
-            f_t,
-            i_g_t,
-            f_c_t,
-            tanh_c_t,
-        ) in every:  # its turn: (1)
+        every = zip(turns, c, h[1:], c[1:], decay, g, gates, o, i, f, i_g, f_c, tanh_c, strict=False)
+        for _, c_prev, h_t, c_t, decay_t, g_t, gates_t, o_t, i_t, f_t, i_g_t, f_c_t, tanh_c_t in every:  # its turn: (1)
             np.exp(decay_t, out=decay_t)
             np.add(decay_t, one, out=gates_t)
             np.reciprocal(gates_t, out=gates_t)  # (2)
@@ -257,9 +194,7 @@ def _gates(
 
 def _slopes(a: Array, gates: Array, terms: Array, h: Array, by_h: Array, by_c: Array) -> None:
     """Fills what multiplies dh_t, for d̃c and δ_o, and what multiplies d̃c, for δ_i, δ_f, δ_g and dc_{t−1}."""
-    (e_o, e_i, e_f, g), (o, i, f), (i_g, f_c, tanh_c) = (
-        each.swapaxes(0, 1) for each in (a, gates, terms)
-    )
+    (e_o, e_i, e_f, g), (o, i, f), (i_g, f_c, tanh_c) = (each.swapaxes(0, 1) for each in (a, gates, terms))
     np.multiply(h, tanh_c, out=by_h[0])
     np.subtract(o, by_h[0], out=by_h[0])  # (16)
     np.multiply(e_o, o, out=by_h[1])
@@ -273,9 +208,7 @@ def _slopes(a: Array, gates: Array, terms: Array, h: Array, by_h: Array, by_c: A
     by_c[3] = f  # (10)
 
 
-def _deltas(
-    by_h: Array, by_c: Array, W: Array, e: Arrays, carry: Arrays | None
-) -> tuple[Array, Arrays]:
+def _deltas(by_h: Array, by_c: Array, W: Array, e: Arrays, carry: Arrays | None) -> tuple[Array, Arrays]:
     """(δ (T, B, 4H), {"h": dh_0, "c": dc_0})."""
     steps, batch, size = by_h.shape[1:]
     delta = empty((steps, batch, 4 * size), by_h.dtype)
@@ -286,9 +219,7 @@ def _deltas(
     blocks, reads_c = delta.reshape(steps, batch, 4, size).swapaxes(1, 2), not are_zeros(e["c"])
     inner, o, gates, f = *by_h, by_c[:3].swapaxes(0, 1), by_c[3]
     every = (e["h"], e["c"], inner, o, gates, f, blocks[:, 0], blocks[:, 1:], delta)
-    for e_h, e_c, inner_t, o_t, gates_t, f_t, delta_o, delta_gates, delta_t in zip(
-        *(each[::-1] for each in every), strict=True
-    ):
+    for e_h, e_c, inner_t, o_t, gates_t, f_t, delta_o, delta_gates, delta_t in zip(*(each[::-1] for each in every), strict=True):
         np.add(e_h, dh_prev, out=dh)
         if reads_c:
             np.add(e_c, dc_prev, out=dc_prev)

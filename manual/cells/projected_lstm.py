@@ -53,12 +53,7 @@ class ProjectedLSTM(Halves):
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """Shapes of W_xh, W_hh, b_h and W_hr."""
         rows, size = len(GATES) * hidden_size, self._projected(hidden_size)
-        return {
-            "W_xh": (rows, input_size),
-            "W_hh": (rows, size),
-            "b_h": (rows,),
-            "W_hr": (size, hidden_size),
-        }
+        return {"W_xh": (rows, input_size), "W_hh": (rows, size), "b_h": (rows,), "W_hr": (size, hidden_size)}
 
     def state_shapes(self, hidden_size: int) -> Shapes:
         """h (P,), then c (H,)."""
@@ -72,17 +67,9 @@ class ProjectedLSTM(Halves):
 
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """∂s_t/∂s_{t−1} for s = (h, c) by (13) and (14): (B, P+H, P+H)."""
-        (i, f, g, o), tanh_c, W_hr = (
-            (cache[gate] for gate in GATES),
-            cache["tanh_c"],
-            params["W_hr"],
-        )
+        (i, f, g, o), tanh_c, W_hr = (cache[gate] for gate in GATES), cache["tanh_c"], params["W_hr"]
         W_hi, W_hf, W_hg, W_ho = np.split(params["W_hh"], len(GATES))
-        p_i, p_f, p_g = (
-            g * i * cache["not_i"],
-            cache["c_prev"] * f * cache["not_f"],
-            i * (1 - g * g),
-        )
+        p_i, p_f, p_g = g * i * cache["not_i"], cache["c_prev"] * f * cache["not_f"], i * (1 - g * g)
         c_by_h = p_i[:, :, None] * W_hi + p_f[:, :, None] * W_hf + p_g[:, :, None] * W_hg  # (13)
         c_by_c = f[:, :, None] * np.eye(f.shape[-1], dtype=f.dtype)  # (13)
         through_c = (o * (1 - tanh_c * tanh_c))[:, :, None]
@@ -102,22 +89,13 @@ class ProjectedLSTM(Halves):
         a = projected + state["h"] @ params["W_hh"].T  # (1)
         size = state["c"].shape[-1]
         a_i, a_f, a_g, a_o = (a[:, k * size : (k + 1) * size] for k in range(len(GATES)))
-        (i, not_i), (f, not_f), (o, not_o) = (
-            sigmoid_and_complement(xp, a) for a in (a_i, a_f, a_o)
-        )  # (2)
+        (i, not_i), (f, not_f), (o, not_o) = (sigmoid_and_complement(xp, a) for a in (a_i, a_f, a_o))  # (2)
         g = xp.tanh(a_g)  # (2)
         c = f * state["c"] + i * g  # (3)
         tanh_c = xp.tanh(c)
         m = o * tanh_c  # (4)
         gates = {"i": i, "f": f, "g": g, "o": o, "not_i": not_i, "not_f": not_f, "not_o": not_o}
-        cache = {
-            "x": x,
-            "h_prev": state["h"],
-            "c_prev": state["c"],
-            **gates,
-            "tanh_c": tanh_c,
-            "m": m,
-        }
+        cache = {"x": x, "h_prev": state["h"], "c_prev": state["c"], **gates, "tanh_c": tanh_c, "m": m}
         return {"h": m @ params["W_hr"].T, "c": c}, cache  # (5)
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
@@ -126,20 +104,12 @@ class ProjectedLSTM(Halves):
         dm = d_state["h"] @ params["W_hr"]  # (6)
         dc = d_state["c"] + dm * o * (1 - tanh_c * tanh_c)  # (7)
         delta_o = dm * tanh_c * o * cache["not_o"]  # (8)
-        delta_i, delta_f = (
-            dc * g * i * cache["not_i"],
-            dc * cache["c_prev"] * f * cache["not_f"],
-        )  # (9)
+        delta_i, delta_f = dc * g * i * cache["not_i"], dc * cache["c_prev"] * f * cache["not_f"]  # (9)
         delta_g = dc * i * (1 - g * g)  # (9)
         delta = np.concatenate([delta_i, delta_f, delta_g, delta_o], axis=-1)
-        return np.concatenate([delta, d_state["h"]], axis=-1), {
-            "h": delta @ params["W_hh"],
-            "c": dc * f,
-        }  # (10)
+        return np.concatenate([delta, d_state["h"]], axis=-1), {"h": delta @ params["W_hh"], "c": dc * f}  # (10)
 
-    def accumulate(
-        self, params: Arrays, cache: Arrays, delta: Array
-    ) -> tuple[Arrays, Array | None]:
+    def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 4H+P) = (δ, dh)."""
         width, size = params["W_hh"].shape
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta[..., :width])  # (11), (10)

@@ -48,11 +48,7 @@ class RNN(Halves):
 
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """Shapes of W_xh, W_hh and b_h."""
-        return {
-            "W_xh": (hidden_size, input_size),
-            "W_hh": (hidden_size, hidden_size),
-            "b_h": (hidden_size,),
-        }
+        return {"W_xh": (hidden_size, input_size), "W_hh": (hidden_size, hidden_size), "b_h": (hidden_size,)}
 
     def state_shapes(self, hidden_size: int) -> Shapes:
         """The state is h alone."""
@@ -83,35 +79,21 @@ class RNN(Halves):
         delta = slope * d_state["h"]  # (3)
         return delta, {"h": delta @ params["W_hh"]}  # (4)
 
-    def accumulate(
-        self, params: Arrays, cache: Arrays, delta: Array
-    ) -> tuple[Arrays, Array | None]:
+    def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, H); each weight gradient is one matrix product."""
         rows = delta.reshape(-1, delta.shape[-1])
         h_prev = cache["h_prev"].reshape(-1, delta.shape[-1])
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (6), (5)
-        return {
-            "W_xh": d_W_xh,
-            "W_hh": rows.T @ h_prev,
-            "b_h": np.sum(rows, axis=0),
-        }, d_x  # (7), (8)
+        return {"W_xh": d_W_xh, "W_hh": rows.T @ h_prev, "b_h": np.sum(rows, axis=0)}, d_x  # (7), (8)
 
     # The sequence form.
 
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
         """(h_0..h_T (T+1, B, H); s_t, φ′(z_1)..φ′(z_T) (T, B, H))."""
-        (W_hh, b_h, W_xh), activation = (
-            (params[name] for name in ("W_hh", "b_h", "W_xh")),
-            ACTIVATIONS[self.activation],
-        )
-        joined, all_tiles = (
-            Joined(x, initial["h"]),
-            tiles(len(x), len(x[0]), 3 * initial["h"][0].nbytes),
-        )
+        (W_hh, b_h, W_xh), activation = (params[name] for name in ("W_hh", "b_h", "W_xh")), ACTIVATIONS[self.activation]
+        joined, all_tiles = Joined(x, initial["h"]), tiles(len(x), len(x[0]), 3 * initial["h"][0].nbytes)
         h, slope = joined.h, empty(joined.h[1:].shape, W_hh.dtype)
-        net = NetInputs(
-            joined.rows, joined.weights(W_hh, b_h, W_xh), joined.columns(W_xh), all_tiles[0].count
-        )
+        net = NetInputs(joined.rows, joined.weights(W_hh, b_h, W_xh), joined.columns(W_xh), all_tiles[0].count)
         for tile in all_tiles:
             z, h_own = net.of(tile)[:, 0], h[tile.through][1:]
             for _, z_t, h_t in zip(net.turns(tile), z, h_own, strict=True):  # its turn: (1)
@@ -126,21 +108,14 @@ class RNN(Halves):
         self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
         """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H), and what later steps hand back for h_T."""
-        delta, product = (
-            empty(tape["slope"].shape, tape["slope"].dtype),
-            Multiplier(params["W_hh"], len(tape["slope"][0])),
-        )
+        delta, product = empty(tape["slope"].shape, tape["slope"].dtype), Multiplier(params["W_hh"], len(tape["slope"][0]))
         (filled,), ((dh_prev,),) = product.room(1, len(delta[0]))
         dh_prev[...] = arriving(carry, "h", delta[0])
-        for e_t, slope_t, delta_t in zip(
-            cotangents["h"][::-1], tape["slope"][::-1], delta[::-1], strict=True
-        ):
+        for e_t, slope_t, delta_t in zip(cotangents["h"][::-1], tape["slope"][::-1], delta[::-1], strict=True):
             np.add(e_t, dh_prev, out=delta_t)
             np.multiply(slope_t, delta_t, out=delta_t)  # (3)
             product.times(delta_t, filled)  # (4)
-        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(
-            params["W_xh"], x, tape["joined"], delta
-        )  # (7), (8), (6), (5)
+        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(params["W_xh"], x, tape["joined"], delta)  # (7), (8), (6), (5)
         return {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_h": d_b_h}, d_x, {"h": dh_prev}
 
 
@@ -154,9 +129,7 @@ class IRNN(RNN):
 
     activation: str = "relu"
 
-    def initialise(
-        self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int
-    ) -> Arrays:
+    def initialise(self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int) -> Arrays:
         """W_hh and b_h."""
         del rng, input_size, batch
         return {"W_hh": np.eye(hidden_size), "b_h": np.zeros(hidden_size)}

@@ -49,7 +49,9 @@ SEQUENCE_DTYPES = {np.dtype(np.float64), np.dtype(np.float32)}  # in float16 e�
 
 @dataclass(frozen=True)
 class Tape:
-    """What forward leaves for backward: x, the trajectory s_0..s_T, each part (T+1, B, ·), a cache per step, the mask (T, B)."""
+    """What forward leaves for backward: x, the trajectory s_0..s_T, each part (T+1, B, ·), a cache
+    per step, the mask (T, B).
+    """
 
     x: Array
     states: Arrays
@@ -64,7 +66,9 @@ class Tape:
 
 @dataclass(frozen=True)
 class SequenceCaches(Sequence[Any]):
-    """What a sequence form leaves for its backward; the caches of the steps are computed when one is asked for."""
+    """What a sequence form leaves for its backward; the caches of the steps are computed when one
+    is asked for.
+    """
 
     cell: SequenceCell
     params: Mapping[str, Array]
@@ -121,20 +125,14 @@ def forward(
     state: Any = dict(initial_state)
     states: dict[str, list[Array]] = {name: [value] for name, value in state.items()}
     caches: list[Any] = []
-    advance = (
-        _hoisted_steps(cell, params, x)
-        if isinstance(cell, HoistedCell)
-        else _plain_steps(cell, params, x)
-    )
+    advance = _hoisted_steps(cell, params, x) if isinstance(cell, HoistedCell) else _plain_steps(cell, params, x)
     for t in range(len(x)):
         new, cache = advance(t, state)
         state = new if mask is None else _select(mask[t], new, state)  # (6)
         caches.append(cache)
         for name, trajectory in states.items():
             trajectory.append(state[name])
-    return Tape(
-        x, {name: np.stack(trajectory) for name, trajectory in states.items()}, caches, mask
-    )
+    return Tape(x, {name: np.stack(trajectory) for name, trajectory in states.items()}, caches, mask)
 
 
 def run(
@@ -144,30 +142,18 @@ def run(
     x: Array,
     mask: Array | None = None,
 ) -> Tape:
-    """The same from the cell's sequence form, if it has one, no row ends early, and all is float64 or float32; else `forward`."""
-    if (
-        mask is not None
-        or len(x) == 0
-        or not has_sequence_form(cell)
-        or not _of_one_dtype(cell, params, initial_state, x)
-    ):
+    """The same from the cell's sequence form, if it has one, no row ends early, and all is float64
+    or float32; else `forward`.
+    """
+    if mask is not None or len(x) == 0 or not has_sequence_form(cell) or not _of_one_dtype(cell, params, initial_state, x):
         return forward(cell, params, initial_state, x, mask)
     states, tape = cell.sequence(params, initial_state, x)
     return Tape(x, states, SequenceCaches(cell, params, initial_state, x, tape))
 
 
-def _of_one_dtype(
-    cell: Cell, params: Mapping[str, Array], initial_state: Mapping[str, Array], x: Array
-) -> bool:
+def _of_one_dtype(cell: Cell, params: Mapping[str, Array], initial_state: Mapping[str, Array], x: Array) -> bool:
     own = [params[name] for name in cell.parameter_shapes(1, 1)]
-    dtypes = {
-        value.dtype
-        for value in (
-            *own,
-            *initial_state.values(),
-            *([] if np.isdtype(x.dtype, "integral") else [x]),
-        )
-    }
+    dtypes = {value.dtype for value in (*own, *initial_state.values(), *([] if np.isdtype(x.dtype, "integral") else [x]))}
     return len(dtypes) == 1 and dtypes <= SEQUENCE_DTYPES
 
 
@@ -177,20 +163,18 @@ def _as_rows(mask: Array, like: Array) -> Array:
 
 
 def _select(mask: Array, there: Mapping[str, Array], elsewhere: Mapping[str, Array]) -> Arrays:
-    """`there` for the rows (B,) where the mask is true; leading axes before the rows are carried along."""
+    """`there` for the rows (B,) where the mask is true; leading axes before the rows are carried
+    along.
+    """
     rows = mask.astype(bool)[:, None]
     return {name: np.where(rows, value, elsewhere[name]) for name, value in there.items()}
 
 
-def _plain_steps(
-    cell: Cell, params: Mapping[str, Array], x: Array
-) -> Callable[[int, Any], tuple[Any, Any]]:
+def _plain_steps(cell: Cell, params: Mapping[str, Array], x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
     return lambda t, state: cell.step(np, params, state, x[t])
 
 
-def _hoisted_steps(
-    cell: HoistedCell, params: Mapping[str, Array], x: Array
-) -> Callable[[int, Any], tuple[Any, Any]]:
+def _hoisted_steps(cell: HoistedCell, params: Mapping[str, Array], x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
     projected = cell.project(np, params, x)
     return lambda t, state: cell.recur(np, params, state, projected[t], x[t])
 
@@ -199,9 +183,7 @@ def within(tape: Tape, t: int, total: Arrays) -> Arrays:
     """The part of ∂L/∂s_{t+1} that acts through step t+1: zero for the rows that have none."""
     if tape.mask is None:
         return total
-    return _select(
-        tape.mask[t], total, {name: np.zeros_like(value) for name, value in total.items()}
-    )
+    return _select(tape.mask[t], total, {name: np.zeros_like(value) for name, value in total.items()})
 
 
 def past(tape: Tape, t: int, pulled_back: Arrays, total: Arrays) -> Arrays:
@@ -210,19 +192,13 @@ def past(tape: Tape, t: int, pulled_back: Arrays, total: Arrays) -> Arrays:
 
 
 def backward(
-    cell: Cell,
-    params: Mapping[str, Array],
-    tape: Tape,
-    cotangents: Mapping[str, Array],
-    chunk: int | None = None,
+    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], chunk: int | None = None
 ) -> SequenceGradients:
     """Gradients by (2)–(4), from cotangents e_1..e_T: name → (T, B, ·); by (8) with a chunk."""
     if not isinstance(cell, HoistedCell):
         return added_up(shares(cell, params, tape, cotangents, chunk))
     deltas, d_state = walk_deltas(cell, params, tape, cotangents, chunk)
-    d_params, d_x = cell.accumulate(
-        params, stack_caches(tape.caches), deltas
-    )  # (3), one matrix product over all steps
+    d_params, d_x = cell.accumulate(params, stack_caches(tape.caches), deltas)  # (3), one matrix product over all steps
     return SequenceGradients(d_params, d_x, d_state, deltas)
 
 
@@ -234,38 +210,24 @@ def gradients(
     chunk: int | None = None,
     carry: Arrays | None = None,
 ) -> SequenceGradients:
-    """The same, from the sequence form that left the tape, if one did and nothing is cut; of d_state then d_0 alone is told.
+    """The same, from the sequence form that left the tape, if one did and nothing is cut; of
+    d_state then d_0 alone is told.
 
     carry is J_{T+1}ᵀ d_{T+1}, (B, ·) by name, where steps follow that are not on the tape (manual.through_time.checkpointing).
     """
-    caches, dtypes = (
-        tape.caches,
-        {value.dtype for value in (*tape.states.values(), *cotangents.values())},
-    )
+    caches, dtypes = tape.caches, {value.dtype for value in (*tape.states.values(), *cotangents.values())}
     cut = chunk is not None and chunk < tape.steps
-    if (
-        not isinstance(caches, SequenceCaches)
-        or caches.cell is not cell
-        or tape.mask is not None
-        or cut
-        or len(dtypes) > 1
-    ):
+    if not isinstance(caches, SequenceCaches) or caches.cell is not cell or tape.mask is not None or cut or len(dtypes) > 1:
         return backward(cell, params, tape, _followed(cotangents, carry), chunk)
-    d_params, d_x, d_initial = caches.cell.sequence_backward(
-        params, tape.x, caches.tape, cotangents, carry
-    )
-    return SequenceGradients(
-        d_params, d_x, {name: value[None] for name, value in d_initial.items()}, None
-    )
+    d_params, d_x, d_initial = caches.cell.sequence_backward(params, tape.x, caches.tape, cotangents, carry)
+    return SequenceGradients(d_params, d_x, {name: value[None] for name, value in d_initial.items()}, None)
 
 
 def _followed(cotangents: Mapping[str, Array], carry: Arrays | None) -> Mapping[str, Array]:
     """The cotangents, e_T with what comes back from later steps: d_T, by (2)."""
     if carry is None:
         return cotangents
-    return {
-        name: np.concatenate([e[:-1], e[-1:] + carry[name]]) for name, e in cotangents.items()
-    }  # (2)
+    return {name: np.concatenate([e[:-1], e[-1:] + carry[name]]) for name, e in cotangents.items()}  # (2)
 
 
 def walk_deltas(
@@ -288,13 +250,11 @@ def walk_deltas(
 
 
 def shares(
-    cell: Cell,
-    params: Mapping[str, Array],
-    tape: Tape,
-    cotangents: Mapping[str, Array],
-    chunk: int | None = None,
+    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], chunk: int | None = None
 ) -> SequenceGradients:
-    """The same with every term of (3) by itself, from the plain step_backward: params are (T, their shape)."""
+    """The same with every term of (3) by itself, from the plain step_backward: params are (T,
+    their shape).
+    """
     terms: list[tuple[Arrays, Array | None]] = []
 
     def pull_back(t: int, total: Arrays) -> Arrays:
@@ -306,31 +266,22 @@ def shares(
     return _stacked(terms[::-1], d_state)
 
 
-def shares_of_totals(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, d_state: Arrays
-) -> SequenceGradients:
+def shares_of_totals(cell: Cell, params: Mapping[str, Array], tape: Tape, d_state: Arrays) -> SequenceGradients:
     """The terms of (3) for total derivatives d_0..d_T that are given: name → (T+1, B, ·)."""
     totals = [{name: value[t + 1] for name, value in d_state.items()} for t in range(tape.steps)]
-    pulled = [
-        cell.step_backward(params, tape.caches[t], within(tape, t, total))
-        for t, total in enumerate(totals)
-    ]
+    pulled = [cell.step_backward(params, tape.caches[t], within(tape, t, total)) for t, total in enumerate(totals)]
     return _stacked([(d_params, d_x) for d_params, d_x, _ in pulled], d_state)
 
 
 def _stacked(terms: list[tuple[Arrays, Array | None]], d_state: Arrays) -> SequenceGradients:
     params = {name: np.stack([d_params[name] for d_params, _ in terms]) for name in terms[0][0]}
     d_x = [d for _, d in terms if d is not None]
-    return SequenceGradients(
-        params, np.stack(d_x) if len(d_x) == len(terms) else None, d_state, None
-    )
+    return SequenceGradients(params, np.stack(d_x) if len(d_x) == len(terms) else None, d_state, None)
 
 
 def added_up(found: SequenceGradients) -> SequenceGradients:
     """The gradients of which these are the shares."""
-    return replace(
-        found, params={name: np.sum(value, axis=0) for name, value in found.params.items()}
-    )  # (3)
+    return replace(found, params={name: np.sum(value, axis=0) for name, value in found.params.items()})  # (3)
 
 
 def _walk(tape: Tape, cotangents: Mapping[str, Array], pull_back: Any, chunk: int | None) -> Arrays:
@@ -355,13 +306,10 @@ def stack_caches(caches: Sequence[Arrays]) -> Arrays:
 
 
 def double_sum_terms(
-    cell: Cell,
-    params: Mapping[str, Array],
-    tape: Tape,
-    cotangents: Mapping[str, Array],
-    window: int | None = None,
+    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], window: int | None = None
 ) -> Iterator[tuple[int, int, Arrays]]:
-    """The terms of (5) one by one: (t, k, {name: (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t}), steps counted from 1.
+    """The terms of (5) one by one: (t, k, {name: (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t}), steps counted
+    from 1.
 
     With window = K the loss at t goes back to k = max(1, t − K): K + 1 steps are visited, K of them earlier ones. Raises
     ValueError for a negative window.
@@ -372,21 +320,17 @@ def double_sum_terms(
         d_state = {name: cotangents[name][t - 1] for name in tape.states}
         first = 1 if window is None else max(1, t - window)
         for k in range(t, first - 1, -1):
-            d_params, _, pulled_back = cell.step_backward(
-                params, tape.caches[k - 1], within(tape, k - 1, d_state)
-            )
+            d_params, _, pulled_back = cell.step_backward(params, tape.caches[k - 1], within(tape, k - 1, d_state))
             d_state = past(tape, k - 1, pulled_back, d_state)
             yield t, k, d_params
 
 
 def double_sum(
-    cell: Cell,
-    params: Mapping[str, Array],
-    tape: Tape,
-    cotangents: Mapping[str, Array],
-    window: int | None = None,
+    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], window: int | None = None
 ) -> Arrays:
-    """∂L/∂W by (5), term by term: O(T²), the textbook's way; equal to `backward` when nothing is cut."""
+    """∂L/∂W by (5), term by term: O(T²), the textbook's way; equal to `backward` when nothing is
+    cut.
+    """
     total: Arrays = {}
     for _, _, term in double_sum_terms(cell, params, tape, cotangents, window):
         for name, value in term.items():

@@ -33,10 +33,7 @@ import numpy as np
 from ..cell import Array, Arrays, Cell
 from . import bptt
 
-BLOCK, ROWS = (
-    256,
-    1024,
-)  # at least so many steps, and rows of all its steps: what a block costs besides them is not noticed
+BLOCK, ROWS = 256, 1024  # at least so many steps, and rows of all its steps: what a block costs besides them is not noticed
 BUDGET = 2**30  # bytes of tape that a run may leave before it takes to checkpoints by itself
 
 
@@ -61,7 +58,9 @@ class Recipe:
 
 
 class Blocks(Sequence[Any]):
-    """The caches of a run of several blocks, of which `together` steps are at hand at once; `block` steps each."""
+    """The caches of a run of several blocks, of which `together` steps are at hand at once;
+    `block` steps each.
+    """
 
     steps: int
     block: int
@@ -116,9 +115,7 @@ class Recomputed(Blocks):
     recipe: Recipe
     together: int
     borders: Sequence[Mapping[str, Array]]
-    recent: dict[int, Sequence[bptt.Tape]] = field(
-        default_factory=dict[int, Sequence[bptt.Tape]], repr=False
-    )
+    recent: dict[int, Sequence[bptt.Tape]] = field(default_factory=dict[int, Sequence[bptt.Tape]], repr=False)
 
     @property
     def steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -141,7 +138,9 @@ class Recomputed(Blocks):
 
 
 def block_of(x: Array) -> int:
-    """How many steps a block has, for x (T, B, ·): a matter of the batch, and not of T nor of checkpoints."""
+    """How many steps a block has, for x (T, B, ·): a matter of the batch, and not of T nor of
+    checkpoints.
+    """
     return max(BLOCK, ROWS // max(1, x.shape[1])) if x.ndim > 1 else BLOCK
 
 
@@ -154,7 +153,8 @@ def run(
     checkpoint: int | None = None,
     budget: float = BUDGET,
 ) -> bptt.Tape:
-    """`bptt.run` in blocks: states s_0..s_T, and caches that are kept, or with a checkpoint computed once more when asked for.
+    """`bptt.run` in blocks: states s_0..s_T, and caches that are kept, or with a checkpoint
+    computed once more when asked for.
 
     checkpoint is the length k of a segment, in steps, made up to whole blocks. Without one the tape is kept as long as it has no
     more than `budget` bytes, and else k is √T. A run of one block (`block_of`) is `bptt.run` itself. Raises ValueError for T = 0,
@@ -166,35 +166,21 @@ def run(
     if len(x) <= block:
         return bptt.run(cell, params, initial_state, x, mask)
     if mask is not None:
-        x = np.where(
-            mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim)), x, np.zeros_like(x)
-        )  # as in bptt.forward
+        x = np.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim)), x, np.zeros_like(x))  # as in bptt.forward
     recipe = Recipe(cell, params, x, mask, block)
     tapes = recipe.tapes(initial_state, 0, len(x))
     first = next(tapes)
     if checkpoint is None and _bytes(first) * len(x) > budget * first.steps:
         checkpoint = math.isqrt(len(x) - 1) + 1
-    states = {
-        name: np.empty((len(x) + 1, *s.shape[1:]), s.dtype) for name, s in first.states.items()
-    }
+    states = {name: np.empty((len(x) + 1, *s.shape[1:]), s.dtype) for name, s in first.states.items()}
     kept = _written(chain([first], tapes), states, block, checkpoint is None)
-    return bptt.Tape(
-        x,
-        states,
-        _recomputed(recipe, initial_state, states, checkpoint) if checkpoint else kept,
-        mask,
-    )
+    return bptt.Tape(x, states, _recomputed(recipe, initial_state, states, checkpoint) if checkpoint else kept, mask)
 
 
-def _recomputed(
-    recipe: Recipe, initial_state: Mapping[str, Array], states: Arrays, checkpoint: int
-) -> Recomputed:
+def _recomputed(recipe: Recipe, initial_state: Mapping[str, Array], states: Arrays, checkpoint: int) -> Recomputed:
     """Segments of so many steps, made up to whole blocks."""
     together = recipe.block * math.ceil(checkpoint / recipe.block)
-    later = [
-        {name: s[start] for name, s in states.items()}
-        for start in range(together, len(recipe.x), together)
-    ]
+    later = [{name: s[start] for name, s in states.items()} for start in range(together, len(recipe.x), together)]
     return Recomputed(recipe, together, [initial_state, *later])
 
 
@@ -210,7 +196,9 @@ def _written(tapes: Iterable[bptt.Tape], states: Arrays, block: int, keep: bool)
 
 
 def _copied(tape: bptt.Tape, states: Arrays, start: int) -> bptt.Tape:
-    """The block's tape, its states written to their place in the whole trajectory and read from there."""
+    """The block's tape, its states written to their place in the whole trajectory and read from
+    there.
+    """
     own = {name: s[start : start + tape.steps + 1] for name, s in states.items()}
     for name, s in own.items():
         s[...] = tape.states[name]
@@ -234,13 +222,11 @@ def _arrays(cache: Any) -> Iterator[Array]:
 
 
 def gradients(
-    cell: Cell,
-    params: Mapping[str, Array],
-    tape: bptt.Tape,
-    cotangents: Mapping[str, Array],
-    chunk: int | None = None,
+    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], chunk: int | None = None
 ) -> bptt.SequenceGradients:
-    """`bptt.gradients` of a tape in blocks, by (2)–(4): whole gradients, of d_state d_0 alone, and no delta."""
+    """`bptt.gradients` of a tape in blocks, by (2)–(4): whole gradients, of d_state d_0 alone, and
+    no delta.
+    """
     if not isinstance(tape.caches, Blocks):
         return bptt.gradients(cell, params, tape, cotangents, chunk)
     if chunk is not None and chunk < 1:
@@ -254,15 +240,13 @@ def gradients(
         carry = (
             None if start and crossed else {name: d[0] for name, d in found.d_state.items()}
         )  # (3), or (8) of manual.through_time.bptt
-    return bptt.SequenceGradients(
-        total.params, total.x, {name: d[None] for name, d in (carry or {}).items()}, None
-    )
+    return bptt.SequenceGradients(total.params, total.x, {name: d[None] for name, d in (carry or {}).items()}, None)
 
 
-def _uncut(
-    blocks: Iterator[tuple[int, bptt.Tape]], chunk: int | None
-) -> Iterator[tuple[int, bptt.Tape]]:
-    """The blocks, each in two where a chunk that began before it ends in it: then chunks can be counted from its first step."""
+def _uncut(blocks: Iterator[tuple[int, bptt.Tape]], chunk: int | None) -> Iterator[tuple[int, bptt.Tape]]:
+    """The blocks, each in two where a chunk that began before it ends in it: then chunks can be
+    counted from its first step.
+    """
     for start, tape in blocks:
         ends = tape.steps if chunk is None else min(-start % chunk, tape.steps)
         if 0 < ends < tape.steps:
@@ -275,9 +259,7 @@ def _uncut(
 def _stretch(tape: bptt.Tape, steps: slice) -> bptt.Tape:
     """A tape of those steps alone."""
     states = {name: s[steps.start : steps.stop + 1] for name, s in tape.states.items()}
-    return bptt.Tape(
-        tape.x[steps], states, tape.caches[steps], None if tape.mask is None else tape.mask[steps]
-    )
+    return bptt.Tape(tape.x[steps], states, tape.caches[steps], None if tape.mask is None else tape.mask[steps])
 
 
 class _Total:

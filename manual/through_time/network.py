@@ -1,4 +1,5 @@
-"""Cells, the time loop, and what reads the states, put together: layers, directions, one scalar loss and all its gradients.
+"""Cells, the time loop, and what reads the states, put together: layers, directions, one scalar
+loss and all its gradients.
 
 A network is L layers of one cell, in one direction or both. With y⁽⁰⁾ = x, layer l runs its cell over y⁽ˡ⁻¹⁾, forwards and, in a
 second copy with weights of its own, backwards in time; its output is what the cell outputs (h), both directions side by side:
@@ -53,16 +54,14 @@ class Direction:
     suffix: str
 
     def in_time(self, run: Array) -> Array:
-        """An array over steps in the order of the run, in the order of time; and back, since it is its own inverse."""
+        """An array over steps in the order of the run, in the order of time; and back, since it is
+        its own inverse.
+        """
         return run[::-1] if self.reverse else run
 
     def own(self, named: Mapping[str, Array]) -> Arrays:
         """Those of the arrays that bear this suffix, without it."""
-        return {
-            name.removesuffix(self.suffix): value
-            for name, value in named.items()
-            if name.endswith(self.suffix)
-        }
+        return {name.removesuffix(self.suffix): value for name, value in named.items() if name.endswith(self.suffix)}
 
     def suffixed(self, own: Mapping[str, Array]) -> Arrays:
         """The arrays under their names in the network."""
@@ -77,10 +76,7 @@ def directions(layers: int, bidirectional: bool) -> list[tuple[Direction, ...]]:
         return [(Direction(0, False, ""),)]
     both = ((False, ""), (True, "_reverse"))
     return [
-        tuple(
-            Direction(layer, reverse, f"_l{layer}{which}")
-            for reverse, which in both[: 1 + bidirectional]
-        )
+        tuple(Direction(layer, reverse, f"_l{layer}{which}") for reverse, which in both[: 1 + bidirectional])
         for layer in range(layers)
     ]
 
@@ -92,16 +88,16 @@ class Readout(Protocol):
         """Shapes of the readout's own parameters, for so many features of the top layer's output."""
         ...
 
-    def value(
-        self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]
-    ) -> "Reading":
+    def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> "Reading":
         """Loss, cotangents and the readout's own gradients, from s_1..s_T: name → (T, B, ·)."""
         ...
 
 
 @dataclass(frozen=True)
 class Reading:
-    """loss, outputs y (or None), cotangents e_1..e_T by state name, and the readout's own parameter gradients."""
+    """loss, outputs y (or None), cotangents e_1..e_T by state name, and the readout's own
+    parameter gradients.
+    """
 
     loss: float
     y: Array | None
@@ -111,7 +107,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Head:
-    """(5)–(9): a linear layer on the states named in `reads`, side by side, and a loss from `manual.losses.LOSSES`.
+    """(5)–(9): a linear layer on the states named in `reads`, side by side, and a loss from
+    `manual.losses.LOSSES`.
 
     inputs give "target" and "mask" (T, B).
     """
@@ -125,10 +122,10 @@ class Head:
         """W_hy (V, features) and b_y (V,)."""
         return {"W_hy": (self.output_size, features), "b_y": (self.output_size,)}
 
-    def value(
-        self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]
-    ) -> Reading:
-        """Loss and cotangents of what is read; the other parts of the state are not, and their cotangent is zero."""
+    def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> Reading:
+        """Loss and cotangents of what is read; the other parts of the state are not, and their
+        cotangent is zero.
+        """
         parts = [rows_of(states[name], 2) for name in self.reads]
         h = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         y = (h @ params["W_hy"].T + params["b_y"]).reshape(*inputs["mask"].shape, -1)  # (5)
@@ -151,9 +148,7 @@ class Projection:
         del features
         return {}
 
-    def value(
-        self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]
-    ) -> Reading:
+    def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> Reading:
         """The inner product and its cotangents."""
         del params
         cotangents = {name: inputs[f"cotangent_{name}"] for name in states}
@@ -205,25 +200,15 @@ class Network:
 
     def __post_init__(self) -> None:
         if self.window is not None and (self.layers > 1 or self.bidirectional):
-            raise ValueError(
-                "a window cuts one layer in one direction: through others a loss reaches steps that are no window"
-            )
+            raise ValueError("a window cuts one layer in one direction: through others a loss reaches steps that are no window")
         if self.chunk is not None and self.bidirectional:
-            raise ValueError(
-                "chunks need one direction: backwards in time the state does not come from the chunk before"
-            )
-        if (self.window is not None and self.window < 0) or (
-            self.chunk is not None and self.chunk < 1
-        ):
-            raise ValueError(
-                f"a window is at least 0 steps and a chunk at least 1, not {self.window} and {self.chunk}"
-            )
+            raise ValueError("chunks need one direction: backwards in time the state does not come from the chunk before")
+        if (self.window is not None and self.window < 0) or (self.chunk is not None and self.chunk < 1):
+            raise ValueError(f"a window is at least 0 steps and a chunk at least 1, not {self.window} and {self.chunk}")
         if self.window is not None and self.chunk is not None:
             raise ValueError("a gradient is cut by a window or by chunks, not by both")
         if self.window is not None and self.checkpoint is not None:
-            raise ValueError(
-                "a window needs the caches of all steps at once: checkpoints would save nothing"
-            )
+            raise ValueError("a window needs the caches of all steps at once: checkpoints would save nothing")
 
     def directions(self) -> list[tuple[Direction, ...]]:
         """The runs of each layer."""
@@ -239,10 +224,7 @@ class Network:
         for layer in self.directions():
             for run in layer:
                 inputs = self.features(hidden_size) if run.layer else input_size
-                shapes |= {
-                    name + run.suffix: shape
-                    for name, shape in self.cell.parameter_shapes(inputs, hidden_size).items()
-                }
+                shapes |= {name + run.suffix: shape for name, shape in self.cell.parameter_shapes(inputs, hidden_size).items()}
         return shapes | self.readout.parameter_shapes(self.features(hidden_size))
 
     def state_shapes(self, hidden_size: int) -> Shapes:
@@ -253,12 +235,12 @@ class Network:
 
     def reads(self) -> tuple[str, ...]:
         """The states that the top layer hands on."""
-        return tuple(
-            name + run.suffix for run in self.directions()[-1] for name in output_names(self.cell)
-        )
+        return tuple(name + run.suffix for run in self.directions()[-1] for name in output_names(self.cell))
 
     def forward(self, params: Mapping[str, Array], inputs: Mapping[str, Array]) -> Pass:
-        """Loss, outputs and tapes for inputs x (T, B, I) or tokens (T, B), the initial states, and the readout's own."""
+        """Loss, outputs and tapes for inputs x (T, B, I) or tokens (T, B), the initial states, and
+        the readout's own.
+        """
         y = inputs["x"]
         mask = steps_of(inputs["lengths"], len(y)) if "lengths" in inputs else None
         tapes: dict[str, bptt.Tape] = {}
@@ -267,38 +249,27 @@ class Network:
         for number, layer in enumerate(self.directions()):
             if number:
                 below = self.directions()[number - 1]
-                y = np.concatenate(
-                    [states[n + run.suffix] for run in below for n in output_names(self.cell)],
-                    axis=-1,
-                )  # (1)
+                y = np.concatenate([states[n + run.suffix] for run in below for n in output_names(self.cell)], axis=-1)  # (1)
                 y = y if dropout[-1] is None else dropout[-1] * y  # (2)
             for run in layer:
                 tapes[run.suffix] = tape = self._run(run, params, inputs, y, mask)
-                states |= run.suffixed(
-                    {name: run.in_time(trajectory[1:]) for name, trajectory in tape.states.items()}
-                )
+                states |= run.suffixed({name: run.in_time(trajectory[1:]) for name, trajectory in tape.states.items()})
             dropout.append(inputs.get(f"dropout_l{number}"))
         reading = self.readout.value(params, states, inputs)
         return Pass(reading.loss, reading.y, tapes, states, dropout, reading)
 
     def _run(
-        self,
-        run: Direction,
-        params: Mapping[str, Array],
-        inputs: Mapping[str, Array],
-        y: Array,
-        mask: Array | None,
+        self, run: Direction, params: Mapping[str, Array], inputs: Mapping[str, Array], y: Array, mask: Array | None
     ) -> bptt.Tape:
         """One run of the cell."""
         initial = {name: inputs[f"{name}{run.suffix}_0"] for name in self.state_names}
         own = run.own(params)
         own_mask = None if mask is None else run.in_time(mask)
-        return checkpointing.run(
-            self.cell, own, initial, run.in_time(y), own_mask, self.checkpoint, self.budget
-        )
+        return checkpointing.run(self.cell, own, initial, run.in_time(y), own_mask, self.checkpoint, self.budget)
 
     def backward(self, params: Mapping[str, Array], done: Pass, by_step: bool = False) -> Arrays:
-        """Gradient of the loss for every parameter, for x (unless tokens) and for every initial state.
+        """Gradient of the loss for every parameter, for x (unless tokens) and for every initial
+        state.
 
         by_step: the shares of the steps, from the plain step_backward. Then a parameter of the cell is (T, its shape), and an
         initial state stands for ∂L/∂s_t at t = 0..T, (T+1, B, ·), for a reverse direction at t = 1..T+1; the readout's own are
@@ -312,17 +283,12 @@ class Network:
             d_x: list[Array] = []
             for run, own in zip(layer, self._apart(layer, done, d_y), strict=True):
                 tape = done.tapes[run.suffix]
-                cotangents = {
-                    name: done.reading.cotangents[name + run.suffix] for name in self.state_names
-                }
+                cotangents = {name: done.reading.cotangents[name + run.suffix] for name in self.state_names}
                 total = {
-                    name: run.in_time(value + own[name] if name in own else value)
-                    for name, value in cotangents.items()
+                    name: run.in_time(value + own[name] if name in own else value) for name, value in cotangents.items()
                 }  # (3)
                 swept = self._sweep(run, params, tape, total, by_step)
-                gradients |= run.suffixed(
-                    {n: run.in_time(v) if by_step else v for n, v in swept.params.items()}
-                )
+                gradients |= run.suffixed({n: run.in_time(v) if by_step else v for n, v in swept.params.items()})
                 d_x += [] if swept.x is None else [run.in_time(swept.x)]
                 for name, d in swept.d_state.items():
                     gradients[f"{name}{run.suffix}_0"] = run.in_time(d) if by_step else d[0]
@@ -336,17 +302,10 @@ class Network:
         names = [(name, run.suffix) for run in layer for name in output_names(self.cell)]
         ends = np.cumsum([done.states[name + suffix].shape[-1] for name, suffix in names])
         parts = dict(zip(names, np.split(d_y, ends[:-1], axis=-1), strict=True))
-        return [
-            {name: parts[name, run.suffix] for name in output_names(self.cell)} for run in layer
-        ]
+        return [{name: parts[name, run.suffix] for name in output_names(self.cell)} for run in layer]
 
     def _sweep(
-        self,
-        run: Direction,
-        params: Mapping[str, Array],
-        tape: bptt.Tape,
-        cotangents: Arrays,
-        by_step: bool,
+        self, run: Direction, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Arrays, by_step: bool
     ) -> bptt.SequenceGradients:
         own = run.own(params)
         if self.window is not None:
@@ -354,15 +313,13 @@ class Network:
             return cut(self.cell, own, tape, cotangents, self.window)
         if isinstance(tape.caches, checkpointing.Blocks) and not by_step:
             return checkpointing.gradients(self.cell, own, tape, cotangents, self.chunk)
-        return (bptt.shares if by_step else bptt.gradients)(
-            self.cell, own, tape, cotangents, self.chunk
-        )
+        return (bptt.shares if by_step else bptt.gradients)(self.cell, own, tape, cotangents, self.chunk)
 
 
 def steps_of(lengths: Array, steps: int) -> Array:
-    """The mask (T, B): true at t ≤ length of the row. Raises ValueError for a length below 1 or above T."""
+    """The mask (T, B): true at t ≤ length of the row. Raises ValueError for a length below 1 or
+    above T.
+    """
     if lengths.min() < 1 or lengths.max() > steps:
-        raise ValueError(
-            f"lengths are 1 … {steps}, the number of steps; not {lengths.min()} … {lengths.max()}"
-        )
+        raise ValueError(f"lengths are 1 … {steps}, the number of steps; not {lengths.min()} … {lengths.max()}")
     return np.arange(1, steps + 1)[:, None] <= lengths

@@ -28,17 +28,12 @@ from ..cell import Array, Arrays, Cell
 from . import bptt
 
 
-def gradients(
-    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]
-) -> tuple[Arrays, Arrays]:
+def gradients(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> tuple[Arrays, Arrays]:
     """(∂L/∂W by parameter, ∂L/∂s_0 by part of the state (B, ·)), by (3) and (4)."""
     like = {name: trajectory[0] for name, trajectory in tape.states.items()}
     e = jacobians.flatten_state({name: cotangents[name] for name in tape.states})
     batch, size = e.shape[1:]
-    influence = {
-        name: np.zeros((batch, size, *params[name].shape), dtype=e.dtype)
-        for name in _names(cell, params, tape)
-    }
+    influence = {name: np.zeros((batch, size, *params[name].shape), dtype=e.dtype) for name in _names(cell, params, tape)}
     of_start = np.broadcast_to(np.eye(size, dtype=e.dtype), (batch, size, size))
     d_params = {name: np.zeros_like(params[name]) for name in influence}
     d_start = np.zeros_like(e[0])
@@ -46,14 +41,10 @@ def gradients(
         jacobian = jacobians.state_jacobian(cell, params, tape, t)
         at_once = immediate(cell, params, tape, t)
         influence = {
-            name: np.einsum("bij,bj...->bi...", jacobian, value) + at_once[name]
-            for name, value in influence.items()
+            name: np.einsum("bij,bj...->bi...", jacobian, value) + at_once[name] for name, value in influence.items()
         }  # (1)
         of_start = jacobian @ of_start  # (2)
-        d_params = {
-            name: value + np.einsum("bi,bi...->...", e[t], influence[name])
-            for name, value in d_params.items()
-        }  # (3)
+        d_params = {name: value + np.einsum("bi,bi...->...", e[t], influence[name]) for name, value in d_params.items()}  # (3)
         d_start = d_start + np.einsum("bi,bij->bj", e[t], of_start)  # (4)
     return d_params, jacobians.split_state(d_start, like)
 
@@ -65,7 +56,9 @@ def _names(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) -> list[str
 
 
 def immediate(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Arrays:
-    """∂⁺s_{t+1}/∂W by parameter, (B, S, its shape): step_backward of each unit cotangent, one row and one unit at a time."""
+    """∂⁺s_{t+1}/∂W by parameter, (B, S, its shape): step_backward of each unit cotangent, one row
+    and one unit at a time.
+    """
     like = {name: trajectory[t] for name, trajectory in tape.states.items()}
     batch, size = jacobians.flatten_state(like).shape
     rows: list[list[Arrays]] = []
@@ -76,7 +69,4 @@ def immediate(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) 
             unit[b, i] = 1
             total = bptt.within(tape, t, jacobians.split_state(unit, like))
             rows[-1].append(cell.step_backward(params, tape.caches[t], total)[0])
-    return {
-        name: np.stack([np.stack([each[name] for each in row]) for row in rows])
-        for name in rows[0][0]
-    }
+    return {name: np.stack([np.stack([each[name] for each in row]) for row in rows]) for name in rows[0][0]}

@@ -39,11 +39,7 @@ BLOCKS_PAY = 4  # how many times S the window must be before two products of (S,
 
 
 def backward(
-    cell: Cell,
-    params: Mapping[str, Array],
-    tape: bptt.Tape,
-    cotangents: Mapping[str, Array],
-    window: int,
+    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
 ) -> bptt.SequenceGradients:
     """Gradients by (2), from cotangents e_1..e_T: name → (T, B, ·). Raises ValueError for a negative window."""
     if cuts_nothing(tape, window):
@@ -52,27 +48,19 @@ def backward(
     if not isinstance(cell, HoistedCell):
         return bptt.added_up(bptt.shares_of_totals(cell, params, tape, totals))
     steps = range(tape.steps)
-    inside = [
-        bptt.within(tape, t, {name: value[t + 1] for name, value in totals.items()}) for t in steps
-    ]
+    inside = [bptt.within(tape, t, {name: value[t + 1] for name, value in totals.items()}) for t in steps]
     delta = np.stack([cell.delta(params, tape.caches[t], inside[t])[0] for t in steps])
     d_params, d_x = cell.accumulate(params, bptt.stack_caches(tape.caches), delta)  # (2)
     return bptt.SequenceGradients(d_params, d_x, totals, delta)
 
 
 def shares(
-    cell: Cell,
-    params: Mapping[str, Array],
-    tape: bptt.Tape,
-    cotangents: Mapping[str, Array],
-    window: int,
+    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
 ) -> bptt.SequenceGradients:
     """The same with each step's term of (2) by itself, from the plain step_backward: params are (T, their shape)."""
     if cuts_nothing(tape, window):
         return bptt.shares(cell, params, tape, cotangents)
-    return bptt.shares_of_totals(
-        cell, params, tape, windowed_totals(cell, params, tape, cotangents, window)
-    )
+    return bptt.shares_of_totals(cell, params, tape, windowed_totals(cell, params, tape, cotangents, window))
 
 
 def cuts_nothing(tape: bptt.Tape, window: int) -> bool:
@@ -83,39 +71,24 @@ def cuts_nothing(tape: bptt.Tape, window: int) -> bool:
 
 
 def windowed_totals(
-    cell: Cell,
-    params: Mapping[str, Array],
-    tape: bptt.Tape,
-    cotangents: Mapping[str, Array],
-    window: int,
+    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
 ) -> Arrays:
     """d_0..d_T by (1): name → (T+1, B, ·), by ages or by blocks, whichever costs less."""
     size = sum(trajectory.shape[-1] for trajectory in tape.states.values())
     by_blocks = hasattr(cell, "step_jacobian") and window > BLOCKS_PAY * size
-    return (totals_by_blocks if by_blocks else totals_by_ages)(
-        cell, params, tape, cotangents, window
-    )
+    return (totals_by_blocks if by_blocks else totals_by_ages)(cell, params, tape, cotangents, window)
 
 
 def totals_by_ages(
-    cell: Cell,
-    params: Mapping[str, Array],
-    tape: bptt.Tape,
-    cotangents: Mapping[str, Array],
-    window: int,
+    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
 ) -> Arrays:
     """d_0..d_T by (3)."""
     ages: Arrays = {name: value[:0] for name, value in tape.states.items()}  # (age, B, ·)
     totals: list[Arrays] = []
     for t in reversed(range(tape.steps)):
-        ages = {
-            name: np.concatenate([cotangents[name][t][None], old[:window]])
-            for name, old in ages.items()
-        }  # (3)
+        ages = {name: np.concatenate([cotangents[name][t][None], old[:window]]) for name, old in ages.items()}  # (3)
         totals.append({name: value.sum(axis=0) for name, value in ages.items()})
-        ages = bptt.past(
-            tape, t, _pull_back(cell, params, tape.caches[t], bptt.within(tape, t, ages)), ages
-        )
+        ages = bptt.past(tape, t, _pull_back(cell, params, tape.caches[t], bptt.within(tape, t, ages)), ages)
     totals.append({name: value.sum(axis=0) for name, value in ages.items()})  # (2)
     return {name: np.stack([total[name] for total in reversed(totals)]) for name in tape.states}
 
@@ -125,19 +98,12 @@ def _pull_back(cell: Cell, params: Mapping[str, Array], cache: Arrays, ages: Arr
     if isinstance(cell, HoistedCell):
         return cell.delta(params, cache, ages)[1]
     count = len(next(iter(ages.values())))
-    pulled = [
-        cell.step_backward(params, cache, {name: value[age] for name, value in ages.items()})[2]
-        for age in range(count)
-    ]
+    pulled = [cell.step_backward(params, cache, {name: value[age] for name, value in ages.items()})[2] for age in range(count)]
     return {name: np.stack([each[name] for each in pulled]) for name in ages}
 
 
 def totals_by_blocks(
-    cell: Cell,
-    params: Mapping[str, Array],
-    tape: bptt.Tape,
-    cotangents: Mapping[str, Array],
-    window: int,
+    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
 ) -> Arrays:
     """d_0..d_T by (4)."""
     local = jacobians.state_jacobians(cell, params, tape)  # J_{t+1} at index t
@@ -146,17 +112,12 @@ def totals_by_blocks(
     for first in range(0, tape.steps, window + 1):
         end = min(first + window + 1, tape.steps)  # the block is the steps first+1 .. end
         ahead = _running_sums(local[end:], e[end:], window)
-        product, own = (
-            np.broadcast_to(np.eye(e.shape[-1], dtype=e.dtype), local.shape[1:]),
-            np.zeros_like(e[0]),
-        )
+        product, own = np.broadcast_to(np.eye(e.shape[-1], dtype=e.dtype), local.shape[1:]), np.zeros_like(e[0])
         for k in range(end, first, -1):
             if k < end:
                 own, product = _transposed(local[k], own), product @ local[k]
             own = own + e[k - 1]
-            beyond = min(
-                k + window - end, len(ahead) - 1
-            )  # how far the window reaches into the next block
+            beyond = min(k + window - end, len(ahead) - 1)  # how far the window reaches into the next block
             totals[k] = own + _transposed(product, ahead[beyond])  # (4)
     totals[0] = _transposed(local[0], totals[1])  # (2)
     like = {name: trajectory[0] for name, trajectory in tape.states.items()}

@@ -1,9 +1,9 @@
 """Forward mode by jax: derivatives along random directions, the other way round than reverse mode.
 
-For a gradient g and any direction v the inner product ⟨g, v⟩ is the derivative of the loss along v, which `jax.jvp` computes by
-carrying v̇ forward through time, with no backward pass at all. Reverse mode and forward mode share the rules for single
-operations, and neither tape, nor order, nor accumulation: the *dot test* of adjoint codes (Griewank and Walther 2008, section
-3.2).
+For a gradient g and any direction v the inner product ⟨g, v⟩ is the derivative of the loss along
+v, which `jax.jvp` computes by carrying v̇ forward through time, with no backward pass at all.
+Reverse mode and forward mode share the rules for single operations, and neither tape, nor order,
+nor accumulation: the *dot test* of adjoint codes (Griewank and Walther 2008, section 3.2).
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,10 @@ def gradients(
     seed: int,
     hastily: bool = False,
 ) -> tuple[float, Arrays, Arrays]:
-    """(value, inner products by variable (K,), the directions ±1 (K, shape)); `hastily` as in reference.by_jax.jax_grad."""
+    """(value, inner products by variable (K,), the directions ±1 (K, shape)).
+
+    `hastily` as in reference.by_jax.jax_grad.
+    """
     rng = np.random.default_rng([seed, 4])
     directions = {
         name: rng.choice((-1.0, 1.0), size=(DIRECTIONS, *np.shape(value)))
@@ -43,7 +46,10 @@ def gradients(
 
 
 def _one_at_a_time(directions: Arrays) -> Arrays:
-    """(N, shape) by variable: its own directions where it is its turn, zero where it is another's."""
+    """(N, shape) by variable.
+
+    Its own directions where it is its turn, zero where it is another's.
+    """
     tangents: Arrays = {}
     for turn, (name, chosen) in enumerate(directions.items()):
         tangents[name] = np.zeros((len(directions) * DIRECTIONS, *chosen.shape[1:]))

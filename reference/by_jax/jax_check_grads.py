@@ -1,4 +1,7 @@
-"""jax.test_util.check_grads on a derivation in NumPy, wrapped as a custom_vjp: a checker to compare ours with."""
+"""jax.test_util.check_grads on a derivation in NumPy, wrapped as a custom_vjp.
+
+A checker to compare ours with.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +20,8 @@ def accepts(
     gradients: Callable[[Named], Mapping[str, Any]],
     variables: Named,
 ) -> bool:
-    """Whether check_grads(order=1, modes=["rev"]), with its default tolerances, accepts gradients as those of the scalar value.
+    """Whether check_grads(order=1, modes=["rev"]), with its default tolerances, accepts gradients
+    as those of the scalar value.
 
     A gradient that is missing, of another shape, or that raises, is not accepted.
     """

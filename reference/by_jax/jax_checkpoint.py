@@ -1,8 +1,11 @@
-"""jax as a contender in memory: the gradient of a long run by lax.scan, and by a scan of scans under jax.checkpoint.
+"""jax as a contender in memory.
 
-`loss_of` reads h at every step through given weights, L = Σ_t ⟨C_t, h_t⟩. Plain, the scan leaves what its way back needs of every
-step. Checkpointed, an outer scan goes over segments, each an inner scan that jax.checkpoint computes once more: kept are the
-states at the segments' borders, and what one segment leaves. Cells and their shapes are those of reference.by_jax.jax_throughput.
+The gradient of a long run by lax.scan, and by a scan of scans under jax.checkpoint.
+
+`loss_of` reads h at every step through given weights, L = Σ_t ⟨C_t, h_t⟩. Plain, the scan leaves
+what its way back needs of every step. Checkpointed, an outer scan goes over segments, each an
+inner scan that jax.checkpoint computes once more: kept are the states at the segments' borders,
+and what one segment leaves. Cells and their shapes are those of reference.by_jax.jax_throughput.
 """
 
 import math
@@ -20,7 +23,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 def _scanned(cell: str, own: Mapping[str, Any], state: Any, at: Any) -> tuple[Any, Any]:
-    """(the last state, the loss of these steps) from x and C of so many steps, what does not recur computed within the step."""
+    """(the last state, the loss of these steps) from x and C of so many steps, what does not recur
+    computed within the step.
+    """
 
     def body(before: Any, step: Any) -> tuple[Any, Any]:
         x, weights = step
@@ -32,7 +37,10 @@ def _scanned(cell: str, own: Mapping[str, Any], state: Any, at: Any) -> tuple[An
 
 
 def loss_of(cell: str, variables: Mapping[str, Any], weights: Any, segment: int | None) -> Any:
-    """Σ_t ⟨C_t, h_t⟩ of x (T, B, I) for weights C (T, B, H); in segments of so many steps, the rest after them."""
+    """Σ_t ⟨C_t, h_t⟩ of x (T, B, I) for weights C (T, B, H).
+
+    In segments of so many steps, the rest after them.
+    """
     at = (variables["x"], weights)
     state = tuple(variables[f"{name}_0"] for name in (("h", "c") if cell == "lstm" else ("h",)))
     if segment is None:
@@ -48,7 +56,10 @@ def loss_of(cell: str, variables: Mapping[str, Any], weights: Any, segment: int 
 def gradient(
     cell: str, variables: Mapping[str, Array], weights: Array, checkpointed: bool
 ) -> Callable[[], dict[str, Array]]:
-    """A function of no arguments: the gradient for every variable, in float64; in segments of √T steps if checkpointed."""
+    """A function of no arguments: the gradient for every variable, in float64.
+
+    In segments of √T steps if checkpointed.
+    """
     segment = math.isqrt(len(weights)) if checkpointed else None
     function = jax.jit(jax.grad(lambda leaves, C: loss_of(cell, leaves, C, segment)))
     with jax.enable_x64(True):

@@ -1,8 +1,10 @@
 """Reverse mode by jax: `jax.grad` through `lax.scan`, compiled, in the arrays' own precision.
 
-64-bit mode, and the device where another than the CPU is chosen, are entered by context managers around each call; the caller's
-jax configuration is never changed. Functions are traced once an object, and compiled once a program (reference.by_jax.jax_programs): a
-second problem of the same equations and shapes does neither again, another object that computes the same is not compiled again.
+64-bit mode, and the device where another than the CPU is chosen, are entered by context managers
+around each call; the caller's jax configuration is never changed. Functions are traced once an
+object, and compiled once a program (reference.by_jax.jax_programs): a second problem of the same
+equations and shapes does neither again, another object that computes the same is not compiled
+again.
 """
 
 from collections.abc import Callable, Generator, Hashable, Mapping
@@ -23,9 +25,12 @@ from . import jax_programs, jax_traces
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-# A check runs each compiled function a few times only: XLA's optimisations cost far more than they ever save here. But at
-# level 0 an intermediate value may be computed twice, and differ in its last bit: x == max(x) can then be false everywhere.
-# Equations that are known to ask no such thing are compiled this way; code from outside where its program shows that it does
+# A check runs each compiled function a few times only: XLA's optimisations cost far more than they
+# ever save here. But at
+# level 0 an intermediate value may be computed twice, and differ in its last bit: x == max(x) can
+# then be false everywhere.
+# Equations that are known to ask no such thing are compiled this way; code from outside where its
+# program shows that it does
 # not (reference.by_jax.jax_programs.bears_haste), else as jax does it by default.
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
@@ -44,7 +49,10 @@ def why_not_on(device: str) -> str | None:
 
 
 def _device(name: str) -> Any:
-    """jax's device of torch's name: "cuda:1" is the second of the platform cuda. Raises RuntimeError where there is none."""
+    """jax's device of torch's name: "cuda:1" is the second of the platform cuda.
+
+    Raises RuntimeError where there is none.
+    """
     platform, _, number = name.partition(":")
     found = jax.devices(platform)
     if int(number or 0) >= len(found):
@@ -66,7 +74,10 @@ def in_double() -> Generator[None]:
 
 @lru_cache(maxsize=1)
 def compiler_options() -> dict[str, Any]:
-    """Those of COMPILER_OPTIONS that the installed XLA knows: the names belong to it, and come and go with its versions."""
+    """Those of COMPILER_OPTIONS that the installed XLA knows.
+
+    The names belong to it, and come and go with its versions.
+    """
     if _are_known(COMPILER_OPTIONS):
         return COMPILER_OPTIONS
     return {name: value for name, value in COMPILER_OPTIONS.items() if _are_known({name: value})}
@@ -94,7 +105,9 @@ def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> di
 
 @dataclass(frozen=True)
 class _Shaped:
-    """The arguments of a function, equal to others of the same names, shapes and dtypes in the same place."""
+    """The arguments of a function, equal to others of the same names, shapes and dtypes in the
+    same place.
+    """
 
     shapes: tuple[tuple[str, tuple[int, ...], str], ...]
     place: Hashable
@@ -132,7 +145,10 @@ def _value_and_gradient(
 def gradients_uncompiled(
     function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> tuple[float, Arrays, Arrays]:
-    """The same as `gradients`, operation by operation: for functions with loops and branches of their own, asked once."""
+    """The same as `gradients`, operation by operation.
+
+    For functions with loops and branches of their own, asked once.
+    """
     with in_double():
 
         def forward(leaves: Any) -> Any:
@@ -169,7 +185,10 @@ def begin(
     constants: Mapping[str, Any],
     hastily: bool = False,
 ) -> None:
-    """What takes `gradients` longest, of such arguments, begun on another thread: the compilation."""
+    """What takes `gradients` longest, of such arguments, begun on another thread.
+
+    The compilation.
+    """
     with in_double():
         _value_and_gradient(function, _shaped(dict(variables), dict(constants)), hastily)
 
@@ -213,10 +232,12 @@ def jacobians(
     x: npt.NDArray[Any],
     hastily: bool = False,
 ) -> Arrays:
-    """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_k, k = 0..T−1}, both (T, B, S, S).
+    """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end".
 
-    jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an offset at every earlier state;
-    `hastily` as in `gradients`.
+    ∂s_T/∂s_k, k = 0..T−1}, both (T, B, S, S).
+
+    jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an
+    offset at every earlier state; `hastily` as in `gradients`.
     """
     with in_double():
         local, unrolled = _jacobians(step, tuple(state_sizes.items()), hastily)(

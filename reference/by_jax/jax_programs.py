@@ -1,8 +1,11 @@
-"""Compiled jax functions that are kept by what they compute, not by which Python object asked for it.
+"""Compiled jax functions that are kept by what they compute, not by which Python object asked for
+it.
 
-A cell's step is another object at every check, and what it computes hangs on more than its code: on attributes, on globals, on
-what it calls. So it is traced anew for every object. Where the trace of one step tells all of it (reference.by_jax.jax_traces), that
-is the key; else the lowered program is: its whole text, constants included. The compilation, by far the longest part, is shared.
+A cell's step is another object at every check, and what it computes hangs on more than its code:
+on attributes, on globals, on what it calls. So it is traced anew for every object. Where the trace
+of one step tells all of it (reference.by_jax.jax_traces), that is the key; else the lowered
+program is: its whole text, constants included. The compilation, by far the longest part, is
+shared.
 """
 
 import re
@@ -14,10 +17,13 @@ from typing import Any, TypeAlias
 
 import jax
 
-# Operations whose result moves by rounding where their arguments do. Others choose: a maximum, a sign, a sort, an integer.
+# Operations whose result moves by rounding where their arguments do. Others choose: a maximum, a
+# sign, a sort, an integer.
 SMOOTH = frozenset(
-    "abs add broadcast_in_dim compare concatenate constant divide dot_general dynamic_slice dynamic_update_slice exponential "
-    "exponential_minus_one gather iota log log_plus_one logistic multiply negate pad power reduce reshape return rsqrt scatter "
+    "abs add broadcast_in_dim compare concatenate constant divide dot_general dynamic_slice "
+    "dynamic_update_slice exponential "
+    "exponential_minus_one gather iota log log_plus_one logistic multiply negate pad power reduce "
+    "reshape return rsqrt scatter "
     "select slice sqrt subtract tanh transpose while".split()
 )
 CONSTANT = re.compile(r"(%\S+) = stablehlo\.(?:constant|broadcast_in_dim (%[^,\s]+))")
@@ -30,7 +36,9 @@ Lowered: TypeAlias = tuple[Any, str]  # the program, its text
 
 @dataclass(frozen=True)
 class Program:
-    """A program; equal to another where what is told of it, the options asked for and the device are."""
+    """A program; equal to another where what is told of it, the options asked for and the device
+    are.
+    """
 
     told: Hashable
     options: tuple[tuple[tuple[str, Any], ...], bool]
@@ -38,7 +46,10 @@ class Program:
     lower: Callable[[], Lowered] = field(compare=False, repr=False)
 
     def compile(self) -> Compiled:
-        """Begun on another thread, where XLA needs no Python; lowered here, in the modes of the caller."""
+        """Begun on another thread, where XLA needs no Python.
+
+        Lowered here, in the modes of the caller.
+        """
         return _COMPILER.submit(_compiled, *self.lower(), *self.options)
 
 
@@ -57,10 +68,12 @@ def executable(
     hastily: bool,
     told: Hashable = None,
 ) -> Compiled:
-    """The function compiled for arguments of these shapes; with the options of `haste` if asked for, or if it bears them.
+    """The function compiled for arguments of these shapes.
 
-    `told`: all that tells what it computes, shapes included, where something does (reference.by_jax.jax_traces); else the lowered
-    program tells. `result()` waits for it.
+    With the options of `haste` if asked for, or if it bears them.
+
+    `told`: all that tells what it computes, shapes included, where something does
+    (reference.by_jax.jax_traces); else the lowered program tells. `result()` waits for it.
     """
     asked = (tuple(haste.items()), hastily)
     if told is not None:
@@ -93,14 +106,18 @@ def place() -> Hashable:
 
 
 def is_complete(text: str) -> bool:
-    """Whether the text is all that there is: no call back into Python, and no constants that are handed over beside it."""
+    """Whether the text is all that there is.
+
+    No call back into Python, and no constants that are handed over beside it.
+    """
     return "custom_call" not in text and not getattr(
         jax.config, "jax_use_simplified_jaxpr_constants", False
     )
 
 
 def bears_haste(text: str) -> bool:
-    """Whether no value is compared with another that may be the same number computed twice, rounded otherwise.
+    """Whether no value is compared with another that may be the same number computed twice,
+    rounded otherwise.
 
     A comparison with a constant is only as uncertain as rounding makes it anyway.
     """

@@ -1,8 +1,10 @@
-"""What a step is when jax has traced it: plain data, so that two steps can be told apart without lowering a whole program.
+"""What a step is when jax has traced it.
 
-A cell's step is another object at every check, and only tracing it tells what it computes. The trace of one step takes a
-twentieth of the time of the whole sequence's, and the sequence is then made of the trace, not of the step: what is compared is
-what is compiled.
+Plain data, so that two steps can be told apart without lowering a whole program.
+
+A cell's step is another object at every check, and only tracing it tells what it computes. The
+trace of one step takes a twentieth of the time of the whole sequence's, and the sequence is then
+made of the trace, not of the step: what is compared is what is compiled.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -17,11 +19,15 @@ from jax.extend import core
 
 from ..equations.unrolling import ONE_RUN, SequenceLoss
 
-# Operations that are wholly told by their name and parameters. Others carry Python functions, or act on something.
+# Operations that are wholly told by their name and parameters. Others carry Python functions, or
+# act on something.
 PLAIN = frozenset(
-    "abs add add_any and broadcast_in_dim ceil clamp concatenate convert_element_type copy cos cosh cumsum div dot_general "
-    "dynamic_slice eq erf exp exp2 expand_dims expm1 floor gather ge gt integer_pow iota jit le log log1p logistic lt max min "
-    "mul ne neg not or pad pjit pow reduce_max reduce_min reduce_sum reshape rsqrt select_n sign sin sinh slice split sqrt "
+    "abs add add_any and broadcast_in_dim ceil clamp concatenate convert_element_type copy cos "
+    "cosh cumsum div dot_general "
+    "dynamic_slice eq erf exp exp2 expand_dims expm1 floor gather ge gt integer_pow iota jit le "
+    "log log1p logistic lt max min "
+    "mul ne neg not or pad pjit pow reduce_max reduce_min reduce_sum reshape rsqrt select_n sign "
+    "sin sinh slice split sqrt "
     "square squeeze stop_gradient sub tan tanh transpose".split()
 )
 
@@ -39,9 +45,11 @@ class Traced:
 
 
 def traced(function: SequenceLoss, named: Mapping[str, Any]) -> tuple[SequenceLoss, Hashable]:
-    """(the function on the trace of its step, all that tells what it computes from arrays of given shapes).
+    """(the function on the trace of its step, all that tells what it computes from arrays of given
+    shapes).
 
-    The function itself and None where a trace cannot tell, or there is more than one layer and direction.
+    The function itself and None where a trace cannot tell, or there is more than one layer and
+    direction.
     """
     if function.arrangement != ONE_RUN or "lengths" in named:
         return function, None

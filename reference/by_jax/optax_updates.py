@@ -1,4 +1,6 @@
-"""Parameter updates by optax: optax.clip or optax.clip_by_global_norm, chained with optax.sgd or optax.adam, compiled by jax.
+"""Parameter updates by optax.
+
+Optax.clip or optax.clip_by_global_norm, chained with optax.sgd or optax.adam, compiled by jax.
 
 `settings` are those of reference/by_torch/torch_optim.py:
 
@@ -6,9 +8,11 @@
     learning_rate   of all three
     momentum        of "momentum"; "nesterov" (optional) for the look-ahead
     beta1, beta2, epsilon   of "adam"
-    clip            "value", "norm" (of all gradients together) or None; limit: the bound on the one or the other
+    clip            "value", "norm" (of all gradients together) or None; limit: the bound on the
+                    one or the other
 
-64-bit mode is entered by context manager around each call, as in reference/by_jax/jax_grad.py; the caller's configuration stays.
+64-bit mode is entered by context manager around each call, as in reference/by_jax/jax_grad.py; the
+caller's configuration stays.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,9 +37,12 @@ def start(params: Named, settings: Named) -> Any:
 
 
 def update(params: Named, gradients: Named, memory: Any, settings: Named) -> tuple[Arrays, Any]:
-    """(new parameters, new memory) after clipping and one update; only gradients of parameters are looked at.
+    """(new parameters, new memory) after clipping and one update.
 
-    Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another name.
+    Only gradients of parameters are looked at.
+
+    Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another
+    name.
     """
     with jax.enable_x64(True):
         moved, memory = _rule(_items(settings))[1](

@@ -1,11 +1,14 @@
-"""Reverse mode by torch: `torch.autograd.grad` of the equations, and `torch.func.jacrev` of their steps.
+"""Reverse mode by torch.
 
-Everything runs eagerly, on the CPU unless another device is chosen (reference.devices); nothing of the caller's global state
-(default dtype, gradient mode, threads) is changed.
+`torch.autograd.grad` of the equations, and `torch.func.jacrev` of their steps.
 
-`RandomRounding` is stochastic arithmetic: within it the result of every floating-point operation, of the forward and of torch's
-own backward, is moved at random by up to one unit roundoff. How far a gradient moves then is how far rounding may move it
-(the idea of the CESTAC method: Vignes 1993, "A stochastic arithmetic for reliable scientific computation").
+Everything runs eagerly, on the CPU unless another device is chosen (reference.devices); nothing of
+the caller's global state (default dtype, gradient mode, threads) is changed.
+
+`RandomRounding` is stochastic arithmetic: within it the result of every floating-point operation,
+of the forward and of torch's own backward, is moved at random by up to one unit roundoff. How far
+a gradient moves then is how far rounding may move it (the idea of the CESTAC method: Vignes 1993,
+"A stochastic arithmetic for reliable scientific computation").
 """
 
 import random
@@ -30,12 +33,17 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 Named = Mapping[str, Any]
 
-# Operations that choose, move or make numbers and never round: perturbed, a maximum would no longer be one of its arguments.
+# Operations that choose, move or make numbers and never round: perturbed, a maximum would no
+# longer be one of its arguments.
 EXACT_OPERATIONS = frozenset(
-    "abs amax amin arange argmax argmin cat clamp clamp_max clamp_min clone constant_pad_nd copy cummax cummin diag_embed "
-    "embedding empty empty_like empty_strided eye eye_like flip full full_like gather index index_put index_select masked_fill "
-    "max maximum median min minimum neg new_empty new_empty_strided new_full new_ones new_zeros one_hot ones ones_like "
-    "relu repeat roll scalar_tensor scatter select_backward select_scatter sgn sign slice_backward slice_scatter sort stack take "
+    "abs amax amin arange argmax argmin cat clamp clamp_max clamp_min clone constant_pad_nd copy "
+    "cummax cummin diag_embed "
+    "embedding empty empty_like empty_strided eye eye_like flip full full_like gather index "
+    "index_put index_select masked_fill "
+    "max maximum median min minimum neg new_empty new_empty_strided new_full new_ones new_zeros "
+    "one_hot ones ones_like "
+    "relu repeat roll scalar_tensor scatter select_backward select_scatter sgn sign "
+    "slice_backward slice_scatter sort stack take "
     "threshold_backward topk tril triu where zeros zeros_like _to_copy".split()
 )
 
@@ -46,7 +54,9 @@ OVERWRITING = frozenset(
 
 
 class RandomRounding(TorchDispatchMode):
-    """Context in which every floating-point result r that is computed, not just moved, becomes r (1 + ε u), |u| ≤ 1 at random."""
+    """Context in which every floating-point result r that is computed, not just moved, becomes r
+    (1 + ε u), |u| ≤ 1 at random.
+    """
 
     pool_size = 1 << 16
     at_once = (
@@ -55,7 +65,10 @@ class RandomRounding(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Leave torch._dynamo alone: nothing is compiled within this context, and importing it costs a second."""
+        """Leave torch._dynamo alone.
+
+        Nothing is compiled within this context, and importing it costs a second.
+        """
         return False
 
     def __init__(self, seed: int) -> None:
@@ -68,7 +81,10 @@ class RandomRounding(TorchDispatchMode):
         self.computes: dict[Any, tuple[bool, bool]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The operation's result, moved, in place where it was computed in place; views and copies are passed on as they are."""
+        """The operation's result, moved, in place where it was computed in place.
+
+        Views and copies are passed on as they are.
+        """
         result = func(*args, **kwargs) if kwargs else func(*args)
         known = self.computes.get(func)
         if known is None:
@@ -109,7 +125,9 @@ class RandomRounding(TorchDispatchMode):
 
 
 def computes(func: Any) -> bool:
-    """Whether an operation makes new numbers, in place or not, rather than choosing, moving or overwriting numbers."""
+    """Whether an operation makes new numbers, in place or not, rather than choosing, moving or
+    overwriting numbers.
+    """
     schema = func._schema
     name = schema.name.removeprefix("aten::")
     if (
@@ -124,7 +142,10 @@ def computes(func: Any) -> bool:
 
 
 class NoEscape(TorchFunctionMode):
-    """Context in which taking a number out of differentiation is an error: float(tensor) would silently cut the gradient."""
+    """Context in which taking a number out of differentiation is an error.
+
+    Float(tensor) would silently cut the gradient.
+    """
 
     EXITS = (
         torch.Tensor.item,
@@ -135,16 +156,23 @@ class NoEscape(TorchFunctionMode):
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The function's result. Raises TypeError where a differentiable tensor becomes a plain number."""
+        """The function's result.
+
+        Raises TypeError where a differentiable tensor becomes a plain number.
+        """
         if func in self.EXITS and args[0].requires_grad:
             raise TypeError(
-                f"{func.__name__} takes a number out of differentiation, and cuts its gradient: stay with xp"
+                f"{func.__name__} takes a number out of differentiation, and cuts its gradient: "
+                "stay with xp"
             )
         return func(*args, **(kwargs or {}))
 
 
 def on_device() -> AbstractContextManager[Any]:
-    """The chosen device as default. Entered only where it is not yet: the context costs time at every operation."""
+    """The chosen device as default.
+
+    Entered only where it is not yet: the context costs time at every operation.
+    """
     wanted = torch.device(devices.chosen())
     return nullcontext() if torch.get_default_device() == wanted else wanted
 
@@ -165,7 +193,9 @@ def rounding(seed: int | None) -> AbstractContextManager[Any]:
 
 @contextmanager
 def default_dtype(variables: Named) -> Iterator[None]:
-    """torch's default dtype as that of the variables, so that `xp.zeros(…)` is as precise as in NumPy; restored afterwards."""
+    """torch's default dtype as that of the variables, so that `xp.zeros(…)` is as precise as in
+    NumPy; restored afterwards.
+    """
     before = torch.get_default_dtype()
     widest = np.result_type(*(value.dtype for value in variables.values()))
     torch.set_default_dtype(getattr(torch, widest.name))
@@ -176,7 +206,10 @@ def default_dtype(variables: Named) -> Iterator[None]:
 
 
 def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-    """A copy as a tensor: the caller's array may be read-only, and stays untouched. NumPy's bfloat16 becomes torch's."""
+    """A copy as a tensor: the caller's array may be read-only, and stays untouched.
+
+    NumPy's bfloat16 becomes torch's.
+    """
     place = devices.chosen()
     if array.dtype.name == "bfloat16":
         return torch.tensor(np.array(array, dtype=np.float32, order="C"), device=place).to(
@@ -186,7 +219,10 @@ def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
 
 
 def array_of(given: torch.Tensor) -> npt.NDArray[Any]:
-    """The numbers as an array; those of bfloat16, of which NumPy itself knows nothing, in float32."""
+    """The numbers as an array.
+
+    Those of bfloat16, of which NumPy itself knows nothing, in float32.
+    """
     return (given.float() if given.dtype == torch.bfloat16 else given).detach().cpu().numpy()
 
 
@@ -200,7 +236,9 @@ def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> di
 
 
 def scan_apart(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
-    """The same from inputs taken apart at once: the gradient of an index is an array of all steps at every one, O(T²) in all.
+    """The same from inputs taken apart at once.
+
+    The gradient of an index is an array of all steps at every one, O(T²) in all.
 
     Equal bit by bit, since what the index adds is zeros.
     """
@@ -215,8 +253,9 @@ def scan_apart(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any])
 def scan_rounding(seed: int) -> Any:
     """`scan` under RandomRounding, from inputs taken apart at once.
 
-    On indices, every share of a step rounds in each of the sums over all steps that come after it on the way back; that is
-    what the limits were set on. Here the share is moved by as many random amounts, drawn together.
+    On indices, every share of a step rounds in each of the sums over all steps that come after it
+    on the way back; that is what the limits were set on. Here the share is moved by as many random
+    amounts, drawn together.
     """
     rng = np.random.default_rng([seed, 1])
 
@@ -229,7 +268,9 @@ def scan_rounding(seed: int) -> Any:
 
 
 def rounding_as_summed(value: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """The same numbers (T, …); under RandomRounding the gradient of step t becomes g_t (1 + ε (u_1 + … + u_t)).
+    """The same numbers (T, …).
+
+    Under RandomRounding the gradient of step t becomes g_t (1 + ε (u_1 + … + u_t)).
 
     The last step has one amount less, and of them all one is that of the product itself.
     """
@@ -274,7 +315,8 @@ def gradients(
 ) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradient for every variable) of function(xp, scan, variables, constants).
 
-    A variable that the value does not depend on has the gradient zero. With a rounding_seed, under RandomRounding.
+    A variable that the value does not depend on has the gradient zero. With a rounding_seed, under
+    RandomRounding.
     """
     loop = scan_apart if rounding_seed is None else scan_rounding(rounding_seed)
     with one_thread_if_small(variables), rounding(rounding_seed):
@@ -288,7 +330,9 @@ def gradients(
 
 @contextmanager
 def differentiable(variables: Named) -> Iterator[None]:
-    """Gradients are recorded whatever the caller does, on the chosen device and in the dtype of the variables."""
+    """Gradients are recorded whatever the caller does, on the chosen device and in the dtype of
+    the variables.
+    """
     with torch.inference_mode(False), torch.enable_grad(), on_device(), default_dtype(variables):
         yield
 
@@ -296,7 +340,9 @@ def differentiable(variables: Named) -> Iterator[None]:
 def differentiate(
     forward: Any, variables: Mapping[str, Any], constants: Mapping[str, Any], watched: bool = False
 ) -> tuple[float, Arrays, Arrays]:
-    """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors; `watched` by NoEscape."""
+    """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on
+    tensors; `watched` by NoEscape.
+    """
     with differentiable(variables):
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
         fixed = {name: tensor(value) for name, value in constants.items()}
@@ -322,7 +368,9 @@ def gradients_of_several(
     constants: Sequence[Named],
     rounding_seed: int | None = None,
 ) -> list[tuple[float, Arrays, Arrays]]:
-    """What `gradients` tells for each of several constants: one forward, and their ways back side by side.
+    """What `gradients` tells for each of several constants.
+
+    One forward, and their ways back side by side.
 
     They may differ in what the readout alone reads, and the readout reads no variable.
     """
@@ -345,7 +393,10 @@ def gradients_of_several(
 def read_apart(
     function: SequenceLoss, leaves: Named, states: Named, fixed: Sequence[Named]
 ) -> tuple[list[float], Named]:
-    """(the values, their derivatives by the states: name → (K, its shape)) of the readout for each of K constants."""
+    """(the values, their derivatives by the states.
+
+    Name → (K, its shape)) of the readout for each of K constants.
+    """
     heads = {name: state.detach().requires_grad_() for name, state in states.items()}
     values = [function.readout(xp, leaves, heads, each) for each in fixed]
     found = [
@@ -359,7 +410,10 @@ def read_apart(
 
 
 def pull_back(states: Named, arriving: Named, leaves: list[torch.Tensor]) -> list[Any]:
-    """The derivatives by each leaf, (K, its shape), for K derivatives by the states; in turn, where torch cannot side by side."""
+    """The derivatives by each leaf, (K, its shape), for K derivatives by the states.
+
+    In turn, where torch cannot side by side.
+    """
     outputs = {name: state for name, state in states.items() if state.requires_grad}
     cotangents = [arriving[name] for name in outputs]
     if not outputs:
@@ -380,7 +434,8 @@ def pull_back(states: Named, arriving: Named, leaves: list[torch.Tensor]) -> lis
 def root(outputs: list[torch.Tensor]) -> Any:
     """pull(given, leaves): the derivatives by the leaves, given those by the outputs.
 
-    Hooks put what is given in its place: to check its shape, as an argument of torch.autograd.grad, torch would import sympy.
+    Hooks put what is given in its place: to check its shape, as an argument of
+    torch.autograd.grad, torch would import sympy.
     """
     now: list[torch.Tensor] = []
     for place, output in enumerate(outputs):
@@ -404,10 +459,13 @@ def jacobians(
     x: npt.NDArray[Any],
     rounding_seed: int | None = None,
 ) -> Arrays:
-    """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_{k}, k = 0..T−1}, both (T, B, S, S).
+    """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end".
 
-    `initial` (B, S) is s_0 flattened in the order of `state_sizes`. The first is jacrev of one step at each state of the
-    trajectory; the second is jacrev of the unrolled map, s_T by an offset at every earlier state: no product is formed.
+    ∂s_T/∂s_{k}, k = 0..T−1}, both (T, B, S, S).
+
+    `initial` (B, S) is s_0 flattened in the order of `state_sizes`. The first is jacrev of one
+    step at each state of the trajectory; the second is jacrev of the unrolled map, s_T by an
+    offset at every earlier state: no product is formed.
     """
     fixed = {name: tensor(value) for name, value in params.items()}
 

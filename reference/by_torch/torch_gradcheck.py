@@ -1,4 +1,6 @@
-"""torch.autograd.gradcheck on a derivation in NumPy, wrapped as a torch.autograd.Function: a checker to compare ours with."""
+"""torch.autograd.gradcheck on a derivation in NumPy, wrapped as a torch.autograd.Function: a
+checker to compare ours with.
+"""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,9 +20,11 @@ def accepts(
     variables: Named,
     fast: bool = False,
 ) -> bool:
-    """Whether gradcheck, with its default tolerances, accepts gradients(variables) as those of the scalar value(variables).
+    """Whether gradcheck, with its default tolerances, accepts gradients(variables) as those of the
+    scalar value(variables).
 
-    fast: in its fast mode, which compares two random projections. A gradient that is missing, or that raises, is not accepted.
+    fast: in its fast mode, which compares two random projections. A gradient that is missing, or
+    that raises, is not accepted.
     """
     names = list(variables)
 

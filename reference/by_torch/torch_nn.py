@@ -1,8 +1,11 @@
-"""torch's own nn.RNN, nn.LSTM and nn.GRU on given weights: a forward that nobody here wrote, differentiated by torch.
+"""torch's own nn.RNN, nn.LSTM and nn.GRU on given weights.
 
-RNN and LSTM keep two biases, b_ih and b_hh, that only ever occur as their sum; b_h is put into the first, zero into the second.
-Several layers, both directions and rows of unequal length (as a PackedSequence) are the module's own; with given dropout masks
-each layer is a module by itself, since a module draws its own; chunks of a sequence are calls that hand on a detached state.
+A forward that nobody here wrote, differentiated by torch.
+
+RNN and LSTM keep two biases, b_ih and b_hh, that only ever occur as their sum; b_h is put into the
+first, zero into the second. Several layers, both directions and rows of unequal length (as a
+PackedSequence) are the module's own; with given dropout masks each layer is a module by itself,
+since a module draws its own; chunks of a sequence are calls that hand on a detached state.
 """
 
 import warnings
@@ -34,7 +37,10 @@ MODULES: dict[str, type[torch.nn.RNNBase]] = {
 
 
 def weights(leaves: Named, suffix: str, number: str) -> dict[str, Any]:
-    """The parameters of one run under torch's names: `suffix` is that of the leaves, `number` that of torch."""
+    """The parameters of one run under torch's names.
+
+    `suffix` is that of the leaves, `number` that of torch.
+    """
     in_bias = leaves["b_x" + suffix] if "b_x" + suffix in leaves else leaves["b_h" + suffix]
     recurrent_bias = (
         leaves["b_hh" + suffix] if "b_hh" + suffix in leaves else torch.zeros_like(in_bias)
@@ -84,7 +90,10 @@ def call(
     state: State,
     lengths: torch.Tensor | None,
 ) -> Any:
-    """(output (T, B, ·), last states) of the module with these weights; integer x stands for one-hot rows."""
+    """(output (T, B, ·), last states) of the module with these weights.
+
+    Integer x stands for one-hot rows.
+    """
     if not x.is_floating_point():
         x = torch.nn.functional.one_hot(x, named["weight_ih_l0"].shape[1]).to(
             named["weight_ih_l0"].dtype
@@ -106,7 +115,9 @@ def run(
     cell: str, options: Named, leaves: Named, x: torch.Tensor, suffixes: list[str], layers: int, chunk: int | None,
     lengths: torch.Tensor | None,
 ) -> tuple[torch.Tensor, State]:  # fmt: skip
-    """(output (T, B, ·), last states) of these runs of the cell, the state detached between chunks."""
+    """(output (T, B, ·), last states) of these runs of the cell, the state detached between
+    chunks.
+    """
     module = module_of(cell, options, leaves, suffixes, layers)
     ways = len(suffixes) // layers
     numbers = [f"_l{layer}{'_reverse' * way}" for layer in range(layers) for way in range(ways)]
@@ -126,7 +137,10 @@ def run(
 def network(
     cell: str, options: Named, leaves: Named, fixed: Named, arrangement: Arrangement
 ) -> dict[str, Any]:
-    """The states that torch tells, by name: h of the top layer, of every layer where dropout masks are given."""
+    """The states that torch tells, by name.
+
+    H of the top layer, of every layer where dropout masks are given.
+    """
     x, lengths = {**fixed, **leaves}["x"], fixed.get("lengths")
     layers = arrangement.suffixes()
     if any(name.startswith("dropout_l") for name in fixed):
@@ -144,7 +158,10 @@ def network(
 def told(
     leaves: Named, output: torch.Tensor, last: State, layer: list[str], lengths: torch.Tensor | None
 ) -> dict[str, Any]:
-    """h of one layer's runs. Where torch pads with zeros: the state that a row ended with, or backwards in time begins with."""
+    """h of one layer's runs.
+
+    Where torch pads with zeros: the state that a row ended with, or backwards in time begins with.
+    """
     states: dict[str, Any] = {}
     parts = torch.split(output, output.shape[-1] // len(layer), dim=-1)
     for suffix, part, ended in zip(layer, parts, last[0][-len(layer) :], strict=True):
@@ -157,7 +174,10 @@ def told(
 
 
 def step_by_step(cell: str, options: Named, leaves: Named, x: torch.Tensor) -> dict[str, Any]:
-    """h_1..h_T and c_1..c_T (T, B, ·) of an LSTM, a step a call: it tells c of the last step only."""
+    """h_1..h_T and c_1..c_T (T, B, ·) of an LSTM, a step a call.
+
+    It tells c of the last step only.
+    """
     module, named = module_of(cell, options, leaves, [""], 1), weights(leaves, "", "_l0")
     state, states = initial(leaves, [""], ("h", "c")), []
     for x_t in x:
@@ -177,9 +197,12 @@ def gradients(
     arrangement: Arrangement = ONE_RUN,
     rounding_seed: int | None = None,
 ) -> tuple[float, Arrays, Arrays]:
-    """(loss, states, gradient for every variable); `cell` is a key of MODULES, `readout` is from reference.equations.
+    """(loss, states, gradient for every variable).
 
-    With a rounding_seed, under RandomRounding. Where torch runs a layer as one operation (LSTM in float32), its inside is exact.
+    `cell` is a key of MODULES, `readout` is from reference.equations.
+
+    With a rounding_seed, under RandomRounding. Where torch runs a layer as one operation (LSTM in
+    float32), its inside is exact.
     """
     plain = arrangement == ONE_RUN and "lengths" not in constants
 

@@ -1,4 +1,6 @@
-"""Parameter updates by torch: torch.nn.utils.clip_grad_value_ and clip_grad_norm_, then the functions behind torch.optim.
+"""Parameter updates by torch.
+
+Torch.nn.utils.clip_grad_value_ and clip_grad_norm_, then the functions behind torch.optim.
 
 `settings` is a plain mapping, the same for reference/by_jax/optax_updates.py:
 
@@ -6,10 +8,12 @@
     learning_rate   of all three
     momentum        of "momentum"; "nesterov" (optional) for the look-ahead
     beta1, beta2, epsilon   of "adam"
-    clip            "value", "norm" (of all gradients together) or None; limit: the bound on the one or the other
+    clip            "value", "norm" (of all gradients together) or None; limit: the bound on the
+                    one or the other
 
-torch.optim.sgd.sgd and torch.optim.adam.adam are what the classes SGD and Adam call, given their memory as lists. The classes
-would import torch._dynamo, which takes seconds. Nothing of the caller's global state is changed.
+torch.optim.sgd.sgd and torch.optim.adam.adam are what the classes SGD and Adam call, given their
+memory as lists. The classes would import torch._dynamo, which takes seconds. Nothing of the
+caller's global state is changed.
 """
 
 from collections.abc import Mapping
@@ -26,7 +30,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 def start(params: Named, settings: Named) -> dict[str, Tensors]:
-    """The memory before the first update: a tensor by parameter for each quantity of the optimiser."""
+    """The memory before the first update.
+
+    A tensor by parameter for each quantity of the optimiser.
+    """
     if settings["optimiser"] != "adam":
         return {"momentum": {}}
     zeros = {name: torch.zeros_like(_tensor(value)) for name, value in params.items()}
@@ -37,9 +44,12 @@ def start(params: Named, settings: Named) -> dict[str, Tensors]:
 def update(
     params: Named, gradients: Named, memory: dict[str, Tensors], settings: Named
 ) -> tuple[Arrays, dict[str, Tensors]]:
-    """(new parameters, new memory) after clipping and one update; only gradients of parameters are looked at.
+    """(new parameters, new memory) after clipping and one update.
 
-    Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another name.
+    Only gradients of parameters are looked at.
+
+    Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another
+    name.
     """
     leaves = {name: _tensor(value) for name, value in params.items()}
     for name, leaf in leaves.items():

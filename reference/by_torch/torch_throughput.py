@@ -1,8 +1,11 @@
-"""torch as a contender in speed: one forward and backward of a cell under a linear head and softmax cross-entropy, summed.
+"""torch as a contender in speed.
 
-Each way returns a function of no arguments, to be timed, which gives the loss and the gradient for every variable; all that can
-be done once is done before. Variables are named and shaped as in reference.equations; sigmoid, tanh and cross-entropy are torch's
-own, as is what a user would write, and what does not wait for the state is computed for all steps at once.
+One forward and backward of a cell under a linear head and softmax cross-entropy, summed.
+
+Each way returns a function of no arguments, to be timed, which gives the loss and the gradient for
+every variable; all that can be done once is done before. Variables are named and shaped as in
+reference.equations; sigmoid, tanh and cross-entropy are torch's own, as is what a user would
+write, and what does not wait for the state is computed for all steps at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -137,7 +140,9 @@ def module(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
 def step_jacobians(
     cell: str, variables: Arrays, before: npt.NDArray[Any], split: Callable[..., State]
 ) -> Callable[[], npt.NDArray[Any]]:
-    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by vmap(jacrev(step)) at the states `before` (T, B, S)."""
+    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by vmap(jacrev(step)) at the states
+    `before` (T, B, S).
+    """
     own = {name: torch.tensor(value) for name, value in variables.items()}
     s, x = torch.tensor(before).flatten(0, 1), own["x"].flatten(0, 1)
 

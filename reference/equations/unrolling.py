@@ -1,16 +1,20 @@
-"""A step unrolled over a sequence, in layers and directions, and read: one scalar function of named arrays.
+"""A step unrolled over a sequence, in layers and directions, and read.
+
+One scalar function of named arrays.
 
 `SequenceLoss` joins a step and a readout into one scalar function of named arrays,
 
     function(xp, scan, variables, constants) -> (scalar, outputs by name),
 
-where `scan` is the engine's own time loop and the outputs are the trajectories. It adds to the parameters of every step, and to
-every state, an offset that is a variable of its own, such as "W_hh@t" (T, H, H) or "h@t" (T, B, H) for the suffix "@t", and zero
-in value. The gradient for an offset is the share of its step: the terms ∂L/∂s_t and (∂⁺s_t/∂W)ᵀ ∂L/∂s_t that the whole sums.
+where `scan` is the engine's own time loop and the outputs are the trajectories. It adds to the
+parameters of every step, and to every state, an offset that is a variable of its own, such as
+"W_hh@t" (T, H, H) or "h@t" (T, B, H) for the suffix "@t", and zero in value. The gradient for an
+offset is the share of its step: the terms ∂L/∂s_t and (∂⁺s_t/∂W)ᵀ ∂L/∂s_t that the whole sums.
 Offsets that are not among the variables are not added.
 
-A truncated gradient is that of a function in which states are held fixed at certain places, by `stop_gradient`: at the border of
-every chunk, or at the beginning of the window of every step, which is then run again (Williams and Peng 1990).
+A truncated gradient is that of a function in which states are held fixed at certain places, by
+`stop_gradient`: at the border of every chunk, or at the beginning of the window of every step,
+which is then run again (Williams and Peng 1990).
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +38,10 @@ def numpy_scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any])
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How a step is made a network: layers, directions, and where its gradient is cut; `outputs` names what a layer hands on."""
+    """How a step is made a network: layers, directions, and where its gradient is cut.
+
+    `outputs` names what a layer hands on.
+    """
 
     layers: int = 1
     bidirectional: bool = False
@@ -57,8 +64,9 @@ ONE_RUN = Arrangement()
 class SequenceLoss:
     """The scalar function of a network of a step, over "x" from "<state>_0", read by a readout.
 
-    `offset` is the suffix of offsets; parameter_names and state_names are those of the step. A constant "lengths" (B,) says how
-    many steps each row has, where they differ; "dropout_l0", … are masks on what a layer hands on.
+    `offset` is the suffix of offsets; parameter_names and state_names are those of the step. A
+    constant "lengths" (B,) says how many steps each row has, where they differ; "dropout_l0", …
+    are masks on what a layer hands on.
     """
 
     step: Step
@@ -125,7 +133,10 @@ class SequenceLoss:
 def one_step(
     xp: Any, step: Step, own: Mapping[str, Any], state_names: tuple[str, ...]
 ) -> Callable[..., dict[str, Any]]:
-    """body(state, at_step) -> new state: the step with this step's offsets; rows that are not alive stay as they are."""
+    """body(state, at_step) -> new state: the step with this step's offsets.
+
+    Rows that are not alive stay as they are.
+    """
 
     def body(state: Mapping[str, Any], at_step: Mapping[str, Any]) -> dict[str, Any]:
         params = {
@@ -196,7 +207,9 @@ def cut_scan(
 def windows(
     xp: Any, body: Any, state: Mapping[str, Any], at: list[Any], arrangement: Arrangement
 ) -> dict[str, Any]:
-    """Every state by a run of its own over its window, from a state before it that is held fixed; s_0 is not."""
+    """Every state by a run of its own over its window, from a state before it that is held fixed;
+    s_0 is not.
+    """
     trajectory = [dict(state)]
     for t in range(len(at)):
         first = max(0, t - (arrangement.window or 0))

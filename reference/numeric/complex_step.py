@@ -1,9 +1,11 @@
-"""Complex step: f′(a) = Im f(a + ih) / h with h = 1e-30, exact to rounding, on NumPy code that follows complex numbers.
+"""Complex step: f′(a) = Im f(a + ih) / h with h = 1e-30, exact to rounding, on NumPy code that
+follows complex numbers.
 
-No difference is taken, so that nothing cancels (Squire and Trapp 1998, "Using complex variables to estimate derivatives of real
-functions"). It needs an analytic function written in operations that carry complex numbers through: abs, max, comparisons and
-conversions to float do not, and may be silently wrong. Therefore the result is held against central differences before it
-is believed, along one random direction; where they disagree, `DoesNotFollow` is raised.
+No difference is taken, so that nothing cancels (Squire and Trapp 1998, "Using complex variables to
+estimate derivatives of real functions"). It needs an analytic function written in operations that
+carry complex numbers through: abs, max, comparisons and conversions to float do not, and may be
+silently wrong. Therefore the result is held against central differences before it is believed,
+along one random direction; where they disagree, `DoesNotFollow` is raised.
 """
 
 import warnings
@@ -40,7 +42,10 @@ class DoesNotFollow(ValueError):
 def gradients(
     value: Value, variables: Mapping[str, Any], seed: int
 ) -> tuple[float, Arrays, Arrays]:
-    """(value, gradient or inner products by variable, directions of the latter). Raises DoesNotFollow."""
+    """(value, gradient or inner products by variable, directions of the latter).
+
+    Raises DoesNotFollow.
+    """
     point = {name: np.array(variable) for name, variable in variables.items()}
     found: Arrays = {}
     directions: Arrays = {}
@@ -69,7 +74,9 @@ def _slope(value: Value, point: Arrays, directions: Arrays) -> float:
 
 
 def _believe(value: Value, point: Arrays, seed: int) -> None:
-    """Raises DoesNotFollow where central differences along a random direction over all variables say otherwise."""
+    """Raises DoesNotFollow where central differences along a random direction over all variables
+    say otherwise.
+    """
     rng = np.random.default_rng([seed, 3])
     directions = {
         name: rng.choice((-1.0, 1.0), size=variable.shape) for name, variable in point.items()

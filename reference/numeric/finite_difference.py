@@ -1,16 +1,22 @@
-"""Central differences of high order with an adaptive step and an error estimate: scipy.differentiate on NumPy code.
+"""Central differences of high order with an adaptive step and an error estimate.
 
-Needs nothing of the function but its value. Small variables are differentiated entry by entry; larger ones along random
-directions of ±1, whose inner products with the gradient are told instead. What differences cannot see: an error below
-their own uncertainty (given with every result), and, along directions, which entry is wrong.
+Scipy.differentiate on NumPy code.
 
-At a kink (relu or |x| at 0, a tie of max) central differences converge, to the middle of the derivatives from the right and from
-the left, with an error estimate of zero: what does not converge tells no kinks. Second differences do,
+Needs nothing of the function but its value. Small variables are differentiated entry by entry;
+larger ones along random directions of ±1, whose inner products with the gradient are told instead.
+What differences cannot see: an error below their own uncertainty (given with every result), and,
+along directions, which entry is wrong.
 
-    (f(h) − 2 f(0) + f(−h)) / h  →  f″ h where f is smooth, the gap between the one-sided derivatives at a kink           (1)
+At a kink (relu or |x| at 0, a tie of max) central differences converge, to the middle of the
+derivatives from the right and from the left, with an error estimate of zero: what does not
+converge tells no kinks. Second differences do,
 
-at the cost of four more values a derivative. Where (1) does not shrink with h, one-sided differences settle it; half the gap is
-then told beside the middle, for any number between is what some convention chooses. Where f is smooth nothing changes.
+    (f(h) − 2 f(0) + f(−h)) / h  →  f″ h where f is smooth, the gap between the one-sided
+                                 derivatives at a kink           (1)
+
+at the cost of four more values a derivative. Where (1) does not shrink with h, one-sided
+differences settle it; half the gap is then told beside the middle, for any number between is what
+some convention chooses. Where f is smooth nothing changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -49,9 +55,11 @@ def units(variable: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def gradients(
     value: Value, variables: Mapping[str, Any], seed: int
 ) -> tuple[float, Arrays, Arrays, dict[str, float], Arrays]:
-    """(value, gradient or inner products by variable, directions of the latter, absolute uncertainty, kinks by variable).
+    """(value, gradient or inner products by variable, directions of the latter, absolute
+    uncertainty, kinks by variable).
 
-    The last: half the gap between the one-sided derivatives, in the shape of what is found; only where there is a kink.
+    The last: half the gap between the one-sided derivatives, in the shape of what is found; only
+    where there is a kink.
     """
     point = {name: np.array(variable) for name, variable in variables.items()}
     found: Arrays = {}
@@ -131,7 +139,10 @@ def _gap(along: Any, step: float, middle: float) -> float:
 
 
 def _of_all_entries(value: Value, point: Arrays, name: str, count: int) -> npt.NDArray[Any]:
-    """Half the gaps of all entries together, for each of so many directions: kinks up and down do not cancel in it."""
+    """Half the gaps of all entries together, for each of so many directions.
+
+    Kinks up and down do not cancel in it.
+    """
     middle = float(value(point))
     gaps = [_gap(*_line(value, point, name, unit), middle) for unit in units(point[name])]
     return np.full(count, sum(gaps) / 2)

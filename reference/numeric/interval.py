@@ -1,18 +1,21 @@
 """Proof: the equations run on intervals that enclose the exact real numbers, as dual numbers.
 
-Every floating-point weight is an exact real number. Arb's ball arithmetic (Johansson 2017, "Arb: efficient arbitrary-precision
-midpoint-radius interval arithmetic") computes with balls that contain the exact result of every operation on every point of its
-arguments, rounding included. Run on dual numbers
+Every floating-point weight is an exact real number. Arb's ball arithmetic (Johansson 2017, "Arb:
+efficient arbitrary-precision midpoint-radius interval arithmetic") computes with balls that
+contain the exact result of every operation on every point of its arguments, rounding included. Run
+on dual numbers
 
     (v, v̇):   f(v, v̇) = (f(v), f′(v) v̇),    (a, ȧ)(b, ḃ) = (a b, ȧ b + a ḃ)                   (1)
 
-the forward equations yield a ball that provably contains the exact derivative of the loss along a direction, for the given
-weights: one direction is one entry of a gradient, or a random vector of ±1 with which a large gradient is multiplied. Nothing is
-rounded away, nothing is approximated, and nobody's autodiff is believed: (1) is a dozen rules, below.
+the forward equations yield a ball that provably contains the exact derivative of the loss along a
+direction, for the given weights: one direction is one entry of a gradient, or a random vector of
+±1 with which a large gradient is multiplied. Nothing is rounded away, nothing is approximated, and
+nobody's autodiff is believed: (1) is a dozen rules, below.
 
-Where a comparison (the branch of a select, the largest of some numbers) is undecided because the two balls overlap, or the
-result is not tight enough, the whole is computed again with twice the bits. A tie that is exact stays undecided for ever, unless
-both sides are exact: at a kink there is no derivative to enclose.
+Where a comparison (the branch of a select, the largest of some numbers) is undecided because the
+two balls overlap, or the result is not tight enough, the whole is computed again with twice the
+bits. A tie that is exact stays undecided for ever, unless both sides are exact: at a kink there is
+no derivative to enclose.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -62,7 +65,10 @@ def _balls(values: Any) -> Any:
 
 
 class Dual:
-    """An array of dual balls: `value` and `tangent` are object arrays of the same shape; tangent None is zero everywhere."""
+    """An array of dual balls: `value` and `tangent` are object arrays of the same shape.
+
+    Tangent None is zero everywhere.
+    """
 
     __array_ufunc__ = None  # NumPy's operators leave it to this class
     dtype = np.dtype(np.float64)  # what it stands for
@@ -82,7 +88,10 @@ class Dual:
         return self.value.ndim
 
     def rearranged(self, move: Callable[[Any], Any]) -> "Dual":
-        """The same entries elsewhere, or added up: for functions that are linear and the same for every entry."""
+        """The same entries elsewhere, or added up.
+
+        For functions that are linear and the same for every entry.
+        """
         return Dual(move(self.value), None if self.tangent is None else move(self.tangent))
 
     def through(self, function: Callable[[Any], Any], slope: Callable[[Any, Any], Any]) -> "Dual":
@@ -207,7 +216,10 @@ def _greater(one: arb, other: arb) -> bool:
 
 
 class Balls:
-    """The array namespace: what the equations may call as xp. Plain arrays (tokens, masks) stay NumPy's."""
+    """The array namespace: what the equations may call as xp.
+
+    Plain arrays (tokens, masks) stay NumPy's.
+    """
 
     def __getattr__(self, name: str) -> Any:
         raise NotEnclosed(f"xp.{name} has no rule for dual balls")
@@ -290,7 +302,10 @@ class Balls:
         return self.sum(x, axis) / float(count)
 
     def max(self, x: Dual, axis: int, keepdims: bool = False) -> Dual:
-        """The middle of the largest's ball along an axis, as a constant: for a shift that cancels, and for nothing else."""
+        """The middle of the largest's ball along an axis, as a constant.
+
+        For a shift that cancels, and for nothing else.
+        """
         largest = np.max(
             _each(lambda ball: float(ball.mid()), x.value).astype(np.float64),
             axis=axis,
@@ -384,7 +399,9 @@ def scan(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Enclosure:
-    """Balls that contain the exact numbers: of shape (K,) along directions (K, shape), or of the variable's own shape.
+    """Balls that contain the exact numbers.
+
+    Of shape (K,) along directions (K, shape), or of the variable's own shape.
 
     bits is the precision at which they were tight enough.
     """
@@ -398,7 +415,10 @@ class Enclosure:
         return _each(lambda ball: float(ball.mid()), self.balls).astype(np.float64)
 
     def distance(self, found: Array) -> Array:
-        """An upper bound of |found − exact|, provable, rounded up to float64; found is multiplied with the directions exactly."""
+        """An upper bound of |found − exact|, provable, rounded up to float64.
+
+        Found is multiplied with the directions exactly.
+        """
         with Precision(max(self.bits, FIRST_BITS)):
             exact = (
                 _each(arb, np.asarray(found, dtype=np.float64))
@@ -443,7 +463,10 @@ class Precision:
 def directional(
     function: ScalarFunction, variables: Named, constants: Named, tangents: Named, bits: int
 ) -> tuple[arb, arb]:
-    """(value, derivative along `tangents`) as balls at this precision. Raises Undecided, NotEnclosed."""
+    """(value, derivative along `tangents`) as balls at this precision.
+
+    Raises Undecided, NotEnclosed.
+    """
     with Precision(bits):
         named = {
             name: Dual(_balls(value), _balls(tangents[name]) if name in tangents else None)
@@ -470,8 +493,9 @@ def enclosures(
 ) -> tuple[float, dict[str, Enclosure]]:
     """(the value, an Enclosure of the gradient for every variable named).
 
-    Up to `entries` entries in all every entry is enclosed; else `directions` random inner products of each gradient with ±1.
-    Raises NotEnclosed where the equations use an operation without a rule, stand at a kink, or overflow.
+    Up to `entries` entries in all every entry is enclosed; else `directions` random inner products
+    of each gradient with ±1. Raises NotEnclosed where the equations use an operation without a
+    rule, stand at a kink, or overflow.
     """
     asked = tuple(variables) if names is None else names
     whole = sum(np.asarray(variables[name]).size for name in asked) <= entries
@@ -503,7 +527,10 @@ def _units(shape: tuple[int, ...]) -> Iterator[Array]:
 def _tight(
     function: ScalarFunction, variables: Named, constants: Named, tangents: Named, bits: int
 ) -> tuple[arb, arb, int]:
-    """(value, derivative, bits): at the first precision, from `bits` on, at which the derivative's ball is tight."""
+    """(value, derivative, bits).
+
+    At the first precision, from `bits` on, at which the derivative's ball is tight.
+    """
     why = ""
     while bits <= MOST_BITS:
         try:

@@ -206,7 +206,10 @@ def test_another_function_is_a_wrong_question(monkeypatch, small):
     ],
 )
 def test_exit_status(trial, with_gradient, kinds, missing, status):
-    """r: right, w: a wrong gradient, f: the forward differs. A wrong gradient outweighs everything."""
+    """r: right, w: a wrong gradient, f: the forward differs.
+
+    A wrong gradient outweighs everything.
+    """
     made = {
         "r": trial("one-step").check(),
         "w": trial("one-step").planted(with_gradient("W_hh", lambda d: 1.1 * d)),
@@ -406,7 +409,8 @@ def test_help_loads_no_framework():
         "try:\n    runpy.run_path('comparisons/report.py', run_name='__main__')\n"
         "except SystemExit as left:\n    print('status', left.code)\n"
         "print('seconds', time.process_time() - start)\n"
-        "print('frameworks', sorted({'torch', 'jax', 'array_api_compat', 'xarray'} & set(sys.modules)))\n"
+        "print('frameworks', sorted({'torch', 'jax', 'array_api_compat', 'xarray'} & "
+        "set(sys.modules)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False

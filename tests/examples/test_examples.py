@@ -1,4 +1,6 @@
-"""Every file of examples/, run by the command that its docstring gives, and again with a mistake planted in it."""
+"""Every file of examples/, run by the command that its docstring gives, and again with a mistake
+planted in it.
+"""
 
 import ast
 import runpy

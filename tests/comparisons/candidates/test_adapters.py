@@ -1,4 +1,7 @@
-"""Gradients in whatever way code hands them out: each adapter passes what is right, and hides no mistake."""
+"""Gradients in whatever way code hands them out.
+
+Each adapter passes what is right, and hides no mistake.
+"""
 
 import copy
 import importlib
@@ -456,7 +459,8 @@ def test_a_framework_that_is_not_installed(adapter, name, monkeypatch):
 
 def test_adapters_import_no_framework_before_they_are_asked():
     code = (
-        "import sys; from comparisons import *; from_torch(print); from_jax(print); from_update(print, 1.0); "
+        "import sys; from comparisons import *; from_torch(print); from_jax(print); "
+        "from_update(print, 1.0); "
         "assert not {'torch', 'jax'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0

@@ -1,4 +1,7 @@
-"""Whatever the code under test returns, raises, prints or spoils: an error of the right class, naming the part; no verdict."""
+"""Whatever the code under test returns, raises, prints or spoils.
+
+An error of the right class, naming the part; no verdict.
+"""
 
 import sys
 
@@ -412,7 +415,9 @@ def leaving(*_):
 
 
 def flooding(*_):
-    """Would go on for ever; gives up after two million characters, so that the tests end when nobody stops it."""
+    """Would go on for ever; gives up after two million characters, so that the tests end when
+    nobody stops it.
+    """
     for _ in range(2000):
         print("x" * 1000)
     raise Private("nobody stopped it")
@@ -724,7 +729,10 @@ def test_params_and_inputs_that_are_none(params, inputs, words):
     "whole", [np.array([1, 2]), np.array([1j, 2j])], ids=["integers", "complex numbers"]
 )
 def test_a_wrong_gradient_of_numbers_that_are_not_floating_point_does_not_pass(whole):
-    """Weights written as 1 and 2 are weights; what was returned for them is judged, or refused, but never dropped."""
+    """Weights written as 1 and 2 are weights.
+
+    What was returned for them is judged, or refused, but never dropped.
+    """
 
     def wrong(params, _):
         return {"w": np.array([5.0, 7.0]), "u": np.cos(params["u"])}
@@ -858,7 +866,8 @@ def test_names_that_are_no_cell_in_the_file(name, words, tmp_path):
 def test_an_example_that_is_none(returned, tmp_path):
     path = tmp_path / "file.py"
     path.write_text(
-        f"def loss(p, i): return 0\ndef gradients(p, i): return {{}}\ndef example(): return {returned}\n"
+        f"def loss(p, i): return 0\ndef gradients(p, i): return {{}}\ndef example(): return "
+        f"{returned}\n"
     )
     [check] = checks_in(str(path), {}, {})
     refused(BadContract, "example returns (params, inputs)", of=check)
@@ -867,7 +876,8 @@ def test_an_example_that_is_none(returned, tmp_path):
 def test_a_cell_in_a_file_that_cannot_be_made(tmp_path):
     path = tmp_path / "file.py"
     path.write_text(
-        "class Cell:\n    def __init__(self, size): 0\n    def step(self): 0\n    def step_backward(self): 0\n"
+        "class Cell:\n    def __init__(self, size): 0\n    def step(self): 0\n    def "
+        "step_backward(self): 0\n"
     )
     [check] = checks_in(str(path), {}, {})
     refused(CandidateFailed, "Cell() raised TypeError", of=check)

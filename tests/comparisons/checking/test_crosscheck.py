@@ -172,7 +172,10 @@ def test_a_rounding_error_is_none(trial, with_gradient):
 
 @every_case
 def test_a_millionth_in_one_share_of_any_gradient(trial, with_gradient, name):
-    """In the middle step of each gradient that has steps: that step is named, although the whole is right."""
+    """In the middle step of each gradient that has steps.
+
+    That step is named, although the whole is right.
+    """
     for gradient in trial(name).candidate.answer(trial(name).problem).steps:
         number = None
 
@@ -202,7 +205,9 @@ def test_a_millionth_in_one_share_of_any_gradient(trial, with_gradient, name):
 @pytest.mark.parametrize("gradient", ["W_xh", "W_hh", "b_h", "x", "h_0"])
 @pytest.mark.parametrize("gain", [1.0, 0.1])
 def test_a_tenth_in_the_smallest_share(trial, gain, gradient):
-    """Under a loss at the last step alone the first share has nearly vanished, and the error in it vanishes in the whole."""
+    """Under a loss at the last step alone the first share has nearly vanished, and the error in it
+    vanishes in the whole.
+    """
     vanishing = trial("tanh", positions="last")
     vanishing = vanishing.but(W_hh=gain * vanishing.problem.variables["W_hh"])
     answer = vanishing.candidate.answer(vanishing.problem)
@@ -234,7 +239,10 @@ def test_a_tenth_in_the_smallest_share(trial, gain, gradient):
 
 
 class DroppedCarry(RNN):
-    """dh_{t−1} = 0: ∂L/∂h_T = e_T is still right, ∂L/∂h_{T−1} = e_{T−1} lacks J_Tᵀ e_T. Every share is wrong from T − 1 back."""
+    """dh_{t−1} = 0: ∂L/∂h_T = e_T is still right, ∂L/∂h_{T−1} = e_{T−1} lacks J_Tᵀ e_T.
+
+    Every share is wrong from T − 1 back.
+    """
 
     def delta(self, params, cache, d_state):
         delta, d_state_prev = super().delta(params, cache, d_state)
@@ -242,7 +250,10 @@ class DroppedCarry(RNN):
 
 
 class TransposedCarry(RNN):
-    """W_hh δ in place of W_hhᵀ δ: δ_T is right, all that comes back from it is not. Wrong from T − 1."""
+    """W_hh δ in place of W_hhᵀ δ: δ_T is right, all that comes back from it is not.
+
+    Wrong from T − 1.
+    """
 
     def delta(self, params, cache, d_state):
         delta, _ = super().delta(params, cache, d_state)
@@ -250,7 +261,10 @@ class TransposedCarry(RNN):
 
 
 class NoSlope(RNN):
-    """δ_t = dh_t without φ′(z_t): δ_T is wrong at once, and every share from T; ∂L/∂h_T = e_T is right, so h_0 from T − 1."""
+    """δ_t = dh_t without φ′(z_t): δ_T is wrong at once, and every share from T.
+
+    ∂L/∂h_T = e_T is right, so h_0 from T − 1.
+    """
 
     def delta(self, params, _, d_state):
         return d_state["h"], {"h": d_state["h"] @ params["W_hh"]}
@@ -272,7 +286,10 @@ class LastSample(RNN):
 
 
 class FlippedJacobian(RNN):
-    """W_hhᵀ diag(φ′), Pascanu's eq. 5, for ∂h_t/∂h_{t−1}: no gradient is made of it; J from T, P_{T,k} from k = T − 1."""
+    """W_hhᵀ diag(φ′), Pascanu's eq. 5, for ∂h_t/∂h_{t−1}: no gradient is made of it.
+
+    J from T, P_{T,k} from k = T − 1.
+    """
 
     def step_jacobian(self, params, cache):
         return super().step_jacobian(params, cache).transpose(0, 2, 1)
@@ -660,7 +677,10 @@ def test_the_true_error_of_all_is_a_few_units_in_the_last_place(trial, name):
 
 
 def test_proof_says_who_is_right_when_two_disagree(trial, altered, with_gradient):
-    """torch's own answer a millionth off: the derivation is then called wrong, and the proof says who is."""
+    """torch's own answer a millionth off.
+
+    The derivation is then called wrong, and the proof says who is.
+    """
     liar = altered("torch", with_gradient("W_hh", lambda value: value * (1 + 1e-6)))
     report = trial("lstm-states", steps=3).check(references=(liar, "jax", "proof"))
     assert {(row.gradient, row.reference) for row in report.failures()} == {("W_hh", "torch")}

@@ -1,4 +1,7 @@
-"""Candidates that work in less than float64: held against the truth in float64, and the frameworks' own error in that dtype."""
+"""Candidates that work in less than float64.
+
+Held against the truth in float64, and the frameworks' own error in that dtype.
+"""
 
 from dataclasses import replace
 
@@ -57,7 +60,9 @@ def test_the_candidate_is_given_its_own_precision(trial, dtype):
 
 
 class Worse(GRU):
-    """A derivation that is right, and whose weight gradients are off as if rounded ten times as coarsely."""
+    """A derivation that is right, and whose weight gradients are off as if rounded ten times as
+    coarsely.
+    """
 
     def accumulate(self, params, caches, delta):
         d_params, d_x = super().accumulate(params, caches, delta)

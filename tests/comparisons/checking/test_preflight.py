@@ -1,4 +1,7 @@
-"""What is said instead of a verdict when the question itself is wrong: another function, no numbers, a kink, nothing to see."""
+"""What is said instead of a verdict when the question itself is wrong.
+
+Another function, no numbers, a kink, nothing to see.
+"""
 
 import numpy as np
 import pytest
@@ -202,8 +205,8 @@ def test_any_choice_at_a_kink_of_numpy_code_passes_with_a_note(function, derivat
     for share in (0.0, 0.5 * gap, gap):
         report = asked(one_of(share))
         assert (
-            "note: the function has a kink in w at [0]: differences allow all between its one-sided derivatives"
-            in str(report)
+            "note: the function has a kink in w at [0]: differences allow all between its "
+            "one-sided derivatives" in str(report)
         )
         assert f"note: at a kink: {words}" in str(report)
     for share in (-1e-6, gap + 1e-6):
@@ -232,7 +235,10 @@ def test_agreement_at_a_kink_passes_with_a_note():
 
 
 def test_a_kink_where_the_references_choose_differently_hides_no_mistake():
-    """abs has slope 0 at 0 for one framework and 1 for another; that says nothing of the entries that are far from the kink."""
+    """abs has slope 0 at 0 for one framework and 1 for another.
+
+    That says nothing of the entries that are far from the kink.
+    """
 
     def function(xp, params, inputs):
         return abs_loss(xp, params, inputs) + xp.sum(inputs["large"] * params["w"] ** 2)

@@ -1,4 +1,7 @@
-"""A mistake is named only where it reproduces every entry; each explanation has a neighbour that it must not explain."""
+"""A mistake is named only where it reproduces every entry.
+
+Each explanation has a neighbour that it must not explain.
+"""
 
 from dataclasses import replace
 
@@ -203,7 +206,8 @@ CELLS = {
     ),
     "the weight transposed": (
         spoiled(step_backward=lambda p, c, d: elman("step_backward", {**p, "U": p["U"].T}, c, d)),
-        "d_state_prev['h'] is right with U transposed in step_backward: U stands where its transpose belongs",
+        "d_state_prev['h'] is right with U transposed in step_backward: U stands where its "
+        "transpose belongs",
         {"d_state_prev['h']"},
     ),
     "the sign of d_x": (
@@ -241,7 +245,10 @@ def test_a_cell_is_told_which_output_is_wrong_by_itself_and_why(cell, words, out
 
 
 def test_a_right_cell_in_a_wrong_loop_over_steps():
-    """The carry is dropped when the last step before is reached: step_backward is right at every step but one."""
+    """The carry is dropped when the last step before is reached.
+
+    Step_backward is right at every step but one.
+    """
     calls = []
 
     def step_backward(params, cache, d_state):

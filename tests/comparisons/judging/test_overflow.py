@@ -1,4 +1,7 @@
-"""Where the true gradient is infinite nothing is judged, and the step is told; a finite truth excuses nobody."""
+"""Where the true gradient is infinite nothing is judged, and the step is told.
+
+A finite truth excuses nobody.
+"""
 
 import json
 import sys
@@ -32,7 +35,10 @@ def last(xp, params, inputs):
 
 
 def right(params, inputs):
-    """∂L/∂x_t = (Wᵀ)^(T−t) 1; ∂L/∂W = 0 as h is zero, or NaN where that is multiplied with an infinity."""
+    """∂L/∂x_t = (Wᵀ)^(T−t) 1.
+
+    ∂L/∂W = 0 as h is zero, or NaN where that is multiplied with an infinity.
+    """
     dh, d_x, d_w = np.ones(2), np.zeros_like(inputs["x"]), np.zeros((2, 2))
     for t in reversed(range(len(inputs["x"]))):
         d_x[t], d_w = dh, d_w + np.outer(dh, np.zeros(2))
@@ -49,7 +55,10 @@ def clipped(params, inputs):
 
 @pytest.fixture
 def first_step():
-    """The step from which on, walking back, (Wᵀ)^(T−t) 1 exceeds the largest number: in logarithms."""
+    """The step from which on, walking back, (Wᵀ)^(T−t) 1 exceeds the largest number.
+
+    In logarithms.
+    """
 
     def told(largest):
         v, size, t = np.ones(2), 0.0, STEPS
@@ -258,7 +267,8 @@ def test_a_wrong_gradient_elsewhere_outweighs_it(monkeypatch, capfd):
 def test_a_file(monkeypatch, capfd, tmp_path):
     (tmp_path / "steep.py").write_text(
         "import numpy as np\n"
-        "from tests.comparisons.judging.test_overflow import W, AT_REST, last as loss, right as gradients\n"
+        "from tests.comparisons.judging.test_overflow import W, AT_REST, last as loss, right as "
+        "gradients\n"
         "def example():\n    return W, AT_REST\n"
     )
     status, said, told = asked(

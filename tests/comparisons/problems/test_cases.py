@@ -123,7 +123,10 @@ def test_one_wrong_digit_in_a_network_is_seen(trial, with_gradient, name, gradie
 
 
 def test_a_window_one_too_long_is_seen(trial):
-    """The reference goes back K steps; the same derivation with K + 1 does not agree with it, nor does the plain gradient."""
+    """The reference goes back K steps.
+
+    The same derivation with K + 1 does not agree with it, nor does the plain gradient.
+    """
     for name in ("tanh-window", "lstm-window"):
         right = trial(name)
         for window in (right.case.window + 1, None):
@@ -145,7 +148,9 @@ def test_a_border_between_chunks_at_another_place_is_seen(trial):
 def test_the_walk_back_of_a_reverse_direction_begins_at_step_1(
     trial, with_gradient, gradient, first
 ):
-    """Steps 2–5 wrong: in a direction forwards in time the walk back meets step 5 first, in one backwards step 2."""
+    """Steps 2–5 wrong: in a direction forwards in time the walk back meets step 5 first, in one
+    backwards step 2.
+    """
 
     def from_2_to_5(shares):
         shares[1:5] *= 1.1

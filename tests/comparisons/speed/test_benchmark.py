@@ -1,4 +1,6 @@
-"""The benchmark: its form, that it asserts equality first, and that every contender is timed; no times."""
+"""The benchmark: its form, that it asserts equality first, and that every contender is timed; no
+times.
+"""
 
 import json
 import os
@@ -151,7 +153,7 @@ def test_a_disagreement_is_the_exit_status(monkeypatch):
     right = throughput.contenders
     cheat = lambda task, with_compile: {
         "a cheat": gradient_spoiled(right(task, with_compile)[JAX], "x")
-    }  # noqa: E731
+    }
     monkeypatch.setattr(throughput, "contenders", cheat)
     said = asked("--cell", "rnn")
     assert said.exit_code == 1

@@ -1,4 +1,6 @@
-"""The other costs: their form, that equality comes first, and that what is timed is what it says; no times."""
+"""The other costs: their form, that equality comes first, and that what is timed is what it says;
+no times.
+"""
 
 from functools import partial
 
@@ -60,7 +62,7 @@ def test_the_exponent_of_a_power_is_that_power(monkeypatch):
     sizes = [Sizes(T, 1, 2, 2, 2) for T in (10, 20, 40)]
     exact = lambda runs, seconds: {
         name: np.full(3, 1e-3 * each.steps**1.5) for name, each in zip(runs, sizes, strict=True)
-    }  # noqa: E731
+    }
     monkeypatch.setattr(costs, "interleaved", exact)
     (first, *_) = costs.growth_costs(0, {"T": sizes})
     assert first.values["exponent"].median == pytest.approx(1.5)

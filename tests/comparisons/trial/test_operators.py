@@ -1,4 +1,6 @@
-"""Planted mistakes: that each kind is planted, that each is a mistake, and that nothing of `manual/` is changed by it."""
+"""Planted mistakes: that each kind is planted, that each is a mistake, and that nothing of
+`manual/` is changed by it.
+"""
 
 import ast
 import inspect
@@ -168,7 +170,10 @@ def at_line(mutant) -> int:
 
 
 def test_mistakes_are_planted_in_the_sequence_form_too():
-    """In its loop and in its slopes; they change whole gradients, and leave the shares of the steps as they are."""
+    """In its loop and in its slopes.
+
+    They change whole gradients, and leave the shares of the steps as they are.
+    """
     ground = soil("lstm", "square")
     found = [
         m

@@ -1,4 +1,6 @@
-"""Trials that are worked out together are answered as they would be alone, and never with what belongs to other numbers."""
+"""Trials that are worked out together are answered as they would be alone, and never with what
+belongs to other numbers.
+"""
 
 from dataclasses import replace
 

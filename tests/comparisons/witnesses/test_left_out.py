@@ -1,4 +1,7 @@
-"""References that are named and missing, and operations that one of them cannot follow: left out by name, never failed."""
+"""References that are named and missing, and operations that one of them cannot follow.
+
+Left out by name, never failed.
+"""
 
 import json
 import sys
@@ -86,7 +89,8 @@ def test_a_wrong_gradient_outweighs_a_missing_reference(no_proof):
 def test_the_command_line_says_the_same(no_proof, monkeypatch, capfd, tmp_path, wrong, status):
     (tmp_path / "mine.py").write_text(
         "from tests.comparisons.small import INPUTS, PARAMS, gradients as right, loss\n"
-        f"def gradients(params, inputs):\n    return {{k: {wrong}v for k, v in right(params, inputs).items()}}\n"
+        "def gradients(params, inputs):\n    return "
+        f"{{k: {wrong}v for k, v in right(params, inputs).items()}}\n"
         "def example():\n    return PARAMS, INPUTS\n"
     )
     arguments = ["check", str(tmp_path / "mine.py"), "--references", "torch,proof", "--json", "-"]

@@ -1,4 +1,7 @@
-"""How much disagreement rounding explains: enough for what is right, far too little for what is wrong."""
+"""How much disagreement rounding explains.
+
+Enough for what is right, far too little for what is wrong.
+"""
 
 from dataclasses import replace
 
@@ -59,7 +62,9 @@ def test_a_zero_stays_zero(trial):
 
 @pytest.mark.parametrize("name", [case.name for case in CASES])
 def test_what_the_limit_lets_pass_is_tiny(trial, name):
-    """LIMIT times the noise stays below a ten-millionth of the gradient, and of each step's largest share."""
+    """LIMIT times the noise stays below a ten-millionth of the gradient, and of each step's
+    largest share.
+    """
     noise, answer = noise_of(trial(name))
     for quantity, value in tolerance.quantities(answer).items():
         assert 0 < tolerance.LIMIT * noise.total[quantity] < 1e-7 * np.abs(value).max(), quantity
@@ -87,7 +92,9 @@ def test_noise_is_that_of_the_precision(trial):
 
 
 def test_noise_is_at_least_the_floor(trial):
-    """ε for what is rounded step by step, ε √n for one sum over all steps, and for all where nothing rounds at random."""
+    """ε for what is rounded step by step, ε √n for one sum over all steps, and for all where
+    nothing rounds at random.
+    """
     noise, answer = noise_of(trial("tanh"))
     unit, eps = tolerance.unit(trial("tanh").problem), EPS["float64"]
     summed = np.abs(answer.steps["W_hh"]).max(axis=(1, 2)).sum()
@@ -102,7 +109,10 @@ def test_noise_is_at_least_the_floor(trial):
 
 
 def test_terms_that_cancel_do_not_hide(trial):
-    """Two rows that mirror each other: the shares of b_h cancel within rounding, and the noise is still that of the shares."""
+    """Two rows that mirror each other.
+
+    The shares of b_h cancel within rounding, and the noise is still that of the shares.
+    """
     one = trial("identity", batch=2, positions="every", reduction="sum")
     target, x, h_0 = (
         one.problem.constants["target"],

@@ -1,4 +1,7 @@
-"""Compiled programs are shared by what they compute, and by nothing less: what looks the same and is not must not share."""
+"""Compiled programs are shared by what they compute, and by nothing less.
+
+What looks the same and is not must not share.
+"""
 
 import threading
 
@@ -106,7 +109,7 @@ def test_names_and_dtypes_are_told_apart(compiled):
     square = lambda xp, scan, variables, constants: (
         sum(xp.sum(each**2) for each in variables.values()),
         {},
-    )  # noqa: E731
+    )
     slope(square, a=a)
     assert set(jax_grad.gradients(square, {"other": a}, {})[2]) == {"other"}
     assert slope(square, a=a.astype(np.float32)).dtype == np.float32
@@ -119,7 +122,7 @@ def test_what_calls_back_into_python_is_not_kept(compiled):
     def through(scale):
         call_back = lambda a: jax.pure_callback(
             lambda a: np.asarray(scale * a), shape, jax.lax.stop_gradient(a)
-        )  # noqa: E731
+        )
         return lambda xp, scan, variables, constants: (
             xp.sum(variables["a"] ** 2),
             {"seen": call_back(variables["b"][0])},
