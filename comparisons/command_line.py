@@ -307,7 +307,7 @@ def trial(
     """
     from .checking.environment import environment
     from .studies.built_in_cases import cores
-    from .trial.trial import QUICK, Plan, hold
+    from .trial.trial import QUICK, Plan, run_trial
     from .trial.trial_tables import rendered_trial
 
     start = time.perf_counter()
@@ -323,7 +323,7 @@ def trial(
         def watch(pieces: int, name: str) -> None:
             progress.update(bar, total=pieces, advance=1, description=name)
 
-        found = hold(plan, watch)
+        found = run_trial(plan, watch)
     taken = time.perf_counter() - start
     dtypes = "float64, float32 and float16"
     told = {**environment(seed, dtypes), **found.to_dict(), "seconds": taken}

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadContract, MissingDevice, MissingFramework
+from ..problems.arrays import Array
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..user_code import describe
 
@@ -62,14 +63,17 @@ def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradient
             tensor.requires_grad_(tensor.is_floating_point())
         with torch.enable_grad():
             loss(rebuild(params, tensors), rebuild(inputs, tensors)).backward()
-        asked = {path: tensor for path, tensor in tensors.items() if tensor.requires_grad}
-        missing = {
-            path: torch.zeros_like(tensor)
-            for path, tensor in asked.items()
-            if path in flatten(params)
-        }
-        return {path: (tensor.grad if tensor.grad is not None else missing[path]).cpu().numpy()
-                for path, tensor in asked.items() if tensor.grad is not None or path in missing}  # fmt: skip
+        learned, found = flatten(params), dict[str, Array]()
+        for path, tensor in tensors.items():
+            if not tensor.requires_grad:
+                continue
+            gradient = tensor.grad
+            if gradient is None and path in learned:
+                # a parameter on which the loss does not depend
+                gradient = torch.zeros_like(tensor)
+            if gradient is not None:
+                found[path] = gradient.cpu().numpy()
+        return found
 
     return gradients
 

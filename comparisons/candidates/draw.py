@@ -170,8 +170,11 @@ class _Draw:
                 )
 
 
-MOVED = 0.1  # of a user's cell's own draw: an identity, or zeros, would hide a transposed or forgotten weight
-LARGEST = 50_000_000  # numbers in the shares of all steps: 400 MB in float64, and each reference keeps some copies
+# Of a user's cell's own draw: an identity, or zeros, would hide a transposed or forgotten weight.
+MOVED = 0.1
+
+# Numbers in the shares of all steps: 400 MB in float64, and each reference keeps some copies.
+LARGEST = 50_000_000
 
 
 def must_fit(case: Case, weights: int | None = None) -> None:

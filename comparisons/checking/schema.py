@@ -10,10 +10,10 @@ keys; they rename none.
 import json
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..errors import QuestionError
 from ..judging.verdict import IN_WORDS, Verdict
@@ -73,8 +73,8 @@ def schema_of(told: Any) -> Schema:
         return {"type": "object", "additionalProperties": schema_of(arguments[1])}
     if isinstance(told, type) and issubclass(told, Enum):
         return {"enum": [each.value for each in told]}
-    if isinstance(told, type) and is_dataclass(cast(type, told)):
-        return _schema_of_record(cast(type, told))
+    if isinstance(told, type) and hasattr(told, "__dataclass_fields__"):
+        return _schema_of_record(told)
     raise TypeError(f"{told} has no schema")
 
 

@@ -145,6 +145,9 @@ def _transposes(one_step: OneStep, wrong: list[str]) -> list[Finding]:
         for output in wrong:
             over = one_step.truth[output].over_noise(instead[output])
             if bool(np.all(over <= one_step.limit)):
-                text = f"{output} is right with {name} transposed in step_backward: {name} stands where its transpose belongs"
+                text = (
+                    f"{output} is right with {name} transposed in step_backward: "
+                    f"{name} stands where its transpose belongs"
+                )
                 found.append(_found(Mistake.TRANSPOSED_WEIGHT, output, text))
     return found

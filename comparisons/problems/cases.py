@@ -131,6 +131,17 @@ CASES: tuple[Case, ...] = (
     ),
 )
 
-QUICK: tuple[str, ...] = (  # one of each cell, without Jacobians
-    "tanh", "irnn", "residual", "lstm", "peephole-lstm", "projected-lstm", "gru", "min-gru", "min-lstm", "lru", "slstm",
-)  # fmt: skip
+# One of each cell, without Jacobians.
+QUICK: tuple[str, ...] = (
+    "tanh",
+    "irnn",
+    "residual",
+    "lstm",
+    "peephole-lstm",
+    "projected-lstm",
+    "gru",
+    "min-gru",
+    "min-lstm",
+    "lru",
+    "slstm",
+)

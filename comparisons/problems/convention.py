@@ -91,7 +91,8 @@ class Convention:
         product = [known.get(letter, 0) for letter in (below or above).split("*")]
         if 0 in product or (below and above != "1"):
             raise BadOption(
-                f'convention: scale {self.scale!r} is not a number, "T", "B", "1/T", "1/B" or "1/(T·B)"'
+                f"convention: scale {self.scale!r} is not a number, "
+                '"T", "B", "1/T", "1/B" or "1/(T·B)"'
             )
         if None in product:
             raise BadOption(

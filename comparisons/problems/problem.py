@@ -144,8 +144,8 @@ class Problem(Differentiable):
     jacobians                  whether ∂s_t/∂s_{t−1} and their products are compared as well
     precision                  in which the candidate works, where that is less than the arrays' own
     layers, bidirectional      how many layers of the cell there are, and whether each runs
-                               backwards in time as well; with
-                               more than one run, parameters and states have suffixes, "_l0", "_l0_reverse", "_l1", …
+                               backwards in time as well; with more than one run, parameters and
+                               states have suffixes, "_l0", "_l0_reverse", "_l1", …
     output_names               the parts of the cell's state that a layer hands on
     window, chunk              where the gradient meant is a truncated one: each loss goes back at
                                most `window` steps, or the

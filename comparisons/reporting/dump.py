@@ -18,8 +18,8 @@ killed run leaves no half file under a good name. `load` gives an xarray.Dataset
     <reference>/…             the same, as the reference has it: state_jacobian,
                               jacobian_product_to_end, singular_values, d_state
     l0/…, l0_reverse/…        of several layers or directions each run by itself, in the order of
-                              its own steps: a reverse
-                              direction's step 1 is at the last x. Without contribution_norm; of references d_state alone
+                              its own steps: a reverse direction's step 1 is at the last x.
+                              Without contribution_norm; of references d_state alone
     meta                      JSON: schema, case, sizes, seed, dtype, versions, notation
 """
 

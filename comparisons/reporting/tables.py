@@ -179,7 +179,8 @@ def closing_line(report: Report, seconds: float) -> str:
     cases = sum(case.passed for case in report.cases)
     if not report.cases:
         return f"nothing was compared; {seconds:.1f} s"
-    return f"{cases} of {len(report.cases)} cases, {agree} of {len(report.rows)} comparisons agree; {seconds:.1f} s"
+    compared = f"{agree} of {len(report.rows)} comparisons agree"
+    return f"{cases} of {len(report.cases)} cases, {compared}; {seconds:.1f} s"
 
 
 def indented(line: str) -> RenderableType:

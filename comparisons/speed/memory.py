@@ -141,7 +141,8 @@ def measure(contender: str, sizes: Sizes, asked: bool) -> tuple[float, float]:
 
 
 def _in_a_process(contender: str, sizes: Sizes, asked: bool) -> tuple[float, float]:
-    code = f"from bptt_crosscheck.comparisons.speed.memory import *; print(*measure({contender!r}, {sizes!r}, {asked!r}))"
+    measured = f"measure({contender!r}, {sizes!r}, {asked!r})"
+    code = f"from {__name__} import *; print(*{measured})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ProcessFailed(

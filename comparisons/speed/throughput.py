@@ -216,11 +216,11 @@ def matrix_products(task: Task) -> Callable[[], None]:
 def must_agree(
     runs: Mapping[str, Run], expected: tuple[float, Mapping[str, Array]], dtype: np.dtype[Any]
 ) -> None:
-    """Raises ContendersDisagree where a loss or a gradient is further off than rounding explains."""
+    """Raises ContendersDisagree where a loss or gradient is further off than rounding explains."""
     tolerance, (loss, gradients) = ROUNDINGS * np.finfo(dtype).eps, expected
     for who, run in runs.items():
         their_loss, theirs = run()
-        if abs(their_loss - loss) > tolerance * abs(loss):
+        if not abs(their_loss - loss) <= tolerance * abs(loss):
             raise ContendersDisagree(f"{who}: the loss is {their_loss}, not {loss}")
         for name, value in gradients.items():
             error = np.max(np.abs(theirs[name] - value)) / np.max(np.abs(value))

@@ -192,7 +192,7 @@ class RunOptions:
 
 
 def _finite(piece: Piece) -> Result:
-    """What the piece tells, or the error that says where its states or its true gradient overflow."""
+    """What the piece tells, or the error that says where states or the true gradient overflow."""
     try:
         with np.errstate(all="ignore"):
             return piece()

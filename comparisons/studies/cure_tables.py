@@ -126,4 +126,5 @@ def agreement_line(rows: list[Row]) -> str:
         max(row.error_over_noise or 0.0 for row in rows),
     )
     count = f"all {len(rows)}" if agree == len(rows) else f"{agree} of {len(rows)}"
-    return f"{count} variants agree with {rows[0].reference}'s Jacobians and gradients; worst error {ratio(worst)} the noise"
+    whose = f"{rows[0].reference}'s Jacobians and gradients"
+    return f"{count} variants agree with {whose}; worst error {ratio(worst)} the noise"

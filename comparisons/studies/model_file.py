@@ -116,7 +116,8 @@ def read(path: Path) -> ModelFile:
                 skipped.append(f"{prefix.rstrip('.') or 'the layer without a name'}: {error}")
     others = [name for name in tensors if not WEIGHT.match(name)]
     if not found:
-        nothing = f"none of its {len(tensors)} tensors is called weight_hh_l0 ({_some(others) or 'it is empty'})"
+        there_are = _some(others) or "it is empty"
+        nothing = f"none of its {len(tensors)} tensors is called weight_hh_l0 ({there_are})"
         raise BadModelFile(f"{path} holds no recurrent layer: {'; '.join(skipped) or nothing}")
     if others:
         skipped.append(f"{len(others)} other tensor{'s' * (len(others) > 1)}: {_some(others)}")

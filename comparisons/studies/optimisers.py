@@ -102,7 +102,10 @@ def _note(package: str, by: str) -> str | None:
     wanted = PREFERRED[package][0]
     if by == wanted:
         return None
-    return f"training: {wanted} is not installed, so {by} updates the weights along {package}'s gradients: pip install {wanted}"
+    return (
+        f"training: {wanted} is not installed, so {by} updates the weights along {package}'s "
+        f"gradients: pip install {wanted}"
+    )
 
 
 def must_be_known(settings: Settings) -> None:

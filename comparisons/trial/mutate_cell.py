@@ -11,12 +11,17 @@ import numpy as np
 
 from ..problems.answer import Answer
 from ..problems.arrays import Array
-from .subject import NEW, Answers, Arrays, Change, Plants, Soil
+from .subject import NEW, Answers, Arrays, Change, Mutations, Subject
+from .syntax import NothingToMutate, must_have
 
 
 def altered(thing: Any, **methods: Any) -> Any:
-    """A cell, or another object, like this one with these methods in place of its own."""
+    """A cell, or another object, like this one with these methods in place of its own.
+
+    Raises NothingToMutate for a method that it does not have.
+    """
     kind = cast(Any, type(thing))
+    must_have(dir(kind), methods, kind.__qualname__)
     made = object.__new__(type(kind.__name__, (kind,), methods))
     made.__dict__.update(thing.__dict__)
     return made
@@ -42,7 +47,7 @@ def with_accumulate(cell: Any, change: Callable[..., Any]) -> Any:
     return altered(cell, accumulate=accumulate)
 
 
-def carry(soil: Soil, change: Callable[[str, Array], Array]) -> Answers:
+def carry(subject: Subject, change: Callable[[str, Array], Array]) -> Answers:
     """What a step hands back to the one before is changed.
 
     Change(part of the state, its derivative).
@@ -52,26 +57,26 @@ def carry(soil: Soil, change: Callable[[str, Array], Array]) -> Answers:
         found, before = inner(params, cache, d_state)
         return found, {name: change(name, value) for name, value in before.items()}
 
-    return soil.with_cell(with_delta(soil.cell, delta))
+    return subject.with_cell(with_delta(subject.cell, delta))
 
 
-def each_carry(change: Callable[[Array], Array]) -> Callable[[Soil], Plants]:
+def each_carry(change: Callable[[Array], Array]) -> Callable[[Subject], Mutations]:
     """The carry of each part of the state, changed."""
 
-    def plant(soil: Soil) -> Plants:
-        for part in soil.states:
+    def mutate(subject: Subject) -> Mutations:
+        for part in subject.states:
             yield (
                 f"carry of {part}",
                 carry(
-                    soil, lambda name, value, part=part: change(value) if name == part else value
+                    subject, lambda name, value, part=part: change(value) if name == part else value
                 ),
             )
 
-    return plant
+    return mutate
 
 
 def in_accumulate(
-    soil: Soil,
+    subject: Subject,
     params: Change | None = None,
     cache: Change | None = None,
     delta: Change | None = None,
@@ -84,16 +89,18 @@ def in_accumulate(
     def change(inner: Any, p: Any, c: Any, d: Any) -> Any:
         return inner(params(p) if params else p, cache(c) if cache else c, delta(d) if delta else d)
 
-    return soil.with_cell(with_accumulate(soil.cell, change))
+    return subject.with_cell(with_accumulate(subject.cell, change))
 
 
-def in_delta(soil: Soil, params: Change | None = None, cache: Change | None = None) -> Answers:
+def in_delta(
+    subject: Subject, params: Change | None = None, cache: Change | None = None
+) -> Answers:
     """δ and the carry are formed from something else: each a change of what delta is given."""
 
     def change(inner: Any, p: Any, c: Any, d: Any) -> Any:
         return inner(params(p) if params else p, cache(c) if cache else c, d)
 
-    return soil.with_cell(with_delta(soil.cell, change))
+    return subject.with_cell(with_delta(subject.cell, change))
 
 
 def blocks_swapped(array: Array, size: int, one: int, other: int, axis: int) -> Array:
@@ -119,38 +126,42 @@ def transposed_blocks(weight: Array) -> Array | None:
     return np.swapaxes(blocks, 1, 2).reshape(weight.shape)
 
 
-def gates_permuted(soil: Soil) -> Plants:
+def gates_permuted(subject: Subject) -> Mutations:
     """The gates stand in another order on the way back."""
-    for one, other in combinations(range(soil.gates), 2):
+    for one, other in combinations(range(subject.gates), 2):
         which = f"gates {one + 1} and {other + 1}"
-        swap = partial(blocks_swapped, size=soil.hidden, one=one, other=other)
-        yield f"{which}, in the weight gradients", in_accumulate(soil, delta=partial(swap, axis=-1))
-        if "W_hh" in soil.own_names:
+        swap = partial(blocks_swapped, size=subject.hidden, one=one, other=other)
+        yield (
+            f"{which}, in the weight gradients",
+            in_accumulate(subject, delta=partial(swap, axis=-1)),
+        )
+        if "W_hh" in subject.own_names:
             yield (
                 f"{which}, in the carry",
-                in_delta(soil, params=lambda p, s=swap: {**p, "W_hh": s(p["W_hh"], axis=0)}),
+                in_delta(subject, params=lambda p, s=swap: {**p, "W_hh": s(p["W_hh"], axis=0)}),
             )
 
 
-def gate_missing(soil: Soil) -> Plants:
+def gate_missing(subject: Subject) -> Mutations:
     """One gate's term is left out."""
-    for at in range(soil.gates if soil.gates > 1 else 0):
-        zero = partial(block_zeroed, size=soil.hidden, at=at)
+    for at in range(subject.gates if subject.gates > 1 else 0):
+        zero = partial(block_zeroed, size=subject.hidden, at=at)
         yield (
             f"gate {at + 1}, in the weight gradients",
-            in_accumulate(soil, delta=partial(zero, axis=-1)),
+            in_accumulate(subject, delta=partial(zero, axis=-1)),
         )
-        if "W_hh" in soil.own_names:
+        if "W_hh" in subject.own_names:
             yield (
                 f"gate {at + 1}, in the carry",
-                in_delta(soil, params=lambda p, z=zero: {**p, "W_hh": z(p["W_hh"], axis=0)}),
+                in_delta(subject, params=lambda p, z=zero: {**p, "W_hh": z(p["W_hh"], axis=0)}),
             )
 
 
-def transposed(soil: Soil) -> Plants:
+def transposed(subject: Subject) -> Mutations:
     """W where Wᵀ belongs."""
     sample = {
-        name: soil.problem.variables[name + soil.problem.suffixes[0]] for name in soil.own_names
+        name: subject.problem.variables[name + subject.problem.suffixes[0]]
+        for name in subject.own_names
     }
     for name, value in sample.items():
         turned = transposed_blocks(value)
@@ -159,43 +170,49 @@ def transposed(soil: Soil) -> Plants:
             def change(params: Any, name: str = name) -> Any:
                 return {**params, name: transposed_blocks(params[name])}
 
-            yield f"{name}, in δ and the carry", in_delta(soil, params=change)
-            yield f"{name}, in dx", in_accumulate(soil, params=change)
+            yield f"{name}, in δ and the carry", in_delta(subject, params=change)
+            yield f"{name}, in dx", in_accumulate(subject, params=change)
 
 
-def through_another_weight(soil: Soil) -> Plants:
+def through_another_weight(subject: Subject) -> Mutations:
     """Dx, or the carry, through the wrong weight."""
 
     def rolled(params: Any) -> Any:
         return {
             **params,
-            "W_xh": np.roll(params["W_xh"], soil.hidden if soil.gates > 1 else 1, axis=0),
+            "W_xh": np.roll(params["W_xh"], subject.hidden if subject.gates > 1 else 1, axis=0),
         }
 
-    yield "dx through W_xh of another gate, or unit", in_accumulate(soil, params=rolled)
-    if "W_hh" in soil.own_names:
-        shapes = soil.cell.parameter_shapes(soil.problem.input_size, soil.hidden)
+    yield "dx through W_xh of another gate, or unit", in_accumulate(subject, params=rolled)
+    if "W_hh" in subject.own_names:
+        shapes = subject.cell.parameter_shapes(subject.problem.input_size, subject.hidden)
         if shapes["W_hh"] == shapes["W_xh"]:
-            yield "dx through W_hh", in_accumulate(soil, params=lambda p: {**p, "W_xh": p["W_hh"]})
-            yield "carry through W_xh", in_delta(soil, params=lambda p: {**p, "W_hh": p["W_xh"]})
+            yield (
+                "dx through W_hh",
+                in_accumulate(subject, params=lambda p: {**p, "W_xh": p["W_hh"]}),
+            )
+            yield "carry through W_xh", in_delta(subject, params=lambda p: {**p, "W_hh": p["W_xh"]})
 
 
-def another_time(soil: Soil) -> Plants:
+def another_time(subject: Subject) -> Mutations:
     """h_t where h_{t−1} belongs: the cache is given the new state under the names of the old."""
-    cell = soil.cell
+    cell = subject.cell
+    if not any(f"{name}_prev" in subject.cached for name in subject.states):
+        where = f"the cache of {type(cell).__qualname__}"
+        raise NothingToMutate(f"{where} has no state before the step, by the name of h_prev")
 
     def recur(self: Any, xp: Any, params: Any, state: Any, projected: Any, x: Any) -> Any:
         del self
         after, cache = cell.recur(xp, params, state, projected, x)
         return after, {**cache, **{NEW + name: value for name, value in after.items()}}
 
-    for name in soil.states:
+    for name in subject.states:
         for method in ("accumulate", "delta"):
             late = partial(_taken_late, cell, method, name)
             methods: dict[str, Callable[..., Any]] = {"recur": recur, method: _without_self(late)}
             yield (
                 f"{name}_t for {name}_{{t−1}} in {method}",
-                soil.with_cell(altered(cell, **methods)),
+                subject.with_cell(altered(cell, **methods)),
             )
 
 
@@ -212,7 +229,7 @@ def _taken_late(cell: Any, method: str, name: str, params: Any, cache: Any, d: A
     return getattr(cell, method)(params, {**cache, **late}, d)
 
 
-def some_rows_only(soil: Soil) -> Plants:
+def some_rows_only(subject: Subject) -> Mutations:
     """The weight gradients are those of the last, or first, sample only."""
 
     def only(keep: int) -> Answers:
@@ -221,31 +238,32 @@ def some_rows_only(soil: Soil) -> Plants:
             kept[..., keep, :] = delta[..., keep, :]
             return inner(params, cache, kept)[0], inner(params, cache, delta)[1]
 
-        return soil.with_cell(with_accumulate(soil.cell, change))
+        return subject.with_cell(with_accumulate(subject.cell, change))
 
     yield "the last sample of the batch", only(-1)
     yield "the first sample of the batch", only(0)
 
 
-def row_for_all(soil: Soil) -> Plants:
+def row_for_all(subject: Subject) -> Mutations:
     """X, or the state, of row 0 is used for every row."""
+    states = [f"{state}_prev" for state in ("h", "c") if state in subject.states]
+    must_have(subject.cached, ["x", *states], f"the cache of {type(subject.cell).__qualname__}")
     for name in ("x", "h_prev", "c_prev"):
 
         def of_row_0(cache: Any, name: str = name) -> Any:
             if name not in cache:
                 return cache
-            value, axis = (
-                cache[name],
-                cache[name].ndim - (1 if cache[name].dtype.kind in "iu" else 2),
-            )
-            return {**cache, name: np.broadcast_to(np.take(value, [0], axis=axis), value.shape)}
+            value = cache[name]
+            axis = value.ndim - (1 if value.dtype.kind in "iu" else 2)
+            first = np.take(value, [0], axis=axis)
+            return {**cache, name: np.broadcast_to(first, value.shape)}
 
-        yield f"{name} of row 0 for every row", in_accumulate(soil, cache=of_row_0)
+        yield f"{name} of row 0 for every row", in_accumulate(subject, cache=of_row_0)
 
 
-def bias_summed_wrongly(soil: Soil) -> Plants:
+def bias_summed_wrongly(subject: Subject) -> Mutations:
     """The bias is summed over the units, averaged, or taken from one gate."""
-    for name in (name for name in soil.own_names if name.startswith("b")):
+    for name in (name for name in subject.own_names if name.startswith("b")):
 
         def change(
             inner: Any, params: Any, cache: Any, delta: Any, name: str = name, how: str = ""
@@ -257,24 +275,26 @@ def bias_summed_wrongly(soil: Soil) -> Plants:
                 "units": lambda: rows.sum(axis=-1),
                 "everything": lambda: np.full(size, rows.sum()),
                 "mean": lambda: rows.mean(axis=0),
-                "first gate": lambda: np.resize(found[name][: soil.hidden], size),
+                "first gate": lambda: np.resize(found[name][: subject.hidden], size),
             }[how]
             return {**found, name: wrong()}, d_x
 
         for how in ("units", "everything", "mean", "first gate"):
-            if how != "first gate" or soil.gates > 1:
+            if how != "first gate" or subject.gates > 1:
                 what = {"units": "summed over the units", "mean": "averaged over the rows"}.get(
                     how, f"from {how}"
                 )
                 yield (
                     f"{name}, {what}",
-                    soil.with_cell(with_accumulate(soil.cell, partial(change, name=name, how=how))),
+                    subject.with_cell(
+                        with_accumulate(subject.cell, partial(change, name=name, how=how))
+                    ),
                 )
 
 
-def overwritten(soil: Soil) -> Plants:
+def overwritten(subject: Subject) -> Mutations:
     """dW[:, tokens] += δ keeps one of several terms."""
-    if soil.problem.x.dtype.kind not in "iu":
+    if subject.problem.x.dtype.kind not in "iu":
         return
 
     def linear_backward(W: Array, x: Array, delta: Array) -> tuple[Array, Array | None]:
@@ -284,7 +304,9 @@ def overwritten(soil: Soil) -> Plants:
 
     yield (
         "dW_xh[:, tokens] += δ",
-        soil.with_cell(with_globals(soil.cell, "accumulate", linear_backward=linear_backward)),
+        subject.with_cell(
+            with_globals(subject.cell, "accumulate", linear_backward=linear_backward)
+        ),
     )
 
 
@@ -292,17 +314,16 @@ def with_globals(cell: Any, method: str, **names: Any) -> Any:
     """The cell with a method that finds these under global names, in place of what its module has
     there.
     """
-    kind = cast(Any, type(cell))
-    function = getattr(kind, method)
-    return altered(
-        cell, **{method: types.FunctionType(function.__code__, {**function.__globals__, **names})}
-    )
+    function = getattr(cast(Any, type(cell)), method)
+    must_have(function.__globals__, names, function.__module__)
+    changed = types.FunctionType(function.__code__, {**function.__globals__, **names})
+    return altered(cell, **{method: changed})
 
 
 # Impurity: what is right once and wrong the second time.
 
 
-def changes_in_place(soil: Soil) -> Plants:
+def changes_in_place(subject: Subject) -> Mutations:
     """The code writes into what it was given."""
 
     def delta(inner: Any, params: Any, cache: Any, d_state: Any) -> Any:
@@ -312,7 +333,7 @@ def changes_in_place(soil: Soil) -> Plants:
                 value *= 0.5
         return found
 
-    yield "the tape, halved after use", soil.with_cell(with_delta(soil.cell, delta))
+    yield "the tape, halved after use", subject.with_cell(with_delta(subject.cell, delta))
 
     def totals(inner: Any, params: Any, cache: Any, d_state: Any) -> Any:
         found = inner(params, cache, d_state)
@@ -320,22 +341,22 @@ def changes_in_place(soil: Soil) -> Plants:
             value *= 0.5
         return found
 
-    yield "∂L/∂s_t, halved after use", soil.with_cell(with_delta(soil.cell, totals))
+    yield "∂L/∂s_t, halved after use", subject.with_cell(with_delta(subject.cell, totals))
 
     def weights(inner: Any, params: Any, cache: Any, d_state: Any) -> Any:
         for value in params.values():
             value *= 1.001
         return inner(params, cache, d_state)
 
-    yield "the weights", soil.with_cell(with_delta(soil.cell, weights))
+    yield "the weights", subject.with_cell(with_delta(subject.cell, weights))
 
 
-def keeps_between_calls(soil: Soil) -> Plants:
+def keeps_between_calls(subject: Subject) -> Mutations:
     """A second call adds to the first."""
     kept: Arrays = {}
 
     def answer() -> Answer:
-        found = soil.candidate.answer(soil.problem)
+        found = subject.candidate.answer(subject.problem)
         for name, value in found.gradients.items():
             kept[name] = kept.get(name, 0) + value
         return replace(found, gradients=dict(kept))

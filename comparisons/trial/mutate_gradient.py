@@ -12,10 +12,10 @@ import numpy as np
 from ..problems.answer import Answer
 from ..problems.arrays import Array
 from .mutate_cell import carry, transposed_blocks
-from .subject import Answers, Arrays, Plants, Soil
+from .subject import Answers, Arrays, Mutations, Subject
 
 
-def one_changed(soil: Soil, name: str, change: Callable[[Array], Any]) -> Answers:
+def one_changed(subject: Subject, name: str, change: Callable[[Array], Any]) -> Answers:
     """The right answer with one gradient and every share in it changed.
 
     A change that gives None takes it away.
@@ -23,11 +23,11 @@ def one_changed(soil: Soil, name: str, change: Callable[[Array], Any]) -> Answer
 
     def answer() -> Answer:
         found: list[Arrays] = []
-        for arrays, by_step in ((soil.right.gradients, False), (soil.right.steps, True)):
+        for arrays, by_step in ((subject.right.gradients, False), (subject.right.steps, True)):
             changed = dict(arrays)
             if name in changed:
                 value = changed.pop(name)
-                told_apart = by_step and name in soil.learned()
+                told_apart = by_step and name in subject.learned()
                 new = (
                     np.stack([change(part.copy()) for part in value])
                     if told_apart
@@ -35,32 +35,35 @@ def one_changed(soil: Soil, name: str, change: Callable[[Array], Any]) -> Answer
                 )
                 changed |= {} if new is None else {name: new}
             found.append(changed)
-        return replace(soil.right, gradients=found[0], steps=found[1])
+        return replace(subject.right, gradients=found[0], steps=found[1])
 
     return answer
 
 
 def each_gradient(
     change: Callable[[Array], Any], least: int = 1, ndim: int = 0
-) -> Callable[[Soil], Plants]:
+) -> Callable[[Subject], Mutations]:
     """Each gradient in turn, changed; only those of so many entries and axes at least."""
 
-    def plant(soil: Soil) -> Plants:
-        for name, value in soil.right.gradients.items():
+    def mutate(subject: Subject) -> Mutations:
+        for name, value in subject.right.gradients.items():
             if value.size >= least and value.ndim >= ndim:
-                yield name, one_changed(soil, name, change)
+                yield name, one_changed(subject, name, change)
 
-    return plant
+    return mutate
 
 
-def whole_only(soil: Soil, name: str, change: Callable[[Array], Any]) -> Answers:
+def whole_only(subject: Subject, name: str, change: Callable[[Array], Any]) -> Answers:
     """The right answer with one whole gradient changed, and its steps untold."""
 
     def answer() -> Answer:
-        steps = {other: value for other, value in soil.right.steps.items() if other != name}
+        steps = {other: value for other, value in subject.right.steps.items() if other != name}
         return replace(
-            soil.right,
-            gradients={**soil.right.gradients, name: change(soil.right.gradients[name].copy())},
+            subject.right,
+            gradients={
+                **subject.right.gradients,
+                name: change(subject.right.gradients[name].copy()),
+            },
             steps=steps,
         )
 
@@ -74,11 +77,11 @@ def one_entry(value: Array) -> Array:
     return value
 
 
-def entry_off(soil: Soil) -> Plants:
+def entry_off(subject: Subject) -> Mutations:
     """One entry by a millionth of the largest."""
-    for name, value in soil.right.gradients.items():
+    for name, value in subject.right.gradients.items():
         if value.size:
-            yield name, whole_only(soil, name, one_entry)
+            yield name, whole_only(subject, name, one_entry)
 
 
 def largest_swapped(value: Array) -> Array:
@@ -95,92 +98,97 @@ def _neighbours_swapped(value: Array) -> Array:
     return value
 
 
-def entries_swapped(soil: Soil) -> Plants:
+def entries_swapped(subject: Subject) -> Mutations:
     """Two entries in each other's place."""
-    for name, value in soil.right.gradients.items():
+    for name, value in subject.right.gradients.items():
         if value.size > 1:
-            yield f"{name}, smallest and largest", whole_only(soil, name, largest_swapped)
-            yield f"{name}, the first two", whole_only(soil, name, _neighbours_swapped)
+            yield f"{name}, smallest and largest", whole_only(subject, name, largest_swapped)
+            yield f"{name}, the first two", whole_only(subject, name, _neighbours_swapped)
 
 
-def clipped(soil: Soil) -> Plants:
+def clipped(subject: Subject) -> Mutations:
     """Gradients, or the carry, clipped by value or norm."""
 
-    def by_norm(soil: Soil = soil) -> Answer:
-        norm = float(np.sqrt(sum(np.sum(value**2) for value in soil.right.gradients.values())))
-        return scaled_answer(soil, min(1.0, 0.5 * norm / norm))
+    def by_norm(subject: Subject = subject) -> Answer:
+        norm = float(np.sqrt(sum(np.sum(value**2) for value in subject.right.gradients.values())))
+        return scaled_answer(subject, min(1.0, 0.5 * norm / norm))
 
     yield "all by their global norm", by_norm
-    for name, value in soil.right.gradients.items():
+    for name, value in subject.right.gradients.items():
         if value.size:
             bound = 0.5 * float(np.max(np.abs(value)))
-            yield f"{name} by value", whole_only(soil, name, lambda d, b=bound: np.clip(d, -b, b))
+            yield (
+                f"{name} by value",
+                whole_only(subject, name, lambda d, b=bound: np.clip(d, -b, b)),
+            )
             yield (
                 f"{name} from above only",
-                whole_only(soil, name, lambda d, b=bound: np.minimum(d, b)),
+                whole_only(subject, name, lambda d, b=bound: np.minimum(d, b)),
             )
-    yield "the carry by value", carry(soil, lambda name, value: np.clip(value, -0.1, 0.1))
+    yield "the carry by value", carry(subject, lambda name, value: np.clip(value, -0.1, 0.1))
 
 
-def scaled_answer(soil: Soil, factor: float) -> Answer:
+def scaled_answer(subject: Subject, factor: float) -> Answer:
     """The right answer, times a factor."""
     both = [
         {name: factor * value for name, value in arrays.items()}
-        for arrays in (soil.right.gradients, soil.right.steps)
+        for arrays in (subject.right.gradients, subject.right.steps)
     ]
-    return replace(soil.right, gradients=both[0], steps=both[1])
+    return replace(subject.right, gradients=both[0], steps=both[1])
 
 
-def share_changed(soil: Soil, name: str, t: int, factor: float) -> Answers:
+def share_changed(subject: Subject, name: str, t: int, factor: float) -> Answers:
     """One step's share of one weight gradient times a factor, in the share and in the whole."""
 
     def answer() -> Answer:
-        share = soil.right.steps[name]
+        share = subject.right.steps[name]
         steps = share.copy()
         steps[t] = factor * share[t]
-        whole = soil.right.gradients[name] + (factor - 1) * share[t]
+        whole = subject.right.gradients[name] + (factor - 1) * share[t]
         return replace(
-            soil.right,
-            gradients={**soil.right.gradients, name: whole},
-            steps={**soil.right.steps, name: steps},
+            subject.right,
+            gradients={**subject.right.gradients, name: whole},
+            steps={**subject.right.steps, name: steps},
         )
 
     return answer
 
 
-def step_left_out(at: int) -> Callable[[Soil], Plants]:
+def step_left_out(at: int) -> Callable[[Subject], Mutations]:
     """The sum over steps begins at the second step (at = 0), or ends before the last (at = −1)."""
 
-    def plant(soil: Soil) -> Plants:
-        for name in soil.learned():
-            yield name, share_changed(soil, name, at, 0.0)
+    def mutate(subject: Subject) -> Mutations:
+        for name in subject.learned():
+            yield name, share_changed(subject, name, at, 0.0)
 
-    return plant
+    return mutate
 
 
-def step_off(soil: Soil) -> Plants:
+def step_off(subject: Subject) -> Mutations:
     """The share of the step that contributes least, by a tenth, or twice."""
-    for name in soil.learned():
-        sizes = np.abs(soil.right.steps[name]).reshape(soil.problem.steps, -1).max(axis=1)
+    for name in subject.learned():
+        sizes = np.abs(subject.right.steps[name]).reshape(subject.problem.steps, -1).max(axis=1)
         least = int(np.argmin(sizes))
         yield (
             f"{name}, a tenth of step {least + 1}, which contributes least",
-            share_changed(soil, name, least, 1.1),
+            share_changed(subject, name, least, 1.1),
         )
-        yield f"{name}, step {least + 1} twice", share_changed(soil, name, least, 2.0)
+        yield f"{name}, step {least + 1} twice", share_changed(subject, name, least, 2.0)
 
 
-def initial_state_forgotten(soil: Soil) -> Plants:
+def initial_state_forgotten(subject: Subject) -> Mutations:
     """∂L/∂h_0, or ∂L/∂c_0, is left out."""
-    for name in soil.problem.state_sizes:
-        yield f"{name}_0 missing", one_changed(soil, f"{name}_0", lambda d: None)
+    for name in subject.problem.state_sizes:
+        yield f"{name}_0 missing", one_changed(subject, f"{name}_0", lambda d: None)
 
         def zero(name: str = f"{name}_0") -> Answer:
-            first = 0 if soil.problem.first_step(name) == 0 else -1
-            steps = soil.right.steps[name].copy()
+            first = 0 if subject.problem.first_step(name) == 0 else -1
+            steps = subject.right.steps[name].copy()
             steps[first] = 0
-            gradients = {**soil.right.gradients, name: 0 * soil.right.gradients[name]}
-            return replace(soil.right, gradients=gradients, steps={**soil.right.steps, name: steps})
+            gradients = {**subject.right.gradients, name: 0 * subject.right.gradients[name]}
+            return replace(
+                subject.right, gradients=gradients, steps={**subject.right.steps, name: steps}
+            )
 
         yield f"{name}_0 zero", zero
 
@@ -191,8 +199,8 @@ def turned(value: Array) -> Array:
     return value.T if blocks is None else blocks
 
 
-def weight_transposed(soil: Soil) -> Plants:
+def weight_transposed(subject: Subject) -> Mutations:
     """DWᵀ where dW belongs."""
-    for name in (*soil.learned(), *(n for n in ("W_hy",) if n in soil.right.gradients)):
-        if soil.right.gradients[name].ndim == 2:
-            yield name, one_changed(soil, name, turned)
+    for name in (*subject.learned(), *(n for n in ("W_hy",) if n in subject.right.gradients)):
+        if subject.right.gradients[name].ndim == 2:
+            yield name, one_changed(subject, name, turned)

@@ -20,8 +20,8 @@ from ..problems.answer import Answer
 from ..problems.arrays import Array
 from . import syntax as source
 from .mutate_cell import altered, with_globals
-from .mutate_loop import rewired
-from .subject import Plants, Soil
+from .mutate_loop import with_network
+from .subject import Mutations, Subject
 
 
 @lru_cache(maxsize=64)
@@ -61,41 +61,48 @@ def _linear_variations() -> tuple[source.Variation, ...]:
     return tuple(source.function_variations(linear.linear_backward, ()))
 
 
-# what sequence forms call for their way back
-DELTAS = ("_deltas", "_deltas_after", "_deltas_before")
-BACKWARDS = ("_slopes", "_complements", *DELTAS, "_o_last", "joined_backward", "weight_gradient")
+# What the sequence forms call for their way back, by the module of `manual.cells`.
+CALLED_BACK: dict[str, tuple[str, ...]] = {
+    "rnn": ("joined_backward",),
+    "lstm": ("_slopes", "_deltas", "_o_last", "joined_backward"),
+    "gru": ("_slopes", "_complements", "_deltas_after", "_deltas_before", "weight_gradient"),
+}
 
 
 @lru_cache(maxsize=16)
 def _sequence_variations(kind_of_cell: Any) -> tuple[tuple[str, source.Variation], ...]:
-    """Those of the sequence form's way back.
+    """Those of the sequence form's way back: of the method, and of the functions that it calls.
 
-    Of the method, and of the functions that it or the forward calls.
+    Raises NothingToMutate where a function is not there, or nothing is declared for the cell.
     """
     method = kind_of_cell.sequence_backward
-    functions = {name: method.__globals__[name] for name in BACKWARDS if name in method.__globals__}
-    return tuple(
-        (name, each)
-        for name, function in {"sequence_backward": method, **functions}.items()
-        for each in source.function_variations(function, ())
-    )
+    module = str(method.__module__).rpartition(".")[2]
+    source.must_have(CALLED_BACK, [module], "CALLED_BACK, what sequence forms call back,")
+    names = CALLED_BACK[module]
+    source.must_have(method.__globals__, names, method.__module__)
+    functions = {"sequence_backward": method}
+    functions |= {name: method.__globals__[name] for name in names}
+    found: list[tuple[str, source.Variation]] = []
+    for name, function in functions.items():
+        found += [(name, each) for each in source.function_variations(function, ())]
+    return tuple(found)
 
 
-def _sequence(soil: Soil, kind: str) -> Plants:
-    if has_sequence_form(soil.cell) and "lengths" not in soil.problem.constants:
-        for name, each in _sequence_variations(type(soil.cell)):
-            if each.kind == kind and each.stands_in(soil.executed):
-                yield each.what, partial(_with_sequence, soil, name, each)
+def _sequence(subject: Subject, kind: str) -> Mutations:
+    if has_sequence_form(subject.cell) and "lengths" not in subject.problem.constants:
+        for name, each in _sequence_variations(type(subject.cell)):
+            if each.kind == kind and each.stands_in(subject.executed):
+                yield each.what, partial(_with_sequence, subject, name, each)
 
 
-def _with_sequence(soil: Soil, name: str, variation: source.Variation) -> Answer:
-    method = cast(Any, type(soil.cell)).sequence_backward
+def _with_sequence(subject: Subject, name: str, variation: source.Variation) -> Answer:
+    method = cast(Any, type(subject.cell)).sequence_backward
     function = method if name == method.__name__ else method.__globals__[name]
     changed = variation.compiled(name, {**function.__globals__, "np": UNFILLED})
     if function is method:
-        return soil.with_cell(altered(soil.cell, sequence_backward=changed))()
-    twice = with_globals(soil.cell, "sequence_backward", **{name: changed})
-    return soil.with_cell(with_globals(twice, "sequence", **{name: changed}))()
+        return subject.with_cell(altered(subject.cell, sequence_backward=changed))()
+    twice = with_globals(subject.cell, "sequence_backward", **{name: changed})
+    return subject.with_cell(with_globals(twice, "sequence", **{name: changed}))()
 
 
 def _nan(shape: tuple[int, ...], dtype: Any = np.float64) -> Array:
@@ -111,70 +118,77 @@ def _nan_like(like: Array) -> Array:
 UNFILLED = types.SimpleNamespace(**vars(np) | {"empty": _nan, "empty_like": _nan_like})
 
 
-def of_source(kind: str) -> Callable[[Soil], Plants]:
+def of_source(kind: str) -> Callable[[Subject], Mutations]:
     """Every change of this kind in the cell's delta, accumulate, step_jacobian and sequence form,
     in the loop and the network.
     """
 
-    def plant(soil: Soil) -> Plants:
-        kind_of_cell = cast(Any, type(soil.cell))
-        tape = next(iter(soil.candidate.forward(soil.problem).tapes.values()))
+    def mutate(subject: Subject) -> Mutations:
+        kind_of_cell = cast(Any, type(subject.cell))
+        tape = next(iter(subject.candidate.forward(subject.problem).tapes.values()))
         names = tuple(name for name, value in tape.caches[0].items() if value.dtype.kind == "f")
         for method in (
             "delta",
             "accumulate",
-            *(("step_jacobian",) if soil.problem.jacobians else ()),
+            *(("step_jacobian",) if subject.problem.jacobians else ()),
         ):
             function = getattr(kind_of_cell, method)
-            for each in _of_kind(soil, _cell_variations(kind_of_cell, method, names), kind):
-                yield each.what, partial(_with_method, soil, method, each, function.__globals__)
-        for each in _of_kind(soil, _linear_variations(), kind):
-            yield each.what, partial(_with_linear, soil, each)
-        yield from _sequence(soil, kind)
+            for each in _of_kind(subject, _cell_variations(kind_of_cell, method, names), kind):
+                yield each.what, partial(_with_method, subject, method, each, function.__globals__)
+        for each in _of_kind(subject, _linear_variations(), kind):
+            yield each.what, partial(_with_linear, subject, each)
+        yield from _sequence(subject, kind)
         if kind != source.WRONG_VARIABLE:
-            yield from _loop(soil, kind)
-            yield from _network(soil, kind)
+            yield from _loop(subject, kind)
+            yield from _network(subject, kind)
 
-    return plant
+    return mutate
 
 
 def _of_kind(
-    soil: Soil, variations: tuple[source.Variation, ...], kind: str
+    subject: Subject, variations: tuple[source.Variation, ...], kind: str
 ) -> list[source.Variation]:
-    return [each for each in variations if each.kind == kind and each.stands_in(soil.executed)]
+    return [each for each in variations if each.kind == kind and each.stands_in(subject.executed)]
 
 
 def _with_method(
-    soil: Soil, method: str, variation: source.Variation, namespace: dict[str, Any]
+    subject: Subject, method: str, variation: source.Variation, namespace: dict[str, Any]
 ) -> Answer:
-    return soil.with_cell(altered(soil.cell, **{method: variation.compiled(method, namespace)}))()
+    return subject.with_cell(
+        altered(subject.cell, **{method: variation.compiled(method, namespace)})
+    )()
 
 
-def _with_linear(soil: Soil, variation: source.Variation) -> Answer:
+def _with_linear(subject: Subject, variation: source.Variation) -> Answer:
     changed = variation.compiled("linear_backward", dict(vars(linear)))
-    return soil.with_cell(with_globals(soil.cell, "accumulate", linear_backward=changed))()
+    return subject.with_cell(with_globals(subject.cell, "accumulate", linear_backward=changed))()
 
 
-def _loop(soil: Soil, kind: str) -> Plants:
-    for each in _of_kind(soil, _loop_variations(), kind):
-        yield each.what, partial(_with_loop, soil, each)
+def _loop(subject: Subject, kind: str) -> Mutations:
+    for each in _of_kind(subject, _loop_variations(), kind):
+        yield each.what, partial(_with_loop, subject, each)
 
 
-def _with_loop(soil: Soil, variation: source.Variation) -> Answer:
-    module = types.SimpleNamespace(**variation.executed({"__name__": bptt.__name__}))
+def _with_loop(subject: Subject, variation: source.Variation) -> Answer:
+    module = types.SimpleNamespace(**variation.executed(_identity_of(bptt)))
     sweep = _rebound(Network._sweep, bptt=module)  # pyright: ignore[reportPrivateUsage]
-    return rewired(soil, partial(_with_methods, _sweep=sweep))()
+    return with_network(subject, partial(_with_methods, _sweep=sweep))()
 
 
-def _network(soil: Soil, kind: str) -> Plants:
+def _identity_of(module: types.ModuleType) -> dict[str, Any]:
+    """What a module's source needs to find its neighbours."""
+    return {"__name__": module.__name__, "__package__": module.__package__}
+
+
+def _network(subject: Subject, kind: str) -> Mutations:
     for name, each in _network_variations():
-        if each.kind == kind and each.stands_in(soil.executed):
-            yield each.what, partial(_with_network, soil, name, each)
+        if each.kind == kind and each.stands_in(subject.executed):
+            yield each.what, partial(_with_network, subject, name, each)
 
 
-def _with_network(soil: Soil, name: str, variation: source.Variation) -> Answer:
+def _with_network(subject: Subject, name: str, variation: source.Variation) -> Answer:
     changed = variation.compiled(name, dict(vars(network)))
-    return rewired(soil, partial(_with_methods, **{name: changed}))()
+    return with_network(subject, partial(_with_methods, **{name: changed}))()
 
 
 def _with_methods(net: Network, **methods: Any) -> Network:
@@ -182,6 +196,7 @@ def _with_methods(net: Network, **methods: Any) -> Network:
 
 
 def _rebound(function: Any, **names: Any) -> Any:
+    source.must_have(function.__globals__, names, function.__module__)
     return types.FunctionType(
         function.__code__,
         {**function.__globals__, **names},

@@ -25,51 +25,42 @@ from ..errors import CannotFollow, MissingFramework, NotRepeatable
 from ..judging.judge import judge_answer
 from ..problems.answer import Answer, Enclosed
 from ..problems.arrays import Array
-from ..problems.cases import (
-    AFTER,
-    BEFORE,
-    IDENTITY,
-    POSITIVE,
-    PROJECTED,
-    PROJECTION,
-    RELU,
-    RESIDUAL,
-    SIGMOID,
-    SQUARED,
-    TANH,
-    Case,
-)
+from ..problems.cases import CASES, PROJECTION, SQUARED, Case
 from ..problems.convention import Convention
 from ..problems.problem import Problem
 from ..witnesses.ask import Witnesses, testify
 from ..witnesses.engines import Engine, select
-from .operators import KINDS, mutants
-from .subject import Kind, Mutant, Soil
+from .operators import OPERATORS, mutants
+from .subject import Mutant, MutationOperator, Subject
 
-Certify: TypeAlias = Callable[[Problem, Mapping[str, Array]], bool]
+Certify: TypeAlias = Callable[[Mapping[str, Array]], bool]
 
 WITHIN = (
     16.0  # noises; on purpose not tolerance.LIMIT: a limit that was raised must not excuse itself
 )
 KILLED, EQUIVALENT, ROUNDING, SURVIVED = "killed", "equivalent", "within rounding", "survived"
 
-CELLS: tuple[Case, ...] = (
-    Case("rnn tanh", "rnn", TANH),
-    Case("rnn relu", "rnn", RELU),
-    Case("rnn sigmoid", "rnn", SIGMOID),
-    Case("rnn identity", "rnn", IDENTITY),
-    Case("irnn", "irnn"),
-    Case("residual", "residual", RESIDUAL),
-    Case("lstm", "lstm"),
-    Case("peephole-lstm", "peephole-lstm"),
-    Case("projected-lstm", "projected-lstm", PROJECTED),
-    Case("gru after", "gru", AFTER),
-    Case("gru before", "gru", BEFORE),
-    Case("min-gru", "min-gru", POSITIVE),
-    Case("min-lstm", "min-lstm", POSITIVE),
-    Case("lru", "lru"),
-    Case("slstm", "slstm"),
-)
+
+def cells_on_trial(cases: Sequence[Case] = CASES) -> tuple[Case, ...]:
+    """Every cell of the table of cases, with each of its options, in the table's order.
+
+    It goes by its own name; by that of its options too where the table has it with several.
+    """
+    variants: dict[str, list[dict[str, Any]]] = {}
+    made: list[tuple[str, dict[str, Any]]] = []
+    for case in cases:
+        known = variants.setdefault(case.cell, [])
+        if case.options not in known:
+            known.append(case.options)
+            made.append((case.cell, case.options))
+    named: list[Case] = []
+    for cell, options in made:
+        words = [cell, *map(str, options.values())] if len(variants[cell]) > 1 else [cell]
+        named.append(Case(" ".join(words), cell, options))
+    return tuple(named)
+
+
+CELLS: tuple[Case, ...] = cells_on_trial()
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,7 @@ REGIMES: tuple[Regime, ...] = (
 
 
 @dataclass(frozen=True)
-class Trial:
+class Experiment:
     """One derivation in one regime: the problem, the right answer, and what the references say."""
 
     cell: str
@@ -125,14 +116,13 @@ class Trial:
         wrong = [row for row in (*forward, *rows) if not row.passed]
         return None if not wrong else str(wrong[0].reason)
 
-    def certified(self, problem: Problem, gradients: Mapping[str, Array]) -> bool:
+    def certified(self, gradients: Mapping[str, Array]) -> bool:
         """Whether gradients are the true ones.
 
         As near to the exact ones as one noise, or as the right code is.
 
         By proof; by the reference where there is none.
         """
-        del problem
         if not self.proof:
             right, _ = apart(self, self.right.gradients, {})
             found, _ = apart(self, gradients, {})
@@ -179,12 +169,12 @@ def problem_in(case: Case, regime: Regime, seed: int, dtype: str = "float64") ->
     return problem.with_variables(scaled).in_precision(dtype)
 
 
-def trial_of(case: Case, regime: Regime, engines: Sequence[Engine], seed: int) -> Trial:
+def experiment_of(case: Case, regime: Regime, engines: Sequence[Engine], seed: int) -> Experiment:
     """The right derivation and its witnesses."""
     problem = problem_in(case, regime, seed)
     candidate = built_in(case.cell, case.options)
     right = candidate.answer(problem)
-    return Trial(
+    return Experiment(
         case.name,
         regime.name,
         candidate,
@@ -198,12 +188,12 @@ def trial_of(case: Case, regime: Regime, engines: Sequence[Engine], seed: int) -
 
 
 def apart(
-    trial: Trial, gradients: Mapping[str, Array], steps: Mapping[str, Array]
+    experiment: Experiment, gradients: Mapping[str, Array], steps: Mapping[str, Array]
 ) -> tuple[float, float]:
     """(largest error over noise, largest relative error) of gradients, and of the shares of each
     step; NaN counts as ∞.
     """
-    noise, truth, found = trial.witnesses.noise, trial.truth, list[tuple[float, float]]()
+    noise, truth, found = experiment.witnesses.noise, experiment.truth, list[tuple[float, float]]()
     with np.errstate(all="ignore"):
         for name, expected in truth.gradients.items():
             mine = gradients.get(name)
@@ -259,71 +249,78 @@ class Outcome:
 
 
 def outcomes(
-    trial: Trial, certify: Certify | None = None, kinds: tuple[Kind, ...] = KINDS, every: int = 1
+    experiment: Experiment,
+    certify: Certify | None = None,
+    operators: tuple[MutationOperator, ...] = OPERATORS,
+    every: int = 1,
 ) -> Iterator[Outcome]:
-    """The verdict on every mutant of this trial, or on one in so many of each kind.
+    """The verdict on every mutant of this experiment, or on one in so many of each kind.
 
     See `certify` in `outcome`.
     """
-    soil, planted = Soil(trial.candidate, trial.problem, trial.right), Counter[str]()
-    for mutant in mutants(soil, kinds):
+    subject, planted = (
+        Subject(experiment.candidate, experiment.problem, experiment.right),
+        Counter[str](),
+    )
+    for mutant in mutants(subject, operators):
         if planted[mutant.kind] % every == 0:
-            yield from outcome(trial, mutant, certify or trial.certified)
+            yield from outcome(experiment, mutant, certify or experiment.certified)
         planted[mutant.kind] += 1
 
 
 LEVELS = ("both", "whole", "steps")
 
 
-def outcome(trial: Trial, mutant: Mutant, certify: Certify) -> Iterator[Outcome]:
+def outcome(experiment: Experiment, mutant: Mutant, certify: Certify) -> Iterator[Outcome]:
     """The verdicts on a mutant as it is, on its whole gradients beside the right shares, and on
     its shares beside the right ones.
 
-    certify(problem, gradients) says of gradients that the oracle accepts whether they are the true
+    certify(gradients) says of gradients that the oracle accepts whether they are the true
     ones: such a mutant is no mistake. A level at which nothing differs from the right answer, to
     the bit, is none.
     """
-    made = partial(Outcome, trial.cell, trial.regime, mutant.kind, mutant.what)
+    made = partial(Outcome, experiment.cell, experiment.regime, mutant.kind, mutant.what)
     try:
         with np.errstate(all="ignore"):
-            found = asked_only(mutant.answer(), trial.truth)
+            found = asked_only(mutant.answer(), experiment.truth)
     except Exception as error:
         yield made("both", KILLED, f"raised {type(error).__name__}", math.inf, math.inf)
         return
-    if same(found, trial.right):
+    if same(found, experiment.right):
         yield made("both", *_if_repeated(mutant, found, EQUIVALENT), 0.0, 0.0)
         return
     for level in LEVELS:
         answer = {
             "both": found,
-            "whole": replace(trial.right, gradients=found.gradients),
-            "steps": replace(trial.right, steps=found.steps),
+            "whole": replace(experiment.right, gradients=found.gradients),
+            "steps": replace(experiment.right, steps=found.steps),
         }[level]
         if level == "both" or not (
-            same(answer, trial.right) or (level == "steps" and untold(answer, trial.right))
+            same(answer, experiment.right)
+            or (level == "steps" and untold(answer, experiment.right))
         ):
-            distance, relative = apart(trial, answer.gradients, answer.steps)
+            distance, relative = apart(experiment, answer.gradients, answer.steps)
             with np.errstate(all="ignore"):
-                reason = _reason(trial, answer)
+                reason = _reason(experiment, answer)
             if reason is not None:
                 yield made(level, KILLED, reason, distance, relative)
             else:
-                verdict = _accepted(trial, answer, distance, certify)
+                verdict = _accepted(experiment, answer, distance, certify)
                 yield made(level, *_if_repeated(mutant, found, verdict), distance, relative)
 
 
-def _reason(trial: Trial, answer: Answer) -> str | None:
+def _reason(experiment: Experiment, answer: Answer) -> str | None:
     try:
-        return trial.rejects(answer)
+        return experiment.rejects(answer)
     except Exception as error:  # what cannot be compared is no gradient
         return f"raised {type(error).__name__} in the comparison"
 
 
-def _accepted(trial: Trial, answer: Answer, distance: float, certify: Certify) -> str:
+def _accepted(experiment: Experiment, answer: Answer, distance: float, certify: Certify) -> str:
     """What an answer is that the oracle accepts."""
-    needed, _ = apart(trial, trial.right.gradients, trial.right.steps)
-    steps, _ = apart(trial, trial.truth.gradients, answer.steps)
-    if steps <= max(1.0, needed) and certify(trial.problem, answer.gradients):
+    needed, _ = apart(experiment, experiment.right.gradients, experiment.right.steps)
+    steps, _ = apart(experiment, experiment.truth.gradients, answer.steps)
+    if steps <= max(1.0, needed) and certify(answer.gradients):
         return EQUIVALENT
     return ROUNDING if distance <= WITHIN else SURVIVED
 

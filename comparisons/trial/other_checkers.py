@@ -26,7 +26,7 @@ from ..problems.cases import Case
 from ..problems.problem import Problem
 from ..witnesses.engines import Engine
 from .operators import mutants
-from .subject import Mutant, Soil
+from .subject import Mutant, Subject
 
 SIZES = (1e-2, 1e-4, 1e-6, 1e-9)
 MISTAKE, RIGHT = "a mistake", "nothing"
@@ -122,17 +122,17 @@ class _Told:
         return self.told
 
 
-def one_of_each(soil: Soil) -> Iterator[Mutant]:
+def one_of_each(subject: Subject) -> Iterator[Mutant]:
     """The first mutant of each kind whose gradient is another than the true one."""
     done: set[str] = set()
-    for mutant in mutants(soil):
-        if mutant.kind not in done and _differs(mutant, soil.right):
+    for mutant in mutants(subject):
+        if mutant.kind not in done and _differs(mutant, subject.right):
             done.add(mutant.kind)
             yield mutant
 
 
 def _differs(mutant: Mutant, right: Answer) -> bool:
-    """Whether the mutant answers with arrays of the right shapes, one of which is clearly another."""
+    """Whether the mutant answers with arrays of the right shapes, one of them clearly another."""
     try:
         with np.errstate(all="ignore"):
             found = mutant.answer().gradients
@@ -167,7 +167,7 @@ def compare_checkers(
         right, rng = candidate.answer(problem), np.random.default_rng(seed)
         shown = [
             (MISTAKE, problem, mutant.answer)
-            for mutant in one_of_each(Soil(candidate, problem, right))
+            for mutant in one_of_each(Subject(candidate, problem, right))
         ]
         for relative in SIZES:
             wrong = [with_error(right, rng, relative) for _ in range(repeats)]

@@ -13,7 +13,7 @@ import numpy as np
 from ..judging.judge import judge
 from ..judging.verdict import Verdict
 from ..problems.answer import Answer
-from .mutation_score import WITHIN, Trial
+from .mutation_score import WITHIN, Experiment
 
 OF_GRADIENT, OF_STEP = (
     1e-12,
@@ -36,65 +36,76 @@ class Sensitivity:
 
 
 def sensitivities(
-    trial: Trial, rng: np.random.Generator, entries: int = 2, steps: int = 2
+    experiment: Experiment, rng: np.random.Generator, entries: int = 2, steps: int = 2
 ) -> Iterator[Sensitivity]:
     """Errors in random entries of every gradient, and of random steps' shares.
 
     What is nothing but rounding is left out.
     """
-    for name, value in trial.truth.gradients.items():
+    for name, value in experiment.truth.gradients.items():
         size = float(np.max(np.abs(value), initial=0.0))
-        if not size > WITHIN * trial.witnesses.noise.total[name]:
+        if not size > WITHIN * experiment.witnesses.noise.total[name]:
             continue
         for at in rng.integers(value.size, size=entries):
             yield Sensitivity(
-                trial.cell,
-                trial.regime,
+                experiment.cell,
+                experiment.regime,
                 name,
                 None,
-                least_caught(lambda r, n=name, at=at, s=size: in_whole(trial, n, int(at), r * s)),
+                least_caught(
+                    lambda r, n=name, at=at, s=size: in_whole(experiment, n, int(at), r * s)
+                ),
             )
-    for name, value in trial.truth.steps.items():
+    for name, value in experiment.truth.steps.items():
         for t in rng.integers(len(value), size=steps):
             size = float(np.max(np.abs(value[t]), initial=0.0))
-            if size > WITHIN * float(trial.witnesses.noise.steps[name][t]):
+            if size > WITHIN * float(experiment.witnesses.noise.steps[name][t]):
                 at = int(rng.integers(value[t].size))
-                caught = partial(_caught_in_step, trial, name, int(t), at, size)
+                caught = partial(_caught_in_step, experiment, name, int(t), at, size)
                 yield Sensitivity(
-                    trial.cell,
-                    trial.regime,
+                    experiment.cell,
+                    experiment.regime,
                     name,
-                    int(t) + trial.problem.first_step(name),
+                    int(t) + experiment.problem.first_step(name),
                     least_caught(caught),
                 )
 
 
-def _caught_in_step(trial: Trial, name: str, t: int, at: int, size: float, relative: float) -> bool:
-    return in_step(trial, name, t, at, relative * size)
+def _caught_in_step(
+    experiment: Experiment, name: str, t: int, at: int, size: float, relative: float
+) -> bool:
+    return in_step(experiment, name, t, at, relative * size)
 
 
-def in_whole(trial: Trial, name: str, at: int, error: float) -> bool:
+def in_whole(experiment: Experiment, name: str, at: int, error: float) -> bool:
     """Whether the error in one entry of a whole gradient is caught."""
-    value = trial.right.gradients[name].copy()
+    value = experiment.right.gradients[name].copy()
     value.reshape(-1)[at] += error
     return not _verdict(
-        trial, replace(trial.right, gradients={**trial.right.gradients, name: value}), name
+        experiment,
+        replace(experiment.right, gradients={**experiment.right.gradients, name: value}),
+        name,
     ).passed
 
 
-def in_step(trial: Trial, name: str, t: int, at: int, error: float) -> bool:
+def in_step(experiment: Experiment, name: str, t: int, at: int, error: float) -> bool:
     """Whether the error in one entry of one step's share is caught."""
-    shares = trial.right.steps[name].copy()
+    shares = experiment.right.steps[name].copy()
     shares[t].reshape(-1)[at] += error
     return not _verdict(
-        trial, replace(trial.right, steps={**trial.right.steps, name: shares}), name
+        experiment, replace(experiment.right, steps={**experiment.right.steps, name: shares}), name
     ).passed
 
 
-def _verdict(trial: Trial, answer: Answer, name: str) -> Verdict:
-    first = trial.witnesses.first
+def _verdict(experiment: Experiment, answer: Answer, name: str) -> Verdict:
+    first = experiment.witnesses.first
     return judge(
-        trial.problem, answer, trial.witnesses.told[first], first.name, name, trial.witnesses.noise
+        experiment.problem,
+        answer,
+        experiment.witnesses.told[first],
+        first.name,
+        name,
+        experiment.witnesses.noise,
     )
 
 

@@ -13,13 +13,13 @@ from . import syntax as source
 
 Arrays = dict[str, Array]
 Answers = Callable[[], Answer]
-Plants = Iterator[tuple[str, Answers]]
+Mutations = Iterator[tuple[str, Answers]]
 Change = Callable[[Any], Any]
 NEW = "after "  # prefix of the state after the step, where a cache is given it
 
 
 @dataclass(frozen=True)
-class Soil:
+class Subject:
     """Where a mistake is planted: the right derivation, the problem, and its right answer."""
 
     candidate: CellCandidate
@@ -72,18 +72,24 @@ class Soil:
         """The lines of `manual/` that the right answer passes through."""
         return source.lines_of(lambda: self.candidate.answer(self.problem))
 
+    @cached_property
+    def cached(self) -> list[str]:
+        """What a step of the cell keeps for its way back."""
+        tape = next(iter(self.candidate.forward(self.problem).tapes.values()))
+        return list(tape.caches[0])
+
     def with_cell(self, cell: Any) -> Answers:
         """The answer of another cell."""
         return partial(CellCandidate(cell).answer, self.problem)
 
 
 @dataclass(frozen=True)
-class Kind:
+class MutationOperator:
     """A mistake: its name, what somebody did, and how to plant it."""
 
     name: str
     sentence: str
-    plant: Callable[[Soil], Plants]
+    mutate: Callable[[Subject], Mutations]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import copy
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -33,6 +33,17 @@ WRONG_VARIABLE, PERMUTED, TRANSPOSED = (
     "a factor transposed",
 )
 ZERO, CONSTANT = "a returned part zero", "a number off by one"
+
+
+class NothingToMutate(LookupError):
+    """An operator declares a place in `manual/` that is not there: it was renamed, or has gone."""
+
+
+def must_have(found: Container[str], names: Iterable[str], where: str) -> None:
+    """Raises NothingToMutate for the first name that is not there."""
+    for name in names:
+        if name not in found:
+            raise NothingToMutate(f"{where} has no {name!r}, in which mistakes are to be planted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +111,7 @@ def lines_of(run: Callable[[], Any]) -> set[tuple[str, int]]:
 def function_variations(function: Any, names: Sequence[str]) -> Iterator[Variation]:
     """Every variation of one function or method.
 
-    `names` are what its caches hold, for one in place of another.
+    `names` are what its caches run_trial, for one in place of another.
     """
     lines, first = inspect.getsourcelines(function)
     tree = ast.parse(textwrap.dedent("".join(lines)))
@@ -108,7 +119,11 @@ def function_variations(function: Any, names: Sequence[str]) -> Iterator[Variati
 
 
 def module_variations(module: Any, functions: Sequence[str]) -> Iterator[Variation]:
-    """Every variation of some functions of a module; the tree is the whole module's."""
+    """Every variation of some functions of a module; the tree is the whole module's.
+
+    Raises NothingToMutate where one of them is not there.
+    """
+    must_have(dir(module), functions, str(module.__name__))
     tree = ast.parse(inspect.getsource(module))
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name in functions:

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..plain_data import plain
 from ..problems.cases import TANH, Case
 from ..studies.built_in_cases import one_thread
 from ..witnesses.ask import available
@@ -37,8 +38,8 @@ from .mutation_score import (
     REGIMES,
     SURVIVED,
     Outcome,
+    experiment_of,
     outcomes,
-    trial_of,
 )
 from .other_checkers import OURS, RIGHT, Side, compare_checkers, time_to_verdict
 from .sensitivity import OF_GRADIENT, OF_STEP, Sensitivity, sensitivities
@@ -233,33 +234,28 @@ class Found:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            "schema": 1,
-            "passed": self.passed,
-            "goals": [vars(goal) for goal in self.goals()],
-            "mutants": [
-                {"kind": kind, "cell": cell, "regime": regime, "verdict": verdict, "count": count}
-                for (kind, cell, regime, verdict), count in sorted(self.tally.items())
-            ],
-            "caught_by": dict(self.manners.most_common()),
-            "missed": [
-                {name: plain(value) for name, value in vars(each).items()} for each in self.missed
-            ],
-            "sensitivity": [
-                {name: plain(value) for name, value in vars(each).items()}
-                for each in self.sensitivity
-            ],
-            "alarms": {dtype: vars(each) for dtype, each in self.alarms.items()},
-            "rejected": self.rejected,
-            "not_reached": self.not_reached,
-            "side_by_side": [vars(each) for each in self.sides],
-            "seconds_to_verdict": self.times,
-        }
+        return plain(
+            {
+                "schema": 1,
+                "passed": self.passed,
+                "goals": self.goals(),
+                "mutants": [_counted(key, count) for key, count in sorted(self.tally.items())],
+                "caught_by": dict(self.manners.most_common()),
+                "missed": self.missed,
+                "sensitivity": self.sensitivity,
+                "alarms": self.alarms,
+                "rejected": self.rejected,
+                "not_reached": self.not_reached,
+                "side_by_side": self.sides,
+                "seconds_to_verdict": self.times,
+            }
+        )
 
 
-def plain(value: Any) -> Any:
-    """What JSON can hold: infinities and NaN as text."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _counted(key: tuple[str, str, str, str], count: int) -> dict[str, Any]:
+    """How many mutants of an operator, in a cell and a regime, had a verdict."""
+    kind, cell, regime, verdict = key
+    return {"kind": kind, "cell": cell, "regime": regime, "verdict": verdict, "count": count}
 
 
 Piece: TypeAlias = Callable[[], Any]
@@ -273,7 +269,7 @@ def trial_piece(cell: str, regime: str, seed: int, every: int, deadline: float) 
         next(c for c in CELLS if c.name == cell),
         next(r for r in REGIMES if r.name == regime),
     )
-    trial = trial_of(case, place, witnesses_used(), seed)
+    trial = experiment_of(case, place, witnesses_used(), seed)
     found = Found(
         rejected=[]
         if (reason := trial.rejects(trial.right)) is None
@@ -337,7 +333,7 @@ def accusers(number: int) -> tuple[Engine, ...]:
     )
 
 
-def hold(plan: Plan, watch: Callable[[int, str], None] | None = None) -> Found:
+def run_trial(plan: Plan, watch: Callable[[int, str], None] | None = None) -> Found:
     """The whole trial: mutants and sensitivity, other checkers, then false alarms.
 
     Enough comparisons, or until time is up.

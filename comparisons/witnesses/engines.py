@@ -57,8 +57,10 @@ class Engine:
         try:
             return importlib.import_module(f"{reference.__name__}.{self.module}")
         except ImportError as error:
-            advice = f"reference {self.name!r} needs {self.package}, which cannot be imported: pip install {self.package}"
-            raise MissingFramework(f"{advice} ({error})") from error
+            raise MissingFramework(
+                f"reference {self.name!r} needs {self.package}, which cannot be imported: "
+                f"pip install {self.package} ({error})"
+            ) from error
 
     def answer(
         self, problem: AnyProblem, rounding_seed: int | None = None, shares: bool = True

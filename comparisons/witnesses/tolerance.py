@@ -6,15 +6,16 @@ The noise of a gradient, and of each step's share in it, is the larger of what i
 reference, never on the candidate:
 
     (1) response   the largest change of the reference when every operation, forward and backward,
-                   rounds at random, and the
-                   weights move by a random |Δ| ≤ ε|v|, by another amount at every step: what recurrence and cancellation make of
-                   rounding. A reference without stochastic arithmetic answers to moved weights alone.
-    (2) floor      ε m + τ n: ε the dtype's unit roundoff, τ its smallest normal number (below
-                   which results may be flushed to
-                   zero), n = T (B + H + I) the number of accumulated terms, m the magnitude of what is summed: Σ_t max|share of
-                   step t| for the whole, max|share| for one step. Terms that cancel do not hide, and a step that has nearly
-                   vanished is judged by its own size. Where the shares are not told (the head, the loss), and where nothing
-                   rounds at random, ε √n m: within a sum over n terms errors add up as a random walk does.
+                   rounds at random, and the weights move by a random |Δ| ≤ ε|v|, by another amount
+                   at every step: what recurrence and cancellation make of rounding. A reference
+                   without stochastic arithmetic answers to moved weights alone.
+    (2) floor      ε m + τ n: ε the dtype's unit roundoff, τ its smallest normal number (below which
+                   results may be flushed to zero), n = T (B + H + I) the number of accumulated
+                   terms, m the magnitude of what is summed: Σ_t max|share of step t| for the whole,
+                   max|share| for one step. Terms that cancel do not hide, and a step that has
+                   nearly vanished is judged by its own size. Where the shares are not told (the
+                   head, the loss), and where nothing rounds at random, ε √n m: within a sum over n
+                   terms errors add up as a random walk does.
 
 The true gradient is always that in float64, at the weights that the candidate is given. Where the
 candidate works in a lower precision, (1) is measured there: how far the references themselves, run

@@ -33,7 +33,10 @@ def no_torch_module(problem: AnyProblem) -> str | None:
     if problem.readout == "projection" and not (
         plain or tuple(problem.of_one_run(problem.state_sizes)) == ("h",)
     ):
-        return "torch's modules tell no cell state within a sequence of several layers, directions or lengths"
+        return (
+            "torch's modules tell no cell state within a sequence of several layers, directions or "
+            "lengths"
+        )
     by_layer = any(name.startswith("dropout_l") for name in problem.constants)
     if problem.readout == "projection" and problem.layers > 1 and not by_layer:
         return "torch's modules tell the states of the top layer alone"

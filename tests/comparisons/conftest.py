@@ -17,7 +17,7 @@ from bptt_crosscheck.comparisons.checking.crosscheck import Manner, check_proble
 from bptt_crosscheck.comparisons.problems.answer import Answer
 from bptt_crosscheck.comparisons.problems.cases import CASES, Case
 from bptt_crosscheck.comparisons.problems.problem import Problem
-from bptt_crosscheck.comparisons.trial.mutation_score import CELLS, REGIMES, trial_of
+from bptt_crosscheck.comparisons.trial.mutation_score import CELLS, REGIMES, experiment_of
 from bptt_crosscheck.comparisons.trial.trial import witnesses_used
 from bptt_crosscheck.comparisons.witnesses.engines import ENGINES, Engine
 
@@ -143,7 +143,9 @@ def trials() -> Callable[[str, str], Any]:
         {case.name: case for case in CELLS},
         {regime.name: regime for regime in REGIMES},
     )
-    return cache(lambda cell, regime: trial_of(cells[cell], regimes[regime], witnesses_used(), 0))
+    return cache(
+        lambda cell, regime: experiment_of(cells[cell], regimes[regime], witnesses_used(), 0)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -459,7 +459,7 @@ def test_a_framework_that_is_not_installed(adapter, name, monkeypatch):
 
 def test_adapters_import_no_framework_before_they_are_asked():
     code = (
-        "import sys; from comparisons import *; from_torch(print); from_jax(print); "
+        "import sys; from bptt_crosscheck import *; from_torch(print); from_jax(print); "
         "from_update(print, 1.0); "
         "assert not {'torch', 'jax'} & set(sys.modules)"
     )

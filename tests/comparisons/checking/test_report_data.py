@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.checking.case_report import CaseReport
 from bptt_crosscheck.comparisons.checking.report_data import Report
+from bptt_crosscheck.comparisons.checking.training_row import ParameterRow, TrainingRow
 from bptt_crosscheck.comparisons.judging.comparator import Side, Yardstick, compare
+from bptt_crosscheck.comparisons.witnesses.left_out import Kind, LeftOut
 
 
 def verdict(name, actual, expected, reference="torch"):
@@ -26,7 +28,7 @@ INFINITE = verdict("h_0", [1.0, -math.inf], [1.0, 2.0])
 
 def case(rows, forward=(), name="tanh"):
     sizes = {"steps": 12, "batch": 3, "input_size": 4, "hidden_size": 5, "output_size": None}
-    left_out = {"torch.nn": "no module"}
+    left_out = {"torch.nn": LeftOut(Kind.NOT_APPLICABLE, "no module")}
     return CaseReport(
         name,
         "rnn",
@@ -43,6 +45,29 @@ def report(*cases, **more):
     return Report({"numpy": "2", "seed": 0}, list(cases), **more)
 
 
+def trained(verdict):
+    """A training at whose end one parameter stands so to one reference's."""
+    row = ParameterRow(
+        reference=verdict.reference,
+        parameter=verdict.gradient,
+        max_rel_error=verdict.max_rel_error,
+        error_over_noise=verdict.error_over_noise,
+        passed=verdict.passed,
+        updated_by="torch.optim",
+    )
+    return TrainingRow(
+        text="a text",
+        characters=100,
+        vocabulary=20,
+        updates=6,
+        cell="rnn",
+        settings={"optimiser": "sgd", "learning_rate": 0.5},
+        loss_before=3.0,
+        loss_after=2.0,
+        rows=[row],
+    )
+
+
 @pytest.mark.parametrize(
     ("found", "passed"),
     [
@@ -55,8 +80,8 @@ def report(*cases, **more):
         (report(case([RIGHT, MISSING])), False),
         (report(case([RIGHT], [WRONG])), False),
         (report(case([RIGHT]), case([WRONG])), False),
-        (report(case([RIGHT]), training=[{"passed": True}]), True),
-        (report(case([RIGHT]), training=[{"passed": True}, {"passed": False}]), False),
+        (report(case([RIGHT]), training=[trained(RIGHT)]), True),
+        (report(case([RIGHT]), training=[trained(RIGHT), trained(WRONG)]), False),
     ],
 )
 def test_a_report_passes_if_there_is_something_to_say_and_all_of_it_agrees(found, passed):
@@ -82,11 +107,7 @@ def test_json_spells_what_it_cannot_hold():
 
 
 def test_json_spells_it_in_training_and_environment_as_well():
-    data = strictly(
-        report(
-            case([RIGHT]), training=[{"passed": False, "rows": [{"error_over_noise": math.nan}]}]
-        ).to_json()
-    )
+    data = strictly(report(case([RIGHT]), training=[trained(MISSING)]).to_json())
     assert data["training"][0]["rows"][0]["error_over_noise"] == "NaN"
 
 

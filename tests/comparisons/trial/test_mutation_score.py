@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 import pytest
-from bptt_crosscheck.comparisons.checking import crosscheck
 from bptt_crosscheck.comparisons.errors import CannotFollow
+from bptt_crosscheck.comparisons.judging import judge
 from bptt_crosscheck.comparisons.trial import mutation_score
 from bptt_crosscheck.comparisons.trial.mutation_score import (
     EQUIVALENT,
@@ -18,12 +18,12 @@ from bptt_crosscheck.comparisons.trial.mutation_score import (
     apart,
     outcomes,
 )
-from bptt_crosscheck.comparisons.trial.operators import KINDS
+from bptt_crosscheck.comparisons.trial.operators import OPERATORS
 from bptt_crosscheck.comparisons.trial.trial import Found
 
 
 def of_kinds(*names):
-    return tuple(kind for kind in KINDS if kind.name in names)
+    return tuple(kind for kind in OPERATORS if kind.name in names)
 
 
 SOME = [
@@ -45,7 +45,7 @@ def test_every_mistake_is_caught(trials, cell, regime):
 def test_what_is_accepted_is_the_true_gradient(trials):
     found = [
         each
-        for each in outcomes(trials("lstm", "one step"), kinds=of_kinds("truncated", "a sign"))
+        for each in outcomes(trials("lstm", "one step"), operators=of_kinds("truncated", "a sign"))
         if each.verdict == EQUIVALENT
     ]
     assert {each.what for each in found} >= {"chunks of 1 steps", "a window of 0 steps"}
@@ -56,7 +56,7 @@ def test_a_truncation_that_loses_less_than_rounding_is_said_to(trials):
     trial = trials("rnn relu", "vanishing")
     verdicts = {
         each.what: each.verdict
-        for each in outcomes(trial, kinds=of_kinds("truncated"))
+        for each in outcomes(trial, operators=of_kinds("truncated"))
         if each.level == "both"
     }
     assert verdicts["a window of 1 steps"] == KILLED
@@ -67,29 +67,31 @@ def test_a_truncation_that_loses_less_than_rounding_is_said_to(trials):
 def test_a_blind_limit_is_found_out(trials, with_limit, limit):
     blind = with_limit(trials("rnn tanh", "initial"), limit)
     survived = [
-        e for e in outcomes(blind, kinds=of_kinds("one entry off")) if e.verdict == SURVIVED
+        e for e in outcomes(blind, operators=of_kinds("one entry off")) if e.verdict == SURVIVED
     ]
     assert {each.what for each in survived} >= {"W_hh", "x", "h_0"}
     assert not Found(missed=survived).goals()[0].holds
 
 
 def test_an_oracle_that_does_not_look_at_steps_is_found_out(trials, monkeypatch):
-    monkeypatch.setattr(crosscheck.tolerance, "step_quantities", lambda answer: {})
+    monkeypatch.setattr(judge.tolerance, "step_quantities", lambda answer: {})
     found = list(
-        outcomes(trials("rnn tanh", "initial"), kinds=of_kinds("carry dropped", "one step off"))
+        outcomes(trials("rnn tanh", "initial"), operators=of_kinds("carry dropped", "one step off"))
     )
     assert {each.level for each in found if each.verdict == SURVIVED} == {"steps"}
 
 
 def test_an_oracle_that_forgets_a_gradient_is_found_out(trials, monkeypatch):
-    kept = crosscheck.judge
+    kept = judge.judge
     monkeypatch.setattr(
-        crosscheck, "judge",
+        judge, "judge",
         lambda p, a, r, e, name, n: kept(p, r if name == "b_h" else a, r, e, name, n),
     )  # fmt: skip
     found = [
         each
-        for each in outcomes(trials("rnn tanh", "initial"), kinds=of_kinds("one gradient doubled"))
+        for each in outcomes(
+            trials("rnn tanh", "initial"), operators=of_kinds("one gradient doubled")
+        )
         if each.verdict == SURVIVED
     ]
     assert {each.what for each in found} == {"b_h"}
@@ -97,7 +99,7 @@ def test_an_oracle_that_forgets_a_gradient_is_found_out(trials, monkeypatch):
 
 def test_a_certificate_decides_what_is_no_mistake(trials, with_limit):
     asked = []
-    certify = lambda problem, gradients: asked.append(set(gradients)) or False  # noqa: E731
+    certify = lambda gradients: asked.append(set(gradients)) or False  # noqa: E731
     blind = with_limit(trials("rnn tanh", "initial"), math.inf)
     found = list(outcomes(blind, certify, of_kinds("one entry off")))
     assert {each.verdict for each in found if each.how == ""} == {SURVIVED}
@@ -107,7 +109,7 @@ def test_a_certificate_decides_what_is_no_mistake(trials, with_limit):
 def test_what_raises_counts_as_caught_and_says_so(trials):
     found = list(
         outcomes(
-            trials("lstm", "initial"), kinds=of_kinds("changed in place", "kept between calls")
+            trials("lstm", "initial"), operators=of_kinds("changed in place", "kept between calls")
         )
     )
     assert {each.how for each in found} >= {"raised ValueError", "another answer the second time"}
@@ -133,7 +135,7 @@ def test_the_certificate_is_a_proof(trials):
         "state_jacobian",
         "jacobian_product_to_end",
     }
-    assert trial.certified(trial.problem, trial.right.gradients)
+    assert trial.certified(trial.right.gradients)
     for name in ("W_hh", "c_0"):
         off = (
             3
@@ -141,7 +143,7 @@ def test_the_certificate_is_a_proof(trials):
             * trial.witnesses.noise.total[name]
         )
         moved = {**trial.right.gradients, name: trial.right.gradients[name] + off}
-        assert not trial.certified(trial.problem, moved), name
+        assert not trial.certified(moved), name
 
 
 def test_a_proof_that_cannot_be_had_leaves_the_reference(trials, monkeypatch):
@@ -157,7 +159,7 @@ def test_a_proof_that_cannot_be_had_leaves_the_reference(trials, monkeypatch):
         lambda names: (type("Engine", (), {"answer": staticmethod(refuse)}),),
     )
     assert trial.proof == {}
-    assert trial.certified(trial.problem, trial.right.gradients)
+    assert trial.certified(trial.right.gradients)
     doubled = {name: 2 * value for name, value in trial.right.gradients.items()}
-    assert not trial.certified(trial.problem, doubled)
+    assert not trial.certified(doubled)
     vars(trial).pop("proof", None)

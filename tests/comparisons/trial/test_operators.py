@@ -4,53 +4,68 @@
 
 import ast
 import inspect
+import types
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bptt_crosscheck.comparisons.candidates.built_in_cells import CELLS as CELLS_BY_NAME
 from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
-from bptt_crosscheck.comparisons.trial import syntax
-from bptt_crosscheck.comparisons.trial.mutate_cell import altered, transposed_blocks
+from bptt_crosscheck.comparisons.problems.cases import CASES, Case
+from bptt_crosscheck.comparisons.trial import mutate_source, syntax
+from bptt_crosscheck.comparisons.trial.mutate_cell import altered, transposed_blocks, with_globals
 from bptt_crosscheck.comparisons.trial.mutate_source import UNFILLED
-from bptt_crosscheck.comparisons.trial.mutation_score import CELLS, REGIMES, problem_in, same
-from bptt_crosscheck.comparisons.trial.operators import KINDS, mutants
-from bptt_crosscheck.comparisons.trial.subject import Soil
+from bptt_crosscheck.comparisons.trial.mutation_score import (
+    CELLS,
+    REGIMES,
+    cells_on_trial,
+    problem_in,
+    same,
+)
+from bptt_crosscheck.comparisons.trial.operators import OPERATORS, mutants
+from bptt_crosscheck.comparisons.trial.subject import Subject
+from bptt_crosscheck.comparisons.trial.syntax import NothingToMutate
 from bptt_crosscheck.manual.cells import gru, lstm
 from bptt_crosscheck.manual.cells.lstm import LSTM
 from bptt_crosscheck.manual.cells.rnn import RNN
+from bptt_crosscheck.manual.through_time import bptt
 
 REGIME = {regime.name: regime for regime in REGIMES}
 CELL = {case.name: case for case in CELLS}
 
 
-def soil(cell: str = "lstm", regime: str = "initial") -> Soil:
+def subject(cell: str = "lstm", regime: str = "initial") -> Subject:
     case = CELL[cell]
     candidate, problem = built_in(case.cell, case.options), problem_in(case, REGIME[regime], 0)
-    return Soil(candidate, problem, candidate.answer(problem))
+    return Subject(candidate, problem, candidate.answer(problem))
 
 
-def planted(ground: Soil, *kinds: str) -> dict[str, list]:
+def planted(ground: Subject, *kinds: str) -> dict[str, list]:
     found: dict[str, list] = {}
-    for mutant in mutants(ground, tuple(kind for kind in KINDS if not kinds or kind.name in kinds)):
+    for mutant in mutants(
+        ground, tuple(kind for kind in OPERATORS if not kinds or kind.name in kinds)
+    ):
         found.setdefault(mutant.kind, []).append(mutant)
     return found
 
 
 def test_there_are_thirty_kinds_and_none_twice():
-    names = [kind.name for kind in KINDS]
+    names = [kind.name for kind in OPERATORS]
     assert len(names) == len(set(names)) >= 30
-    assert all(kind.sentence for kind in KINDS)
+    assert all(kind.sentence for kind in OPERATORS)
 
 
 def test_every_kind_is_planted_somewhere():
-    grounds = (soil("lstm", "initial"), soil("lstm", "tokens"), soil("lstm", "stacked"))
-    assert set().union(*(planted(ground) for ground in grounds)) == {kind.name for kind in KINDS}
+    grounds = (subject("lstm", "initial"), subject("lstm", "tokens"), subject("lstm", "stacked"))
+    assert set().union(*(planted(ground) for ground in grounds)) == {
+        kind.name for kind in OPERATORS
+    }
 
 
 def test_planting_leaves_the_right_derivation_alone():
-    ground = soil("gru before")
+    ground = subject("gru before")
     for mutant in islice(mutants(ground), 0, None, 3):
         try:
             with np.errstate(all="ignore"):
@@ -71,13 +86,13 @@ def test_planting_leaves_the_right_derivation_alone():
     ],
 )
 def test_a_mutant_is_another_gradient(name):
-    ground = soil()
+    ground = subject()
     for mutant in planted(ground, name)[name]:
         assert not same(mutant.answer(), ground.right), mutant.what
 
 
 def test_a_dropped_carry_is_the_gradient_of_single_steps():
-    ground = soil("rnn tanh")
+    ground = subject("rnn tanh")
     dropped = planted(ground, "carry dropped")["carry dropped"][0].answer()
     chunks = next(
         m for m in planted(ground, "truncated")["truncated"] if m.what == "chunks of 1 steps"
@@ -90,7 +105,7 @@ def test_a_dropped_carry_is_the_gradient_of_single_steps():
 
 
 def test_truncation_of_one_step_is_no_mistake_in_one_step():
-    ground = soil("lstm", "one step")
+    ground = subject("lstm", "one step")
     assert all(
         same(m.answer(), ground.right)
         for m in planted(ground, "truncated")["truncated"]
@@ -99,7 +114,7 @@ def test_truncation_of_one_step_is_no_mistake_in_one_step():
 
 
 def test_an_overwritten_embedding_keeps_one_of_its_terms():
-    ground = soil("rnn tanh", "tokens")
+    ground = subject("rnn tanh", "tokens")
     (mutant,) = planted(ground, "embedding overwritten")["embedding overwritten"]
     last = {int(token): at for at, token in enumerate(ground.problem.x.reshape(-1))}
     assert len(last) < ground.problem.x.size
@@ -107,7 +122,7 @@ def test_an_overwritten_embedding_keeps_one_of_its_terms():
 
 
 def test_a_second_call_adds_up():
-    (mutant,) = planted(soil(), "kept between calls")["kept between calls"]
+    (mutant,) = planted(subject(), "kept between calls")["kept between calls"]
     first, second = mutant.answer(), mutant.answer()
     np.testing.assert_array_equal(second.gradients["b_h"], 2 * first.gradients["b_h"])
 
@@ -115,7 +130,7 @@ def test_a_second_call_adds_up():
 def test_writing_into_the_weights_is_refused_by_the_arrays():
     weights = next(
         m
-        for m in planted(soil(), "changed in place")["changed in place"]
+        for m in planted(subject(), "changed in place")["changed in place"]
         if m.what == "the weights"
     )
     with pytest.raises(ValueError, match="read-only"):
@@ -130,7 +145,7 @@ def test_a_source_mutant_says_where_it_is_and_changes_one_expression():
         if each.kind == syntax.FACTOR_MISSING and each.what.endswith("→ slope")
     )
     file, line, *_ = found.what.split(":")
-    text = Path(syntax.FOLDER, file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+    text = Path(syntax.ROOT, file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
     assert "slope * d_state" in text
     assert ast.unparse(found.changed()).count("delta = slope\n") == 1
 
@@ -174,11 +189,11 @@ def test_mistakes_are_planted_in_the_sequence_form_too():
 
     They change whole gradients, and leave the shares of the steps as they are.
     """
-    ground = soil("lstm", "square")
+    ground = subject("lstm", "square")
     found = [
         m
         for m in planted(ground, "a sign", "a factor missing")["a sign"]
-        if m.what.startswith("manual/lstm.py")
+        if m.what.startswith("manual/cells/lstm.py")
     ]
     for function in (lstm._deltas, lstm._slopes):
         inside = [mutant for mutant in found if at_line(mutant) in within(function)]
@@ -194,9 +209,9 @@ def test_mistakes_are_planted_in_the_sequence_form_too():
 def test_what_is_not_executed_is_no_place_for_a_mistake(cell, other):
     found = [
         m
-        for kind in planted(soil(cell)).values()
+        for kind in planted(subject(cell)).values()
         for m in kind
-        if m.what.startswith("manual/gru.py")
+        if m.what.startswith("manual/cells/gru.py")
     ]
     assert found
     assert not [mutant.what for mutant in found if at_line(mutant) in within(getattr(gru, other))]
@@ -207,7 +222,7 @@ def test_lines_that_are_passed_through():
         return lstm._o_last(np.arange(8.0))
 
     lines = syntax.lines_of(run)
-    assert {file for file, _ in lines} == {"manual/lstm.py"}
+    assert {file for file, _ in lines} == {"manual/cells/lstm.py"}
     assert {number for _, number in lines} <= set(within(lstm._o_last))
 
 
@@ -254,3 +269,74 @@ def test_variations_of_an_update(update, changed):
     assert {
         ast.unparse(each) for _, each in syntax._of_update(ast.parse(update).body[0])
     } == changed
+
+
+# A place that is declared and not there.
+
+
+@pytest.mark.parametrize("name", ["_walk", "added_up"])
+def test_a_function_of_the_loop_that_was_renamed_is_missed(monkeypatch, name):
+    monkeypatch.delattr(bptt, name)
+    with pytest.raises(NothingToMutate, match=f"manual.through_time.bptt has no '{name}'"):
+        list(syntax.module_variations(bptt, ["_walk", "added_up"]))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("rnn", "joined_backward"), ("lstm", "_o_last"), ("gru", "_complements")]
+)
+def test_a_function_of_a_sequence_form_that_was_renamed_is_missed(monkeypatch, module, name):
+    cell = CELLS_BY_NAME[module]
+    monkeypatch.delitem(cell.sequence_backward.__globals__, name)
+    with pytest.raises(NothingToMutate, match=f"manual.cells.{module} has no '{name}'"):
+        mutate_source._sequence_variations.__wrapped__(cell)
+
+
+def test_a_sequence_form_of_which_nothing_is_declared_is_missed(monkeypatch):
+    monkeypatch.delitem(mutate_source.CALLED_BACK, "gru")
+    with pytest.raises(NothingToMutate, match="CALLED_BACK.* has no 'gru'"):
+        mutate_source._sequence_variations.__wrapped__(CELLS_BY_NAME["gru"])
+
+
+def test_all_that_is_declared_is_called_on_the_way_back():
+    """A helper that a sequence form calls and nobody declares would be out of every operator's sight."""
+    for module, names in mutate_source.CALLED_BACK.items():
+        method = CELLS_BY_NAME[module].sequence_backward
+        here = method.__globals__["__name__"]
+        reached, pending = set(), [method]
+        while pending:
+            function = pending.pop()
+            for name in function.__code__.co_names:
+                called = function.__globals__.get(name)
+                if isinstance(called, types.FunctionType) and called.__module__ == here:
+                    pending += [called] if name not in reached else []
+                    reached.add(name)
+        assert reached <= set(names)
+
+
+def test_a_method_that_a_cell_has_not_is_missed():
+    with pytest.raises(NothingToMutate, match="LSTM has no 'delta_of_gates'"):
+        altered(CELLS_BY_NAME["lstm"](), delta_of_gates=None)
+
+
+def test_a_global_name_that_a_method_has_not_is_missed():
+    with pytest.raises(NothingToMutate, match="lstm has no 'linear_forward'"):
+        with_globals(CELLS_BY_NAME["lstm"](), "accumulate", linear_forward=None)
+
+
+def test_a_state_that_the_cache_names_otherwise_is_missed(monkeypatch):
+    ground = subject("rnn tanh")
+    monkeypatch.setitem(vars(ground), "cached", ["x", "before", "h", "z"])
+    for operator in ("h_t for h_{t−1}", "one row's data for all"):
+        with pytest.raises(NothingToMutate, match="the cache of RNN has no"):
+            planted(ground, operator)
+
+
+def test_every_cell_is_on_trial():
+    assert {case.cell for case in CELLS} == set(CELLS_BY_NAME)
+
+
+def test_a_new_cell_is_on_trial_by_its_line_in_the_table():
+    more = (*CASES, Case("new", "new-cell"), Case("new", "lstm", {"peepholes": True}))
+    names = [case.name for case in cells_on_trial(more)]
+    assert names[-2:] == ["new-cell", "lstm True"]
+    assert len(names) == len(CELLS) + 2

@@ -9,7 +9,7 @@ from bptt_crosscheck.comparisons.trial.false_alarms import Alarms
 from bptt_crosscheck.comparisons.trial.mutation_score import KILLED, ROUNDING, SURVIVED, Outcome
 from bptt_crosscheck.comparisons.trial.other_checkers import MISTAKE, OURS, RIGHT, Side
 from bptt_crosscheck.comparisons.trial.sensitivity import Sensitivity
-from bptt_crosscheck.comparisons.trial.trial import QUICK, Found, Plan, hold, merge, results_of
+from bptt_crosscheck.comparisons.trial.trial import QUICK, Found, Plan, merge, results_of, run_trial
 from bptt_crosscheck.comparisons.witnesses import tolerance
 
 
@@ -60,7 +60,7 @@ def test_the_whole_trial_in_small():
         beside=(),
         large=False,
     )
-    found = hold(plan)
+    found = run_trial(plan)
     assert found.passed, found.goals()
     assert set(found.by(2)) == {"initial", "one step"}
     assert json.dumps(found.to_dict(), allow_nan=False)
@@ -68,7 +68,7 @@ def test_the_whole_trial_in_small():
 
 def test_what_was_not_reached_is_said():
     assert (
-        hold(replace(QUICK, seconds=0.0, beside=(), large=False)).not_reached[0]
+        run_trial(replace(QUICK, seconds=0.0, beside=(), large=False)).not_reached[0]
         == "rnn tanh, initial"
     )
     assert not Found(not_reached=["rnn tanh, initial"]).goals()[4].holds

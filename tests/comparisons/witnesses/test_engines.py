@@ -36,7 +36,7 @@ def test_a_reference_that_is_not_there(name):
 
 @pytest.mark.parametrize("name", AUTODIFF)
 def test_every_reference_can_be_loaded(name):
-    assert ENGINE[name].load().__name__ == ENGINE[name].module
+    assert ENGINE[name].load().__name__ == f"bptt_crosscheck.reference.{ENGINE[name].module}"
 
 
 def test_a_missing_framework_says_how_to_install_it(monkeypatch):
