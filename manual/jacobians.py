@@ -124,7 +124,7 @@ def growth_rates(jacobians: Array) -> Array:
 def contribution_norms(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> Arrays:
     """‖(∂⁺s_k/∂W)ᵀ P_{t,k}ᵀ e_t‖ by parameter: (T+1, T+1), entry [t, k]; NaN where there is no such term.
 
-    The terms themselves add up to the gradient (the double sum of manual.bptt); steps are counted from 1.
+    The terms themselves add up to the gradient (the double sum of manual.through_time.bptt); steps are counted from 1.
     """
     size = tape.steps + 1
     norms: Arrays = {}

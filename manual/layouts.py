@@ -24,7 +24,7 @@ the two rows of Keras' GRU), where a format has both:
 (3) loses nothing that counts: in that form only the sum occurs. A bias that the format leaves out (bias=False) is zero.
 
 GRU forms. The weights do not tell where the reset is: ONNX' linear_before_reset=0 (its default) and Keras' reset_after=False are
-`manual.gru.GRU("before")`, 1 and True (Keras' default) are GRU("after"), torch has "after" alone.
+`manual.cells.gru.GRU("before")`, 1 and True (Keras' default) are GRU("after"), torch has "after" alone.
 
 Gradients. Let v be the arrays of the other format and w = A v ours. Then L(A v) has the gradient dv = Aᵀ dw. Reordering blocks
 and transposing move every number to one place, so Aᵀ = A⁻¹: a gradient goes through the same moves as its weight, in either

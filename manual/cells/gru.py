@@ -1,6 +1,6 @@
 """The gated recurrent unit (GRU), in both of its two forms.
 
-Forward, for t = 1..T, columns as in the literature; gates stacked in torch's order r, z, n, and the products with x and with
+Forward, for t = 1..T (conventions: manual/__init__.py); gates stacked in torch's order r, z, n, and the products with x and with
 the state kept apart, because the two forms join them differently:
 
     u_t = W_xh x_t + b_x                                        (1)   (3H,)
@@ -33,8 +33,10 @@ before:  dh_{t−1} = dh_t ⊙ z + W_hrᵀ δ_r + W_hzᵀ δ_z + q ⊙ r    (11b
     dx_t = W_xhᵀ δ,   dW_xh = Σ_t δ x_tᵀ,   db_x = Σ_t δ        (12)
     dW_hh = Σ_t ε kᵀ,   db_hh = Σ_t ε                           (13)
 
-where k is h_{t−1}, except in the rows of n in the form "before", where it is r ⊙ h_{t−1}. In the form "after" ∂L/∂b_hn is r ⊙
-∂L/∂b_n and the two biases are not redundant; in the form "before" b_x and b_hh only occur as their sum.
+where k is h_{t−1}, except in the rows of n in the form "before", where it is r ⊙ h_{t−1}. In the form "after" the share of one
+step and one row in ∂L/∂b_hn is r ⊙ its share in ∂L/∂b_n. r differs from step to step and from row to row, so that the sums have
+no such factor: db_hn = Σ_t r ⊙ δ_n is not r ⊙ Σ_t δ_n, and the two biases are not redundant. In the form "before" b_x and b_hh
+only occur as their sum.
 
 The Jacobian of one step follows by applying (6)–(11) to unit vectors; written out for rows of ∂h_t/∂h_{t−1}, with
 p_z = (h_{t−1} − n) z z̄ and p_n = z̄ (1 − n²) scaling rows:
@@ -49,7 +51,7 @@ which needs no z̄. All of (6)–(10) is dh_t, or q, times what is computed on t
 after:   ε_n = k_n r ⊙ dh_t,   δ_r = k_n r v_n r̄ ⊙ dh_t                                          (16a)
 before:  δ_r = r h_{t−1} r̄ ⊙ q                                                                   (16b)
 
-The products of (1) and (2) are one for r and z, by (1) of manual.sequences.
+The products of (1) and (2) are one for r and z, by (1) of manual.through_time.sequences.
 
 Source: Cho et al. 2014 (before); the form "after" is cuDNN's.
 """

@@ -1,14 +1,19 @@
 """The linear recurrent unit (LRU): a complex diagonal recurrence that cannot explode, in real arithmetic.
 
-The complex state is kept as its two real parts, s = (re, im), each (H,), and u likewise. Forward, for t = 1..T:
+The complex state is kept as its two real parts, s = (re, im), each (H,), and u likewise.
 
-    λ = r e^{iφ},   r = exp(−e^ν),   φ = e^θ                    (1)   0 < r < 1 for every real ν (rounded, r = 1 for ν < −36)
+Forward, for t = 1..T (conventions: manual/__init__.py):
+
+    λ = r e^{iφ},   r = exp(−e^ν),   φ = e^θ                    (1)   0 < r < 1 for every real ν
     v_t = W_xh x_t                                              (2)   (2H,) = (B_re x, B_im x), B = B_re + i B_im
     u_t = e^γ ⊙ v_t                                             (3)   e^γ scales both parts
     re_t = λ_re ⊙ re_{t−1} − λ_im ⊙ im_{t−1} + u_re             (4)   s_t = λ s_{t−1} + u_t
     im_t = λ_im ⊙ re_{t−1} + λ_re ⊙ im_{t−1} + u_im
 
 with λ_re = r cos φ, λ_im = r sin φ. What comes after reads (re, im): Re(C s_t) is a real linear map of the two, that of a head.
+
+Rounded to float64, r is 1 where e^ν is below 2⁻⁵⁴, half of the gap between 1 and the number before it: for ν < −54 log 2 ≈
+−37.43. NumPy's exp, which may be off by one such gap, can give the number before 1 down to ν ≈ −37.64.
 
 Backward. All derivatives are by the real parts, dre_t = ∂L/∂re_t and dim_t = ∂L/∂im_t, so that no convention of complex gradients
 enters: torch's complex gradient is dre + i dim, jax.grad's its conjugate dre − i dim. With total derivatives at step t,

@@ -1,6 +1,6 @@
 """The long short-term memory cell (LSTM) with forget gate, in torch's convention.
 
-Forward, for t = 1..T, columns as in the literature; a is the net input of all gates, stacked in torch's order i, f, g, o:
+Forward, for t = 1..T (conventions: manual/__init__.py); a is the net input of all gates, stacked in torch's order i, f, g, o:
 
     a_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)   (4H,)
     i = σ(a_i),  f = σ(a_f),  g = tanh(a_g),  o = σ(a_o)        (2)
@@ -14,14 +14,16 @@ every step, dc_t also where the loss reads h alone. Through (4) the cell state r
 
 and by the product rule on (4) and (3), then (2),
 
-    δ_o = dh_t ⊙ tanh(c_t) ⊙ o ō                                (6)   ō = 1 − o = σ(−a_o), likewise ī and f̄: computed
-    δ_i = d̃c ⊙ g ⊙ i ī                                          (7)   as 1 − o, it has no digits left once the gate
-    δ_f = d̃c ⊙ c_{t−1} ⊙ f f̄                                    (8)   is open wide
+    δ_o = dh_t ⊙ tanh(c_t) ⊙ o ō                                (6)
+    δ_i = d̃c ⊙ g ⊙ i ī                                          (7)
+    δ_f = d̃c ⊙ c_{t−1} ⊙ f f̄                                    (8)
     δ_g = d̃c ⊙ i ⊙ (1 − g²)                                     (9)
     dc_{t−1} = d̃c ⊙ f        (the highway: no weight in it)      (10)
     dh_{t−1} = W_hhᵀ δ_t,    δ_t = (δ_i, δ_f, δ_g, δ_o)         (11)
     dx_t     = W_xhᵀ δ_t                                        (12)
     dW_xh = Σ_t δ_t x_tᵀ,  dW_hh = Σ_t δ_t h_{t−1}ᵀ,  db_h = Σ_t δ_t   (13)
+
+Here ō = 1 − o is computed as σ(−a_o), likewise ī and f̄: a difference has no digits left once the gate is open wide.
 
 torch keeps two biases that only occur as their sum; each has the gradient db_h.
 
@@ -39,7 +41,7 @@ In the sequence form σ(a) = 1 / (1 + e⁻ᵃ), and σ(−a) = e⁻ᵃ σ(a), wi
     δ_i = d̃c ⊙ (i g) ī,   δ_f = d̃c ⊙ (f c_{t−1}) f̄,   δ_g = d̃c ⊙ (i − (i g) g)               (17)
 
 They are computed on the way forward, and are all that the way back needs of the gates, with f for (10). (1) and (13) are one
-product each, by (1) and (2) of manual.sequences.
+product each, by (1) and (2) of manual.through_time.sequences.
 
 Source: Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000.
 """

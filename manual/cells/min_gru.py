@@ -1,6 +1,6 @@
 """The minimal GRU (minGRU): a gate and a candidate of x alone, so that the recurrence is linear.
 
-Forward, for t = 1..T, stacked z, h:
+Forward, for t = 1..T (conventions: manual/__init__.py), stacked z, h:
 
     a_t = W_xh x_t + b_h                                        (1)   (2H,), nothing of it waits for the state
     z = σ(a_z),   g = φ(a_h)                                    (2)   φ: "positive" of manual.activations, or another

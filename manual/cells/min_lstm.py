@@ -1,6 +1,6 @@
 """The minimal LSTM (minLSTM): gates of x alone, normalised so that they add up to one.
 
-Forward, for t = 1..T, stacked f, i, h:
+Forward, for t = 1..T (conventions: manual/__init__.py), stacked f, i, h:
 
     a_t = W_xh x_t + b_h                                        (1)   (3H,), nothing of it waits for the state
     f = σ(a_f),   i = σ(a_i),   g = φ(a_h)                      (2)   φ: "positive" of manual.activations, or another

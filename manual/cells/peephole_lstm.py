@@ -1,6 +1,6 @@
 """The LSTM with peepholes: its gates see the cell state.
 
-Forward, for t = 1..T; the net input is that of `manual.lstm`, gates stacked i, f, g, o, and p_i, p_f, p_o are vectors, so that
+Forward, for t = 1..T (conventions: manual/__init__.py); the net input is that of `manual.cells.lstm`, gates stacked i, f, g, o, and p_i, p_f, p_o are vectors, so that
 each unit's gates see its own cell only:
 
     a_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)   (4H,)

@@ -1,6 +1,6 @@
 """The LSTM with a projected output: h and c differ in size.
 
-Forward, for t = 1..T; h is (P,), c and the gates are (H,), the net input stacked i, f, g, o:
+Forward, for t = 1..T (conventions: manual/__init__.py); h is (P,), c and the gates are (H,), the net input stacked i, f, g, o:
 
     a_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)   (4H,), W_hh is (4H, P)
     i = σ(a_i),  f = σ(a_f),  g = tanh(a_g),  o = σ(a_o)        (2)

@@ -1,6 +1,6 @@
 """The residual recurrent network: the state is kept, and a step adds to it.
 
-Forward, for t = 1..T, with a fixed number α:
+Forward, for t = 1..T (conventions: manual/__init__.py), with a fixed number α:
 
     z_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)
     h_t = h_{t−1} + α φ(z_t)                                    (2)

@@ -1,12 +1,13 @@
 """The vanilla (Elman) recurrent network.
 
-Forward, for t = 1..T, columns as in the literature:
+Forward, for t = 1..T (conventions: manual/__init__.py):
 
     z_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)
     h_t = φ(z_t)                                                (2)
 
-Backward. Let dh_t = ∂L/∂h_t be the total derivative: the loss's own at step t plus what comes back from step t+1. h_t
-acts on L through z_t's successors only, so by the chain rule on (2), then (1):
+Backward. Let dh_t = ∂L/∂h_t be the total derivative: the loss's own at step t plus what comes back from step t+1. z_t acts on
+L through h_t only, which gives (3) from (2); and h_{t−1}, x_t, W_xh, W_hh and b_h act within step t through z_t only, which gives
+the rest from (1):
 
     δ_t      = ∂L/∂z_t = φ′(z_t) ⊙ dh_t                         (3)
     dh_{t−1} = W_hhᵀ δ_t    (the carry, added to the loss's own derivative at t−1)    (4)
@@ -15,11 +16,11 @@ acts on L through z_t's successors only, so by the chain rule on (2), then (1):
     dW_hh    = Σ_t δ_t h_{t−1}ᵀ    (h_{t−1}, not h_t; h_0 counts)    (7)
     db_h     = Σ_t δ_t                                          (8)
 
-The Jacobian of one step, numerator layout, J[i, j] = ∂h_t[i] / ∂h_{t−1}[j]:
+The Jacobian of one step:
 
     J_t = diag(φ′(z_t)) W_hh                                    (9)
 
-so that (4) is dh_{t−1} = J_tᵀ dh_t. In code a batch is rows, (B, ·): a column W v becomes v @ W.T, and Wᵀ δ becomes δ @ W.
+so that (4) is dh_{t−1} = J_tᵀ dh_t.
 
 Source: Werbos 1990, "Backpropagation through time: what it does and how to do it". Pascanu, Mikolov and Bengio 2013,
 eq. 5, writes the factors of the product as W_recᵀ diag(σ′), the transpose of (9): right with their column gradient, wrong when

@@ -1,6 +1,6 @@
 """The sLSTM: an LSTM with exponential gates, a normaliser n and a stabiliser m.
 
-Forward, for t = 1..T, net input stacked i, f, z, o:
+Forward, for t = 1..T (conventions: manual/__init__.py), net input stacked i, f, z, o:
 
     a_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)   (4H,)
     p = a_i,   q = log σ(a_f) + m_{t−1}                         (2)   logarithms of the input and of the forget gate

@@ -16,7 +16,7 @@ Unrolling (2) inside (3) gives the textbook's double sum (Pascanu, Mikolov and B
 
     ∂L/∂W = Σ_t Σ_{k≤t} (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t                   (5)   O(T²), kept as `double_sum`
 
-whose terms say how far back a loss reaches, and whose inner sum cut at k ≥ t − K is windowed truncation (manual.truncation).
+whose terms say how far back a loss reaches, and whose inner sum cut at k ≥ t − K is windowed truncation (manual.through_time.truncation).
 
 Sequences of unequal length stand in one batch with a mask, true where a row has a step. A row without one keeps its state,
 
@@ -204,7 +204,7 @@ def gradients(
 ) -> SequenceGradients:
     """The same, from the sequence form that left the tape, if one did and nothing is cut; of d_state then d_0 alone is told.
 
-    carry is J_{T+1}ᵀ d_{T+1}, (B, ·) by name, where steps follow that are not on the tape (manual.checkpointing).
+    carry is J_{T+1}ᵀ d_{T+1}, (B, ·) by name, where steps follow that are not on the tape (manual.through_time.checkpointing).
     """
     caches, dtypes = tape.caches, {value.dtype for value in (*tape.states.values(), *cotangents.values())}
     cut = chunk is not None and chunk < tape.steps

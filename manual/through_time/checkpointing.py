@@ -4,11 +4,11 @@ Cut T steps into segments of k. With s_0, s_k, s_2k, … at their borders, forwa
 
     s_{jk}  →  tape of the steps jk+1 .. (j+1)k                         (1)   computed once more, when it is needed
 
-The way back takes the segments from the last to the first. By (2) of manual.bptt all that a segment must know of those after it
+The way back takes the segments from the last to the first. By (2) of manual.through_time.bptt all that a segment must know of those after it
 is one derivative, which the next segment hands over to it, as it does to the one before:
 
     g_j = J_{(j+1)k+1}ᵀ d_{(j+1)k+1},   g = 0 for the last             (2)
-    d_{(j+1)k} = e_{(j+1)k} + g_j,   then (2) of manual.bptt down to  g_{j−1} = J_{jk+1}ᵀ d_{jk+1}   (3)
+    d_{(j+1)k} = e_{(j+1)k} + g_j,   then (2) of manual.through_time.bptt down to  g_{j−1} = J_{jk+1}ᵀ d_{jk+1}   (3)
     ∂L/∂W = Σ_j (what segment j has for W)                              (4)   from the last to the first
 
 Alive at once are T/k border states and the tape of k steps, least for k = √T, where there were tapes of T steps; it costs one
@@ -228,7 +228,7 @@ def gradients(
         found = bptt.gradients(cell, params, part, e, chunk, carry)
         total.add(start, found)
         crossed = chunk is not None and start % chunk == 0
-        carry = None if start and crossed else {name: d[0] for name, d in found.d_state.items()}  # (3), or (8) of manual.bptt
+        carry = None if start and crossed else {name: d[0] for name, d in found.d_state.items()}  # (3), or (8) of manual.through_time.bptt
     return bptt.SequenceGradients(total.params, total.x, {name: d[None] for name, d in (carry or {}).items()}, None)
 
 

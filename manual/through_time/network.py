@@ -14,7 +14,7 @@ derivative of layer l's output; each direction's share of it goes through its ow
 
 Parameters and states bear torch's suffixes, "W_hh_l0", "h_l1_reverse"; a single layer in one direction has none. Everything is
 indexed by the time t of its x, in both directions: the initial state of a reverse direction stands at T + 1. Rows with fewer
-steps than T are masked as in `manual.bptt`: backwards in time such a row starts at its own last step.
+steps than T are masked as in `manual.through_time.bptt`: backwards in time such a row starts at its own last step.
 
 What turns the states into a loss is a *readout*. `Head` is a linear layer on the output of the top layer, and a loss:
 
@@ -176,8 +176,8 @@ class Network:
 
     Initial states are inputs named "h_0", "c_0", … ("h_l0_0", …), the sequence is the input "x", the number of steps of each row
     "lengths" (B,), where they differ, and the mask on the output of layer l "dropout_l<l>" (T, B, ·), where there is one.
-    `window` and `chunk` cut the gradient as in `manual.truncation` and in `manual.bptt`. `checkpoint` and `budget` are those of
-    `manual.checkpointing`, for each direction of each layer: the same gradient in less memory.
+    `window` and `chunk` cut the gradient as in `manual.through_time.truncation` and in `manual.through_time.bptt`. `checkpoint` and `budget` are those of
+    `manual.through_time.checkpointing`, for each direction of each layer: the same gradient in less memory.
     """
 
     cell: Cell

@@ -11,7 +11,7 @@ the gradient is added up as the losses come in, with e_t = ∂L_t/∂s_t:
     ∂L/∂W = Σ_t M_tᵀ e_t                                        (3)
     ∂L/∂s_0 = Σ_t N_tᵀ e_t                                      (4)
 
-(3) is the double sum of `manual.bptt` with the other sum inside: summing (1) gives M_t = Σ_{k≤t} P_{t,k} ∂⁺s_k/∂W. So it equals
+(3) is the double sum of `manual.through_time.bptt` with the other sum inside: summing (1) gives M_t = Σ_{k≤t} P_{t,k} ∂⁺s_k/∂W. So it equals
 BPTT's gradient exactly, and differs from it by rounding alone.
 
 Cost, for B rows, S numbers of state and |W| weights: B·S·|W| numbers kept, whatever T is, and B·S²·|W| multiplications a step;

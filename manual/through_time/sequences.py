@@ -5,7 +5,7 @@ Where x and a state h are multiplied both, one product does, and one for all gra
     s_t = (h_{t−1}, 1, x_t),  W = (W_hh, b, W_xh):   W s_t = W_hh h_{t−1} + b + W_xh x_t    (1)
     (dW_hh, db, dW_xh) = Σ_t δ_t s_tᵀ                                                       (2)
 
-A token is not part of s_t = (1, h_{t−1}): its column of W_xh is added.
+A token is not part of s_t, which then is (h_{t−1}, 1): its column of W_xh is added.
 
 How long a product takes depends on how it is asked for. By OpenBLAS, which NumPy brings along, (2) is computed faster as
 (Σ s δᵀ)ᵀ; and small matrices are multiplied as they lie, where larger ones are copied first, so that a product of few rows is

@@ -1,6 +1,6 @@
 """Windowed truncation: every loss goes back at most K steps.
 
-The double sum of `manual.bptt`, its inner sum cut at k ≥ t − K, needs at each step k
+The double sum of `manual.through_time.bptt`, its inner sum cut at k ≥ t − K, needs at each step k
 
     d_k = Σ_{t=k..min(k+K, T)} P_{t,k}ᵀ e_t,     P_{t,k} = J_t ⋯ J_{k+1}                  (1)
     ∂L/∂W = Σ_k (∂⁺s_k/∂W)ᵀ d_k,     ∂L/∂s_0 = J_1ᵀ d_1                                   (2)
@@ -18,9 +18,9 @@ K + 1 vectors go through each step: O(T·K) in Jᵀv, and in nothing else.
 By blocks of K + 1 steps (the sliding-window sum of van Herk 1992 and of Gil and Werman 1993, here for products that do not
 commute). The window of k ends in the block after k's own; with b the last step of k's block,
 
-    d_k = Σ_{t=k..b} P_{t,k}ᵀ e_t  +  P_{b,k}ᵀ Σ_{t=b+1..k+K} P_{t,b}ᵀ e_t                (4)
+    d_k = Σ_{t=k..b} P_{t,k}ᵀ e_t  +  P_{b,k}ᵀ Σ_{t=b+1..min(k+K,T)} P_{t,b}ᵀ e_t         (4)
 
-The first sum is the plain walk, started anew at each block's end; the second is a running sum over the next block. Both products,
+for k = 1..T; what is told as d_0 is ∂L/∂s_0 by (2), in (3) and (4) alike. The first sum is the plain walk, started anew at each block's end; the second is a running sum over the next block. Both products,
 P_{b,k} = P_{b,k+1} J_{k+1} and P_{t,b} = J_t P_{t−1,b}, grow by one factor a step: O(T) products of (S, S) matrices whatever K
 is, cheaper than (3) once K is several times S.
 
@@ -73,7 +73,7 @@ def cuts_nothing(tape: bptt.Tape, window: int) -> bool:
 def windowed_totals(
     cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
 ) -> Arrays:
-    """d_0..d_T by (1): name → (T+1, B, ·), by ages or by blocks, whichever costs less."""
+    """d_1..d_T by (1) and d_0 by (2): name → (T+1, B, ·), by ages or by blocks, whichever costs less."""
     size = sum(trajectory.shape[-1] for trajectory in tape.states.values())
     by_blocks = hasattr(cell, "step_jacobian") and window > BLOCKS_PAY * size
     return (totals_by_blocks if by_blocks else totals_by_ages)(cell, params, tape, cotangents, window)
@@ -82,7 +82,7 @@ def windowed_totals(
 def totals_by_ages(
     cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
 ) -> Arrays:
-    """d_0..d_T by (3)."""
+    """d_1..d_T by (3), and d_0 by (2)."""
     ages: Arrays = {name: value[:0] for name, value in tape.states.items()}  # (age, B, ·)
     totals: list[Arrays] = []
     for t in reversed(range(tape.steps)):
@@ -105,7 +105,7 @@ def _pull_back(cell: Cell, params: Mapping[str, Array], cache: Arrays, ages: Arr
 def totals_by_blocks(
     cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
 ) -> Arrays:
-    """d_0..d_T by (4)."""
+    """d_1..d_T by (4), and d_0 by (2)."""
     local = jacobians.state_jacobians(cell, params, tape)  # J_{t+1} at index t
     e = jacobians.flatten_state({name: cotangents[name] for name in tape.states})
     totals = np.empty((tape.steps + 1, *e.shape[1:]), dtype=e.dtype)

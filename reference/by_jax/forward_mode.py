@@ -24,7 +24,7 @@ DIRECTIONS = 8
 def gradients(
     function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any], seed: int, hastily: bool = False
 ) -> tuple[float, Arrays, Arrays]:
-    """(value, inner products by variable (K,), the directions ±1 (K, shape)); `hastily` as in reference.jax_grad."""
+    """(value, inner products by variable (K,), the directions ±1 (K, shape)); `hastily` as in reference.by_jax.jax_grad."""
     rng = np.random.default_rng([seed, 4])
     directions = {name: rng.choice((-1.0, 1.0), size=(DIRECTIONS, *np.shape(value))) for name, value in variables.items()}
     with in_double():

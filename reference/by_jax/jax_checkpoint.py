@@ -2,7 +2,7 @@
 
 `loss_of` reads h at every step through given weights, L = Σ_t ⟨C_t, h_t⟩. Plain, the scan leaves what its way back needs of every
 step. Checkpointed, an outer scan goes over segments, each an inner scan that jax.checkpoint computes once more: kept are the
-states at the segments' borders, and what one segment leaves. Cells and their shapes are those of reference.throughput_jax.
+states at the segments' borders, and what one segment leaves. Cells and their shapes are those of reference.by_jax.jax_throughput.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Reverse mode by jax: `jax.grad` through `lax.scan`, compiled, in the arrays' own precision.
 
 64-bit mode, and the device where another than the CPU is chosen, are entered by context managers around each call; the caller's
-jax configuration is never changed. Functions are traced once an object, and compiled once a program (reference.jax_programs): a
+jax configuration is never changed. Functions are traced once an object, and compiled once a program (reference.by_jax.jax_programs): a
 second problem of the same equations and shapes does neither again, another object that computes the same is not compiled again.
 """
 
@@ -26,7 +26,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 # A check runs each compiled function a few times only: XLA's optimisations cost far more than they ever save here. But at
 # level 0 an intermediate value may be computed twice, and differ in its last bit: x == max(x) can then be false everywhere.
 # Equations that are known to ask no such thing are compiled this way; code from outside where its program shows that it does
-# not (reference.jax_programs.bears_haste), else as jax does it by default.
+# not (reference.by_jax.jax_programs.bears_haste), else as jax does it by default.
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,

@@ -1,7 +1,7 @@
 """Compiled jax functions that are kept by what they compute, not by which Python object asked for it.
 
 A cell's step is another object at every check, and what it computes hangs on more than its code: on attributes, on globals, on
-what it calls. So it is traced anew for every object. Where the trace of one step tells all of it (reference.jax_traces), that
+what it calls. So it is traced anew for every object. Where the trace of one step tells all of it (reference.by_jax.jax_traces), that
 is the key; else the lowered program is: its whole text, constants included. The compilation, by far the longest part, is shared.
 """
 
@@ -59,7 +59,7 @@ def executable(
 ) -> Compiled:
     """The function compiled for arguments of these shapes; with the options of `haste` if asked for, or if it bears them.
 
-    `told`: all that tells what it computes, shapes included, where something does (reference.jax_traces); else the lowered
+    `told`: all that tells what it computes, shapes included, where something does (reference.by_jax.jax_traces); else the lowered
     program tells. `result()` waits for it.
     """
     asked = (tuple(haste.items()), hastily)

@@ -1,6 +1,6 @@
 """Parameter updates by optax: optax.clip or optax.clip_by_global_norm, chained with optax.sgd or optax.adam, compiled by jax.
 
-`settings` are those of reference/torch_optim.py:
+`settings` are those of reference/by_torch/torch_optim.py:
 
     optimiser       "sgd", "momentum" or "adam"
     learning_rate   of all three
@@ -8,7 +8,7 @@
     beta1, beta2, epsilon   of "adam"
     clip            "value", "norm" (of all gradients together) or None; limit: the bound on the one or the other
 
-64-bit mode is entered by context manager around each call, as in reference/jax_grad.py; the caller's configuration stays.
+64-bit mode is entered by context manager around each call, as in reference/by_jax/jax_grad.py; the caller's configuration stays.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """Parameter updates by torch: torch.nn.utils.clip_grad_value_ and clip_grad_norm_, then the functions behind torch.optim.
 
-`settings` is a plain mapping, the same for reference/optax_updates.py:
+`settings` is a plain mapping, the same for reference/by_jax/optax_updates.py:
 
     optimiser       "sgd", "momentum" or "adam"
     learning_rate   of all three

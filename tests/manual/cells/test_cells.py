@@ -4,6 +4,8 @@ CELLS is the table: a cell, and its step in reference.equations. Every compariso
 has none, and a mistake planted in a cell has those that it should have.
 """
 
+import math
+import sys
 from functools import cache, partial
 from itertools import product
 
@@ -466,7 +468,7 @@ def test_at_the_kink_of_positive_the_slope_is_one(cell, name):
 
 
 def test_the_lru_cannot_explode():
-    """|λ| < 1; from ν = −37 on, e^−e^ν is 1 to float64, and still not more."""
+    """|λ| < 1; where e^−e^ν is 1 to float64, still not more."""
     nu, theta = np.meshgrid(np.linspace(-36, 6, 200), np.linspace(-5, 2, 50))
     radius = np.hypot(*eigenvalues(np, {"nu": nu, "theta": theta}))
     assert (radius <= 1 + 2 * np.finfo(float).eps).all()
@@ -479,6 +481,40 @@ def test_the_lru_cannot_explode():
     radius = np.hypot(*eigenvalues(np, drawn))
     assert radius.min() >= 0.5 - 1e-12
     assert radius.max() <= 0.9 + 1e-12
+
+
+def test_the_radius_of_the_lru_is_rounded_to_1_below_minus_54_log_2():
+    """math.exp rounds as it should; NumPy's may be off by one unit in the last place, on the side below 1."""
+    bound = -54 * math.log(2)
+    assert math.exp(-math.exp(bound - 1e-9)) == 1
+    assert math.exp(-math.exp(bound + 1e-9)) < 1
+    assert math.exp(-math.exp(-36.0)) < 1
+    above, below = np.linspace(bound + 1e-9, -36, 10_000), np.linspace(-50, -37.64, 10_000)
+    assert (np.exp(-np.exp(above)) < 1).all()
+    assert (np.exp(-np.exp(below)) == 1).all()
+
+
+def test_the_bias_gradients_of_the_gru_differ_by_r_in_each_step_and_row_and_by_no_factor_in_their_sums():
+    params, initial, x, cotangents = draw(GRU("after"))
+    tape = bptt.forward(GRU("after"), params, initial, x)
+    shares = []
+    for t, cache in enumerate(tape.caches):
+        for row in range(x.shape[1]):
+            own = {name: value[row : row + 1] for name, value in cache.items()}
+            d_state = {"h": cotangents["h"][t, row : row + 1]}
+            d_params, _, _ = GRU("after").step_backward(params, own, d_state)
+            b_x_n, b_hh_n = d_params["b_x"][2 * H :], d_params["b_hh"][2 * H :]
+            assert relative_error(b_hh_n, own["r"][0] * b_x_n) <= ROUNDING
+            shares.append((own["r"][0], b_x_n, b_hh_n))
+    r, b_x_n, b_hh_n = (np.array(parts) for parts in zip(*shares, strict=True))
+    assert relative_error(b_hh_n.sum(axis=0), r.mean(axis=0) * b_x_n.sum(axis=0)) > 1e-3
+    ratio = b_hh_n.sum(axis=0) / b_x_n.sum(axis=0)
+    assert not (np.abs(r - ratio) <= 1e-3).all(axis=1).any(), "no step's r is the factor of the sums"
+
+
+@pytest.mark.parametrize("cell", [cell for cell, _ in CELLS.values()], ids=list(CELLS))
+def test_every_derivation_says_where_its_conventions_stand(cell):
+    assert "manual/__init__.py" in sys.modules[type(cell).__module__].__doc__
 
 
 def complex_lru(sequence=None):

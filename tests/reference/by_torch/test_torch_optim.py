@@ -109,7 +109,9 @@ def test_names():
 def test_torch_dynamo_is_not_imported():
     both = [SGD | {"clip": "value", "limit": 1.0}, ADAM | {"clip": "norm", "limit": 1.0}]
     code = (
-        "import sys; import numpy as np; from reference.torch_optim import start, update; a = {'a': np.ones(2)}\n"
+        "import sys; import numpy as np\n"
+        "from bptt_crosscheck.reference.by_torch.torch_optim import start, update\n"
+        "a = {'a': np.ones(2)}\n"
         f"for s in {both}: update(a, a, start(a, s), s)\n"
         "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
     )
