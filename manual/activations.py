@@ -17,12 +17,11 @@ continuous with a kink at 0, where its derivative jumps from ¼ to 1; (6) takes 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+from .arrays import Array
 
 
 def tanh(xp: Any, z: Any) -> Any:

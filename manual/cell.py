@@ -16,10 +16,9 @@ differs by rounding.
 from typing import Any, Protocol, TypeAlias, TypeGuard, cast, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
+from .arrays import Array, Arrays
+
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 StepGradients: TypeAlias = tuple[Arrays, Array | None, Arrays]
 

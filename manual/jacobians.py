@@ -17,29 +17,29 @@ which would under- or overflow, by re-orthonormalising at each step (Engelken, W
     Q_t R_t = J_t Q_{t−1},    λ_i = (1/T) Σ_t log |R_t[i, i]|                              (4)
 """
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 
-from .cell import Array, Arrays, Cell, jacobian_takes_rows_of_steps
+from .arrays import Array, Arrays, Named
+from .cell import Cell, jacobian_takes_rows_of_steps
 from .linear import rows_of
 from .through_time import bptt
 from .through_time.sequences import CACHE
 
 
-def flatten_state(state: Mapping[str, Array]) -> Array:
+def flatten_state(state: Named) -> Array:
     """s (…, S): the parts of the state side by side, in their order."""
     return np.concatenate(list(state.values()), axis=-1)
 
 
-def split_state(flat: Array, like: Mapping[str, Array]) -> Arrays:
+def split_state(flat: Array, like: Named) -> Arrays:
     """The parts of the state, given their last sizes by `like`; inverse of `flatten_state`."""
     ends = np.cumsum([part.shape[-1] for part in like.values()])
     return dict(zip(like, np.split(flat, ends[:-1], axis=-1), strict=True))
 
 
-def state_jacobians(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) -> Array:
+def state_jacobians(cell: Cell, params: Named, tape: bptt.Tape) -> Array:
     """J_t for t = 1..T by (1): (T, B, S, S); from the cell's step_jacobian, or else from its step_backward.
 
     A row that has no step (the tape's mask) keeps its state: its Jacobian is the identity.
@@ -57,7 +57,7 @@ def state_jacobians(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) ->
     return found if tape.mask is None else _kept(tape.mask, found)
 
 
-def state_jacobian(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
+def state_jacobian(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Array:
     """J_{t+1} alone: (B, S, S)."""
     one_step = getattr(cell, "step_jacobian", None)
     local = _rows_by_backward(cell, params, tape, t) if one_step is None else one_step(params, tape.caches[t])
@@ -69,7 +69,7 @@ def _kept(mask: Array, local: Array) -> Array:
     return np.where(mask.astype(bool)[..., None, None], local, np.eye(local.shape[-1], dtype=local.dtype))
 
 
-def _rows_by_backward(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
+def _rows_by_backward(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Array:
     """J_t (B, S, S) row by row: pulling the unit cotangent e_i back through step t gives row i."""
     like = {name: trajectory[t] for name, trajectory in tape.states.items()}
     shape = flatten_state(like).shape
@@ -121,7 +121,7 @@ def growth_rates(jacobians: Array) -> Array:
     return -np.sort(-total / steps, axis=-1)
 
 
-def contribution_norms(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> Arrays:
+def contribution_norms(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named) -> Arrays:
     """‖(∂⁺s_k/∂W)ᵀ P_{t,k}ᵀ e_t‖ by parameter: (T+1, T+1), entry [t, k]; NaN where there is no such term.
 
     The terms themselves add up to the gradient (the double sum of manual.through_time.bptt); steps are counted from 1.

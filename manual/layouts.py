@@ -43,14 +43,14 @@ miopenGetRNNLayerParamOffset (paramID), which torch's permute_wei_for_miopen fol
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
-Named: TypeAlias = Mapping[str, npt.ArrayLike]
+from .arrays import Array, Arrays
+
+Tensors: TypeAlias = Mapping[str, npt.ArrayLike]
 Gates: TypeAlias = str | tuple[str, ...]
 
 ORDERS: dict[str, dict[str, str]] = {
@@ -112,7 +112,7 @@ def reorder(stacked: npt.ArrayLike, given: Gates, wanted: Gates, axis: int = 0) 
 # torch.
 
 
-def from_torch(cell: str, tensors: Named, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False) -> Arrays:
+def from_torch(cell: str, tensors: Tensors, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False) -> Arrays:
     """One layer's parameters in this project's layout and without suffix, from a state_dict of nn.RNN, nn.LSTM or nn.GRU.
 
     cell is "rnn", "lstm" or "gru"; names are prefix + "weight_ih" + suffix, with (GH, I), and so on; "_l1_reverse" is layer 1
@@ -128,7 +128,7 @@ def from_torch(cell: str, tensors: Named, suffix: str = "_l0", prefix: str = "",
     return {**_to_project("torch", cell, layer, gradients, (named["bias_ih"], named["bias_hh"])), **projection}
 
 
-def to_torch(cell: str, params: Named, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False) -> Arrays:
+def to_torch(cell: str, params: Tensors, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False) -> Arrays:
     """The state_dict of one layer, names as in `from_torch`, from its parameters without suffix; biases by (1) and (2), or (4).
 
     Raises ValueError for an unknown cell, a name that is missing (gradients may lack all biases) or that torch has nothing for,
@@ -137,7 +137,7 @@ def to_torch(cell: str, params: Named, suffix: str = "_l0", prefix: str = "", *,
     return _to_torch(cell, params, {base: base for base in SHAPES["project"]}, suffix, prefix, gradients)
 
 
-def network_from_torch(cell: str, tensors: Named, prefix: str = "", *, gradients: bool = False) -> Arrays:
+def network_from_torch(cell: str, tensors: Tensors, prefix: str = "", *, gradients: bool = False) -> Arrays:
     """All parameters of all layers and directions, from a state_dict: "W_xh_l0", "W_xh_l0_reverse", "W_xh_l1", ….
 
     A single layer in one direction has no suffix. Names that do not start with the prefix or are no weights of a layer are
@@ -153,7 +153,7 @@ def network_from_torch(cell: str, tensors: Named, prefix: str = "", *, gradients
     return {name + suffix: value for suffix, layer in layers.items() for name, value in layer.items()}
 
 
-def network_to_torch(cell: str, params: Named, prefix: str = "", *, gradients: bool = False) -> Arrays:
+def network_to_torch(cell: str, params: Tensors, prefix: str = "", *, gradients: bool = False) -> Arrays:
     """The state_dict of a network, from parameters with the suffixes of `network_from_torch`, or of one layer without.
 
     Raises ValueError as `to_torch` does, for a name that is no parameter of a layer, and for a layer that is not whole.
@@ -175,14 +175,14 @@ def network_to_torch(cell: str, params: Named, prefix: str = "", *, gradients: b
     return done
 
 
-def _to_torch(cell: str, params: Named, named: Mapping[str, str], suffix: str, prefix: str, gradients: bool) -> Arrays:
+def _to_torch(cell: str, params: Tensors, named: Mapping[str, str], suffix: str, prefix: str, gradients: bool) -> Arrays:
     layer, others = _from_project("torch", cell, params, named, {PROJECTION}, gradients)
     arrays = {"weight_ih": layer.W, "weight_hh": layer.R, "bias_ih": layer.b_in, "bias_hh": layer.b_rec}
     arrays["weight_hr"] = others.get(PROJECTION)
     return {f"{prefix}{base}{suffix}": value for base, value in arrays.items() if value is not None}
 
 
-def _under(tensors: Named, prefix: str) -> Iterable[str]:
+def _under(tensors: Tensors, prefix: str) -> Iterable[str]:
     return (name for name in tensors if name.startswith(prefix))
 
 
@@ -196,7 +196,7 @@ def _all_suffixes(found: set[str]) -> list[str]:
 # ONNX.
 
 
-def from_onnx(cell: str, tensors: Named, direction: int = 0, *, gradients: bool = False) -> Arrays:
+def from_onnx(cell: str, tensors: Tensors, direction: int = 0, *, gradients: bool = False) -> Arrays:
     """One direction's parameters in this project's layout, from the inputs of the operator RNN, LSTM or GRU.
 
     tensors are W (D, GH, I), R (D, GH, H) and, where there, B (D, 2GH) and P (D, 3H); D is num_directions, and direction 1 of
@@ -220,7 +220,7 @@ def from_onnx(cell: str, tensors: Named, direction: int = 0, *, gradients: bool 
     return params
 
 
-def to_onnx(cell: str, *directions: Named, gradients: bool = False) -> Arrays:
+def to_onnx(cell: str, *directions: Tensors, gradients: bool = False) -> Arrays:
     """The operator's W (D, GH, I), R (D, GH, H), B (D, 2GH) and, of peepholes, P (D, 3H), from D = 1 or 2 directions' parameters.
 
     B is left out where gradients are and have no biases. Raises ValueError for an unknown cell, a name that is missing or that
@@ -237,7 +237,7 @@ def to_onnx(cell: str, *directions: Named, gradients: bool = False) -> Arrays:
     return {name: np.stack([one[name] for one in slices]) for name in first}
 
 
-def _to_onnx(cell: str, params: Named, gradients: bool) -> Arrays:
+def _to_onnx(cell: str, params: Tensors, gradients: bool) -> Arrays:
     layer, others = _from_project("onnx", cell, params, {base: base for base in SHAPES["project"]}, set(PEEPHOLES), gradients)
     arrays = {"W": layer.W, "R": layer.R}
     if layer.b_in is not None and layer.b_rec is not None:
@@ -250,7 +250,7 @@ def _to_onnx(cell: str, params: Named, gradients: bool) -> Arrays:
 # Keras.
 
 
-def from_keras(cell: str, tensors: Named, *, gradients: bool = False) -> Arrays:
+def from_keras(cell: str, tensors: Tensors, *, gradients: bool = False) -> Arrays:
     """A layer's parameters in this project's layout, from those of keras.layers.SimpleRNN, LSTM or GRU.
 
     tensors are kernel (I, GH), recurrent_kernel (H, GH) and, where there, bias (GH,), which get_weights() lists in this order.
@@ -268,7 +268,7 @@ def from_keras(cell: str, tensors: Named, *, gradients: bool = False) -> Arrays:
     return _to_project("keras", cell, layer, gradients, ("bias", "bias"))
 
 
-def to_keras(cell: str, params: Named, *, reset: str = "after", gradients: bool = False) -> Arrays:
+def to_keras(cell: str, params: Tensors, *, reset: str = "after", gradients: bool = False) -> Arrays:
     """kernel (I, GH), recurrent_kernel (H, GH) and bias (GH,) of the Keras layer; of a GRU with reset "after" bias is (2, GH).
 
     reset counts for a GRU alone: "before" is Keras' reset_after=False, biases by (3), gradients by (4). Raises ValueError for an
@@ -304,7 +304,7 @@ def _to_project(format: str, cell: str, layer: _Layer, gradients: bool, biases: 
 
 
 def _from_project(
-    format: str, cell: str, params: Named, named: Mapping[str, str], possible: set[str], gradients: bool
+    format: str, cell: str, params: Tensors, named: Mapping[str, str], possible: set[str], gradients: bool
 ) -> tuple[_Layer, Arrays]:
     """The layer in the order of the format, and those of `possible` that it has besides; all new arrays."""
     given = _taken("project", cell, params, named)
@@ -342,7 +342,7 @@ def _one_bias(b_in: Array, b_rec: Array, gradients: bool, named: tuple[str, str]
     return b_in
 
 
-def _taken(format: str, cell: str, tensors: Named, named: Mapping[str, str], symbols: Mapping[str, str] | None = None) -> Arrays:
+def _taken(format: str, cell: str, tensors: Tensors, named: Mapping[str, str], symbols: Mapping[str, str] | None = None) -> Arrays:
     """base → array for each base whose name is in tensors, shapes checked; `named` is base → name."""
     if cell not in ORDERS[format]:
         raise ValueError(f"no cell is called {cell!r}; there are {', '.join(ORDERS[format])}")

@@ -12,12 +12,11 @@ them. Leading axes are free: one step (B, …) and a whole sequence (T, B, …) 
 (2) is one matrix product.
 """
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+from .arrays import Array
 
 
 def rows_of(array: Array, leading: int) -> Array:

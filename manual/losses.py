@@ -20,12 +20,11 @@ are masks as well: one mechanism.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+from .arrays import Array
 
 
 def position_weights(mask: Array, reduction: str) -> Array:

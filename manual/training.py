@@ -41,16 +41,11 @@ is within every bound, and min(1, ·) scales nothing up.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
-Named: TypeAlias = Mapping[str, Array]
+from .arrays import Arrays, Named
 
 
 def clip_by_value(gradients: Named, limit: float) -> Arrays:

@@ -9,10 +9,11 @@ where stop(·) is a constant to differentiation, and the window of t holds K + 1
 where the window reaches s_0.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .arrays import Named
 from .equations.parts import stop_gradient
 
 State = dict[str, Any]
@@ -28,8 +29,8 @@ class Unrolled:
     """
 
     initial: Callable[[Any, Any, Any], State]
-    step: Callable[[Any, Any, State, Mapping[str, Any]], State]
-    step_loss: Callable[[Any, Any, State, Mapping[str, Any]], Any]
+    step: Callable[[Any, Any, State, Named], State]
+    step_loss: Callable[[Any, Any, State, Named], Any]
     sequence: tuple[str, ...] = ("x",)
 
     def __call__(self, xp: Any, params: Any, inputs: Any) -> Any:

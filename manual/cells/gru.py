@@ -63,7 +63,8 @@ from typing import Any
 import numpy as np
 
 from ..activations import sigmoid_and_complement
-from ..cell import Array, Arrays, Halves, Shapes, StepGradients, arriving
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes, StepGradients, arriving
 from ..linear import linear, linear_backward, rows_of
 from ..through_time.sequences import Joined, Multiplier, NetInputs, empty, tiles, weight_gradient, width_of
 

@@ -40,7 +40,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cell import Array, Arrays, Halves, Shapes
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes
 from ..linear import linear, linear_backward
 
 

@@ -53,7 +53,8 @@ from typing import Any
 import numpy as np
 
 from ..activations import sigmoid_and_complement
-from ..cell import Array, Arrays, Halves, Shapes, StepGradients, are_zeros, arriving
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes, StepGradients, are_zeros, arriving
 from ..linear import linear, linear_backward
 from ..through_time.sequences import Joined, Multiplier, NetInputs, empty, joined_backward, tiles
 

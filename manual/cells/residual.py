@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from ..activations import ACTIVATIONS
-from ..cell import Array, Arrays, Halves, Shapes
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes
 from ..linear import linear, linear_backward
 
 

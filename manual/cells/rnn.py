@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 
 from ..activations import ACTIVATIONS
-from ..cell import Array, Arrays, Halves, Shapes, StepGradients, arriving
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes, StepGradients, arriving
 from ..linear import linear, linear_backward
 from ..through_time.sequences import Joined, Multiplier, NetInputs, empty, joined_backward, tiles
 

@@ -35,14 +35,15 @@ t − 1 is a positive multiple of k (truncation by chunks: Williams and Peng 199
 a cell where it has one and nothing is masked or cut.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
 
-from ..cell import Array, Arrays, Cell, HoistedCell, SequenceCell, has_sequence_form
+from ..arrays import Array, Arrays, Named
+from ..cell import Cell, HoistedCell, SequenceCell, has_sequence_form
 
 SEQUENCE_DTYPES = {np.dtype(np.float64), np.dtype(np.float32)}  # in float16 e⁻ᵃ soon overflows
 
@@ -67,8 +68,8 @@ class SequenceCaches(Sequence[Any]):
     """What a sequence form leaves for its backward; the caches of the steps are computed when one is asked for."""
 
     cell: SequenceCell
-    params: Mapping[str, Array]
-    initial_state: Mapping[str, Array]
+    params: Named
+    initial_state: Named
     x: Array
     tape: Arrays
 
@@ -105,8 +106,8 @@ class SequenceGradients:
 
 def forward(
     cell: Cell,
-    params: Mapping[str, Array],
-    initial_state: Mapping[str, Array],
+    params: Named,
+    initial_state: Named,
     x: Array,
     mask: Array | None = None,
 ) -> Tape:
@@ -133,8 +134,8 @@ def forward(
 
 def run(
     cell: Cell,
-    params: Mapping[str, Array],
-    initial_state: Mapping[str, Array],
+    params: Named,
+    initial_state: Named,
     x: Array,
     mask: Array | None = None,
 ) -> Tape:
@@ -145,7 +146,7 @@ def run(
     return Tape(x, states, SequenceCaches(cell, params, initial_state, x, tape))
 
 
-def _of_one_dtype(cell: Cell, params: Mapping[str, Array], initial_state: Mapping[str, Array], x: Array) -> bool:
+def _of_one_dtype(cell: Cell, params: Named, initial_state: Named, x: Array) -> bool:
     own = [params[name] for name in cell.parameter_shapes(1, 1)]
     dtypes = {value.dtype for value in (*own, *initial_state.values(), *([] if np.isdtype(x.dtype, "integral") else [x]))}
     return len(dtypes) == 1 and dtypes <= SEQUENCE_DTYPES
@@ -156,17 +157,17 @@ def _as_rows(mask: Array, like: Array) -> Array:
     return mask.reshape(*mask.shape, *(1,) * (like.ndim - mask.ndim))
 
 
-def _select(mask: Array, there: Mapping[str, Array], elsewhere: Mapping[str, Array]) -> Arrays:
+def _select(mask: Array, there: Named, elsewhere: Named) -> Arrays:
     """`there` for the rows (B,) where the mask is true; leading axes before the rows are carried along."""
     rows = mask.astype(bool)[:, None]
     return {name: np.where(rows, value, elsewhere[name]) for name, value in there.items()}
 
 
-def _plain_steps(cell: Cell, params: Mapping[str, Array], x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
+def _plain_steps(cell: Cell, params: Named, x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
     return lambda t, state: cell.step(np, params, state, x[t])
 
 
-def _hoisted_steps(cell: HoistedCell, params: Mapping[str, Array], x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
+def _hoisted_steps(cell: HoistedCell, params: Named, x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
     projected = cell.project(np, params, x)
     return lambda t, state: cell.recur(np, params, state, projected[t], x[t])
 
@@ -184,7 +185,7 @@ def past(tape: Tape, t: int, pulled_back: Arrays, total: Arrays) -> Arrays:
 
 
 def backward(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], chunk: int | None = None
+    cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None
 ) -> SequenceGradients:
     """Gradients by (2)–(4), from cotangents e_1..e_T: name → (T, B, ·); by (8) with a chunk."""
     if not isinstance(cell, HoistedCell):
@@ -196,9 +197,9 @@ def backward(
 
 def gradients(
     cell: Cell,
-    params: Mapping[str, Array],
+    params: Named,
     tape: Tape,
-    cotangents: Mapping[str, Array],
+    cotangents: Named,
     chunk: int | None = None,
     carry: Arrays | None = None,
 ) -> SequenceGradients:
@@ -214,7 +215,7 @@ def gradients(
     return SequenceGradients(d_params, d_x, {name: value[None] for name, value in d_initial.items()}, None)
 
 
-def _followed(cotangents: Mapping[str, Array], carry: Arrays | None) -> Mapping[str, Array]:
+def _followed(cotangents: Named, carry: Arrays | None) -> Named:
     """The cotangents, e_T with what comes back from later steps: d_T, by (2)."""
     if carry is None:
         return cotangents
@@ -223,9 +224,9 @@ def _followed(cotangents: Mapping[str, Array], carry: Arrays | None) -> Mapping[
 
 def walk_deltas(
     cell: HoistedCell,
-    params: Mapping[str, Array],
+    params: Named,
     tape: Tape,
-    cotangents: Mapping[str, Array],
+    cotangents: Named,
     chunk: int | None = None,
 ) -> tuple[Array, Arrays]:
     """(δ (T, B, ·), d_state) of a hoisted cell: (2) and (4), no weight gradient formed."""
@@ -241,7 +242,7 @@ def walk_deltas(
 
 
 def shares(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], chunk: int | None = None
+    cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None
 ) -> SequenceGradients:
     """The same with every term of (3) by itself, from the plain step_backward: params are (T, their shape)."""
     terms: list[tuple[Arrays, Array | None]] = []
@@ -255,7 +256,7 @@ def shares(
     return _stacked(terms[::-1], d_state)
 
 
-def shares_of_totals(cell: Cell, params: Mapping[str, Array], tape: Tape, d_state: Arrays) -> SequenceGradients:
+def shares_of_totals(cell: Cell, params: Named, tape: Tape, d_state: Arrays) -> SequenceGradients:
     """The terms of (3) for total derivatives d_0..d_T that are given: name → (T+1, B, ·)."""
     totals = [{name: value[t + 1] for name, value in d_state.items()} for t in range(tape.steps)]
     pulled = [cell.step_backward(params, tape.caches[t], within(tape, t, total)) for t, total in enumerate(totals)]
@@ -273,7 +274,7 @@ def added_up(found: SequenceGradients) -> SequenceGradients:
     return replace(found, params={name: np.sum(value, axis=0) for name, value in found.params.items()})  # (3)
 
 
-def _walk(tape: Tape, cotangents: Mapping[str, Array], pull_back: Any, chunk: int | None) -> Arrays:
+def _walk(tape: Tape, cotangents: Named, pull_back: Any, chunk: int | None) -> Arrays:
     """The loop of (2), from T back to 1: d_state for t = 0..T."""
     if chunk is not None and chunk < 1:
         raise ValueError(f"a chunk of {chunk} steps: at least 1")
@@ -295,7 +296,7 @@ def stack_caches(caches: Sequence[Arrays]) -> Arrays:
 
 
 def double_sum_terms(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], window: int | None = None
+    cell: Cell, params: Named, tape: Tape, cotangents: Named, window: int | None = None
 ) -> Iterator[tuple[int, int, Arrays]]:
     """The terms of (5) one by one: (t, k, {name: (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t}), steps counted from 1.
 
@@ -314,7 +315,7 @@ def double_sum_terms(
 
 
 def double_sum(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], window: int | None = None
+    cell: Cell, params: Named, tape: Tape, cotangents: Named, window: int | None = None
 ) -> Arrays:
     """∂L/∂W by (5), term by term: O(T²), the textbook's way; equal to `backward` when nothing is cut."""
     total: Arrays = {}

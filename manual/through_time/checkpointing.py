@@ -30,7 +30,8 @@ from typing import Any, cast, overload
 
 import numpy as np
 
-from ..cell import Array, Arrays, Cell
+from ..arrays import Array, Arrays, Named
+from ..cell import Cell
 from . import bptt
 
 BLOCK, ROWS = 256, 1024  # at least so many steps, and rows of all its steps: what a block costs besides them is not noticed
@@ -42,12 +43,12 @@ class Recipe:
     """What a run is computed from: x (T, B, I) or tokens (T, B), and the mask (T, B) or None."""
 
     cell: Cell
-    params: Mapping[str, Array]
+    params: Named
     x: Array
     mask: Array | None
     block: int
 
-    def tapes(self, state: Mapping[str, Array], first: int, end: int) -> Iterator[bptt.Tape]:
+    def tapes(self, state: Named, first: int, end: int) -> Iterator[bptt.Tape]:
         """One tape a block, for the steps first+1 .. end, from the state s_first."""
         for start in range(first, end, self.block):
             steps = slice(start, min(start + self.block, end))
@@ -112,7 +113,7 @@ class Recomputed(Blocks):
 
     recipe: Recipe
     together: int
-    borders: Sequence[Mapping[str, Array]]
+    borders: Sequence[Named]
     recent: dict[int, Sequence[bptt.Tape]] = field(default_factory=dict[int, Sequence[bptt.Tape]], repr=False)
 
     @property
@@ -142,8 +143,8 @@ def block_of(x: Array) -> int:
 
 def run(
     cell: Cell,
-    params: Mapping[str, Array],
-    initial_state: Mapping[str, Array],
+    params: Named,
+    initial_state: Named,
     x: Array,
     mask: Array | None = None,
     checkpoint: int | None = None,
@@ -172,7 +173,7 @@ def run(
     return bptt.Tape(x, states, _recomputed(recipe, initial_state, states, checkpoint) if checkpoint else kept, mask)
 
 
-def _recomputed(recipe: Recipe, initial_state: Mapping[str, Array], states: Arrays, checkpoint: int) -> Recomputed:
+def _recomputed(recipe: Recipe, initial_state: Named, states: Arrays, checkpoint: int) -> Recomputed:
     """Segments of so many steps, made up to whole blocks."""
     together = recipe.block * math.ceil(checkpoint / recipe.block)
     later = [{name: s[start] for name, s in states.items()} for start in range(together, len(recipe.x), together)]
@@ -215,7 +216,7 @@ def _arrays(cache: Any) -> Iterator[Array]:
 
 
 def gradients(
-    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], chunk: int | None = None
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, chunk: int | None = None
 ) -> bptt.SequenceGradients:
     """`bptt.gradients` of a tape in blocks, by (2)–(4): whole gradients, of d_state d_0 alone, and no delta."""
     if not isinstance(tape.caches, Blocks):
@@ -228,7 +229,9 @@ def gradients(
         found = bptt.gradients(cell, params, part, e, chunk, carry)
         total.add(start, found)
         crossed = chunk is not None and start % chunk == 0
-        carry = None if start and crossed else {name: d[0] for name, d in found.d_state.items()}  # (3), or (8) of manual.through_time.bptt
+        carry = (
+            None if start and crossed else {name: d[0] for name, d in found.d_state.items()}
+        )  # (3), or (8) of manual.through_time.bptt
     return bptt.SequenceGradients(total.params, total.x, {name: d[None] for name, d in (carry or {}).items()}, None)
 
 

@@ -31,13 +31,13 @@ What turns the states into a loss is a *readout*. `Head` is a linear layer on th
 which leaves no output of a cell unwatched.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from ..cell import Array, Arrays, Cell, Shapes, output_names, output_size, zeros
+from ..arrays import Array, Arrays, Named
+from ..cell import Cell, Shapes, output_names, output_size, zeros
 from ..linear import rows_of
 from ..losses import LOSSES, position_weights
 from . import bptt, checkpointing, truncation
@@ -56,11 +56,11 @@ class Direction:
         """An array over steps in the order of the run, in the order of time; and back, since it is its own inverse."""
         return run[::-1] if self.reverse else run
 
-    def own(self, named: Mapping[str, Array]) -> Arrays:
+    def own(self, named: Named) -> Arrays:
         """Those of the arrays that bear this suffix, without it."""
         return {name.removesuffix(self.suffix): value for name, value in named.items() if name.endswith(self.suffix)}
 
-    def suffixed(self, own: Mapping[str, Array]) -> Arrays:
+    def suffixed(self, own: Named) -> Arrays:
         """The arrays under their names in the network."""
         return {name + self.suffix: value for name, value in own.items()}
 
@@ -85,7 +85,7 @@ class Readout(Protocol):
         """Shapes of the readout's own parameters, for so many features of the top layer's output."""
         ...
 
-    def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> "Reading":
+    def value(self, params: Named, states: Named, inputs: Named) -> "Reading":
         """Loss, cotangents and the readout's own gradients, from s_1..s_T: name → (T, B, ·)."""
         ...
 
@@ -116,7 +116,7 @@ class Head:
         """W_hy (V, features) and b_y (V,)."""
         return {"W_hy": (self.output_size, features), "b_y": (self.output_size,)}
 
-    def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> Reading:
+    def value(self, params: Named, states: Named, inputs: Named) -> Reading:
         """Loss and cotangents of what is read; the other parts of the state are not, and their cotangent is zero."""
         parts = [rows_of(states[name], 2) for name in self.reads]
         h = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
@@ -140,7 +140,7 @@ class Projection:
         del features
         return {}
 
-    def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> Reading:
+    def value(self, params: Named, states: Named, inputs: Named) -> Reading:
         """The inner product and its cotangents."""
         del params
         cotangents = {name: inputs[f"cotangent_{name}"] for name in states}
@@ -229,7 +229,7 @@ class Network:
         """The states that the top layer hands on."""
         return tuple(name + run.suffix for run in self.directions()[-1] for name in output_names(self.cell))
 
-    def forward(self, params: Mapping[str, Array], inputs: Mapping[str, Array]) -> Pass:
+    def forward(self, params: Named, inputs: Named) -> Pass:
         """Loss, outputs and tapes for inputs x (T, B, I) or tokens (T, B), the initial states, and the readout's own."""
         y = inputs["x"]
         mask = steps_of(inputs["lengths"], len(y)) if "lengths" in inputs else None
@@ -249,7 +249,7 @@ class Network:
         return Pass(reading.loss, reading.y, tapes, states, dropout, reading)
 
     def _run(
-        self, run: Direction, params: Mapping[str, Array], inputs: Mapping[str, Array], y: Array, mask: Array | None
+        self, run: Direction, params: Named, inputs: Named, y: Array, mask: Array | None
     ) -> bptt.Tape:
         """One run of the cell."""
         initial = {name: inputs[f"{name}{run.suffix}_0"] for name in self.state_names}
@@ -257,7 +257,7 @@ class Network:
         own_mask = None if mask is None else run.in_time(mask)
         return checkpointing.run(self.cell, own, initial, run.in_time(y), own_mask, self.checkpoint, self.budget)
 
-    def backward(self, params: Mapping[str, Array], done: Pass, by_step: bool = False) -> Arrays:
+    def backward(self, params: Named, done: Pass, by_step: bool = False) -> Arrays:
         """Gradient of the loss for every parameter, for x (unless tokens) and for every initial state.
 
         by_step: the shares of the steps, from the plain step_backward. Then a parameter of the cell is (T, its shape), and an
@@ -294,7 +294,7 @@ class Network:
         return [{name: parts[name, run.suffix] for name in output_names(self.cell)} for run in layer]
 
     def _sweep(
-        self, run: Direction, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Arrays, by_step: bool
+        self, run: Direction, params: Named, tape: bptt.Tape, cotangents: Arrays, by_step: bool
     ) -> bptt.SequenceGradients:
         own = run.own(params)
         if self.window is not None:

@@ -19,16 +19,16 @@ BPTT keeps T·B·S numbers and takes B·|W| multiplications a step. For a vanill
 Williams and Zipser 1989 ("A learning algorithm for continually running fully recurrent neural networks", eqs. 7–10).
 """
 
-from collections.abc import Mapping
 
 import numpy as np
 
 from .. import jacobians
-from ..cell import Array, Arrays, Cell
+from ..arrays import Arrays, Named
+from ..cell import Cell
 from . import bptt
 
 
-def gradients(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> tuple[Arrays, Arrays]:
+def gradients(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named) -> tuple[Arrays, Arrays]:
     """(∂L/∂W by parameter, ∂L/∂s_0 by part of the state (B, ·)), by (3) and (4)."""
     like = {name: trajectory[0] for name, trajectory in tape.states.items()}
     e = jacobians.flatten_state({name: cotangents[name] for name in tape.states})
@@ -49,13 +49,13 @@ def gradients(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangen
     return d_params, jacobians.split_state(d_start, like)
 
 
-def _names(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) -> list[str]:
+def _names(cell: Cell, params: Named, tape: bptt.Tape) -> list[str]:
     """The cell's own parameters, as its step_backward names them."""
     zero = {name: np.zeros_like(trajectory[0]) for name, trajectory in tape.states.items()}
     return list(cell.step_backward(params, tape.caches[0], zero)[0])
 
 
-def immediate(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Arrays:
+def immediate(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Arrays:
     """∂⁺s_{t+1}/∂W by parameter, (B, S, its shape): step_backward of each unit cotangent, one row and one unit at a time."""
     like = {name: trajectory[t] for name, trajectory in tape.states.items()}
     batch, size = jacobians.flatten_state(like).shape

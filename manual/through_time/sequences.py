@@ -16,14 +16,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import RLock
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import Array
 from ..linear import linear, linear_backward, rows_of
-
-Array: TypeAlias = npt.NDArray[Any]
 
 CACHE = 2**20  # bytes that stay near the processor
 KEPT, WORTH_KEEPING = 2**28, 2**20  # bytes of spare memory at most, and of an array at least

@@ -27,19 +27,19 @@ is, cheaper than (3) once K is several times S.
 K ≥ T − 1 cuts nothing, and is the plain walk itself. Source of the truncation: Williams and Peng 1990, BPTT(h).
 """
 
-from collections.abc import Mapping
 
 import numpy as np
 
 from .. import jacobians
-from ..cell import Array, Arrays, Cell, HoistedCell
+from ..arrays import Array, Arrays, Named
+from ..cell import Cell, HoistedCell
 from . import bptt
 
 BLOCKS_PAY = 4  # how many times S the window must be before two products of (S, S) matrices a step cost less than K vectors
 
 
 def backward(
-    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
 ) -> bptt.SequenceGradients:
     """Gradients by (2), from cotangents e_1..e_T: name → (T, B, ·). Raises ValueError for a negative window."""
     if cuts_nothing(tape, window):
@@ -55,7 +55,7 @@ def backward(
 
 
 def shares(
-    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
 ) -> bptt.SequenceGradients:
     """The same with each step's term of (2) by itself, from the plain step_backward: params are (T, their shape)."""
     if cuts_nothing(tape, window):
@@ -71,7 +71,7 @@ def cuts_nothing(tape: bptt.Tape, window: int) -> bool:
 
 
 def windowed_totals(
-    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
 ) -> Arrays:
     """d_1..d_T by (1) and d_0 by (2): name → (T+1, B, ·), by ages or by blocks, whichever costs less."""
     size = sum(trajectory.shape[-1] for trajectory in tape.states.values())
@@ -80,7 +80,7 @@ def windowed_totals(
 
 
 def totals_by_ages(
-    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
 ) -> Arrays:
     """d_1..d_T by (3), and d_0 by (2)."""
     ages: Arrays = {name: value[:0] for name, value in tape.states.items()}  # (age, B, ·)
@@ -93,7 +93,7 @@ def totals_by_ages(
     return {name: np.stack([total[name] for total in reversed(totals)]) for name in tape.states}
 
 
-def _pull_back(cell: Cell, params: Mapping[str, Array], cache: Arrays, ages: Arrays) -> Arrays:
+def _pull_back(cell: Cell, params: Named, cache: Arrays, ages: Arrays) -> Arrays:
     """Jᵀ of one step, applied to every age."""
     if isinstance(cell, HoistedCell):
         return cell.delta(params, cache, ages)[1]
@@ -103,7 +103,7 @@ def _pull_back(cell: Cell, params: Mapping[str, Array], cache: Arrays, ages: Arr
 
 
 def totals_by_blocks(
-    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], window: int
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
 ) -> Arrays:
     """d_1..d_T by (4), and d_0 by (2)."""
     local = jacobians.state_jacobians(cell, params, tape)  # J_{t+1} at index t

@@ -1,18 +1,16 @@
 """jax.test_util.check_grads on a derivation in NumPy, wrapped as a custom_vjp: a checker to compare ours with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 from jax.test_util import check_grads
 
-Array = npt.NDArray[Any]
-Named = Mapping[str, Array]
+from ..arrays import Arrays, Named
 
 
-def accepts(value: Callable[[Named], float], gradients: Callable[[Named], Mapping[str, Any]], variables: Named) -> bool:
+def accepts(value: Callable[[Named], float], gradients: Callable[[Named], Named], variables: Named) -> bool:
     """Whether check_grads(order=1, modes=["rev"]), with its default tolerances, accepts gradients as those of the scalar value.
 
     A gradient that is missing, of another shape, or that raises, is not accepted.
@@ -21,7 +19,7 @@ def accepts(value: Callable[[Named], float], gradients: Callable[[Named], Mappin
     scalar = jax.ShapeDtypeStruct((), dtype)
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in variables.items()}
 
-    def arrays(named: Any) -> dict[str, Array]:
+    def arrays(named: Any) -> Arrays:
         return {name: np.asarray(array) for name, array in named.items()}
 
     @jax.custom_vjp

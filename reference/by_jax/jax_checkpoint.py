@@ -6,20 +6,18 @@ states at the segments' borders, and what one segment leaves. Cells and their sh
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as xp
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import Array, Arrays, Named
 from .jax_throughput import STEPS
 
-Array: TypeAlias = npt.NDArray[Any]
 
-
-def _scanned(cell: str, own: Mapping[str, Any], state: Any, at: Any) -> tuple[Any, Any]:
+def _scanned(cell: str, own: Named, state: Any, at: Any) -> tuple[Any, Any]:
     """(the last state, the loss of these steps) from x and C of so many steps, what does not recur computed within the step."""
 
     def body(before: Any, step: Any) -> tuple[Any, Any]:
@@ -31,7 +29,7 @@ def _scanned(cell: str, own: Mapping[str, Any], state: Any, at: Any) -> tuple[An
     return last, xp.sum(losses)
 
 
-def loss_of(cell: str, variables: Mapping[str, Any], weights: Any, segment: int | None) -> Any:
+def loss_of(cell: str, variables: Named, weights: Any, segment: int | None) -> Any:
     """Σ_t ⟨C_t, h_t⟩ of x (T, B, I) for weights C (T, B, H); in segments of so many steps, the rest after them."""
     at = (variables["x"], weights)
     state = tuple(variables[f"{name}_0"] for name in (("h", "c") if cell == "lstm" else ("h",)))
@@ -45,14 +43,14 @@ def loss_of(cell: str, variables: Mapping[str, Any], weights: Any, segment: int 
     return xp.sum(losses) + one(last, tuple(each[count * segment :] for each in at))[1]
 
 
-def gradient(cell: str, variables: Mapping[str, Array], weights: Array, checkpointed: bool) -> Callable[[], dict[str, Array]]:
+def gradient(cell: str, variables: Named, weights: Array, checkpointed: bool) -> Callable[[], Arrays]:
     """A function of no arguments: the gradient for every variable, in float64; in segments of √T steps if checkpointed."""
     segment = math.isqrt(len(weights)) if checkpointed else None
     function = jax.jit(jax.grad(lambda leaves, C: loss_of(cell, leaves, C, segment)))
     with jax.enable_x64(True):
         leaves, C = {name: xp.asarray(value) for name, value in variables.items()}, xp.asarray(weights)
 
-    def run() -> dict[str, Array]:
+    def run() -> Arrays:
         with jax.enable_x64(True):
             found = jax.block_until_ready(function(leaves, C))
             return {name: np.asarray(value) for name, value in found.items()}

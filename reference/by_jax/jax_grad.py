@@ -14,19 +14,17 @@ from typing import Any
 import jax
 import jax.numpy as xp
 import numpy as np
-import numpy.typing as npt
 
 from .. import devices
+from ..arrays import Array, Arrays, Named
 from ..equations.parts import ScalarFunction, Step
 from ..equations.unrolling import SequenceLoss
 from . import jax_programs, jax_traces
 
-Arrays = dict[str, npt.NDArray[Any]]
-
 # A check runs each compiled function a few times only: XLA's optimisations cost far more than they ever save here. But at
 # level 0 an intermediate value may be computed twice, and differ in its last bit: x == max(x) can then be false everywhere.
 # Equations that are known to ask no such thing are compiled this way; code from outside where its program shows that it does
-# not (reference.by_jax.jax_programs.bears_haste), else as jax does it by default.
+# not (reference.by_jax.jax_programs.bears_fast_compilation), else as jax does it by default.
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -78,7 +76,7 @@ def _are_known(options: dict[str, Any]) -> bool:
     return True
 
 
-def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+def scan(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
     """The time loop: lax.scan of `body`; states stacked over steps."""
 
     def carry_and_keep(state: Any, at_step: Any) -> tuple[Any, Any]:
@@ -97,7 +95,7 @@ class _Shaped:
     arguments: tuple[dict[str, Any], ...] = field(compare=False, repr=False)
 
 
-def _shaped(*arguments: Mapping[str, Any]) -> _Shaped:
+def _shaped(*arguments: Named) -> _Shaped:
     named = [item for each in arguments for item in each.items()]
     shapes = tuple((name, value.shape, str(value.dtype)) for name, value in named)
     like = [{name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in each.items()} for each in arguments]
@@ -105,21 +103,21 @@ def _shaped(*arguments: Mapping[str, Any]) -> _Shaped:
 
 
 @lru_cache(maxsize=256)
-def _value_and_gradient(function: ScalarFunction, shaped: _Shaped, hastily: bool) -> jax_programs.Compiled:
+def _value_and_gradient(function: ScalarFunction, shaped: _Shaped, compile_fast: bool) -> jax_programs.Compiled:
     def forward(variables: Any, constants: Any) -> Any:
         return function(xp, scan, variables, constants)
 
     variables, constants = shaped.arguments
     told: Hashable = None
-    if isinstance(function, SequenceLoss) and not hastily:
+    if isinstance(function, SequenceLoss) and not compile_fast:
         function, traced = jax_traces.traced(function, {**constants, **variables})
         told = None if traced is None else (traced, shaped.shapes, len(variables))
     differentiated = jax.value_and_grad(forward, has_aux=True)
-    return jax_programs.executable(differentiated, shaped.arguments, compiler_options(), hastily, told)
+    return jax_programs.executable(differentiated, shaped.arguments, compiler_options(), compile_fast, told)
 
 
 def gradients_uncompiled(
-    function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any]
+    function: ScalarFunction, variables: Named, constants: Named
 ) -> tuple[float, Arrays, Arrays]:
     """The same as `gradients`, operation by operation: for functions with loops and branches of their own, asked once."""
     with in_double():
@@ -133,30 +131,30 @@ def gradients_uncompiled(
 
 
 def gradients(
-    function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any], hastily: bool = False
+    function: ScalarFunction, variables: Named, constants: Named, compile_fast: bool = False
 ) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradient for every variable) of function(xp, scan, variables, constants).
 
-    `hastily`: compiled with COMPILER_OPTIONS, for functions that are known to bear it.
+    `compile_fast`: compiled with COMPILER_OPTIONS, for functions that are known to bear it.
     """
     with in_double():
         arguments = dict(variables), dict(constants)
-        (value, outputs), found = _value_and_gradient(function, _shaped(*arguments), hastily).result()(*arguments)
+        (value, outputs), found = _value_and_gradient(function, _shaped(*arguments), compile_fast).result()(*arguments)
         return float(value), _arrays(outputs), _arrays(found)
 
 
-def begin(function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any], hastily: bool = False) -> None:
+def begin(function: ScalarFunction, variables: Named, constants: Named, compile_fast: bool = False) -> None:
     """What takes `gradients` longest, of such arguments, begun on another thread: the compilation."""
     with in_double():
-        _value_and_gradient(function, _shaped(dict(variables), dict(constants)), hastily)
+        _value_and_gradient(function, _shaped(dict(variables), dict(constants)), compile_fast)
 
 
-def _arrays(named: Mapping[str, Any]) -> Arrays:
+def _arrays(named: Named) -> Arrays:
     return {name: np.asarray(value) for name, value in named.items()}
 
 
 @lru_cache(maxsize=256)
-def _jacobians(step: Step, state_sizes: tuple[tuple[str, int], ...], hastily: bool) -> Callable[..., Any]:
+def _jacobians(step: Step, state_sizes: tuple[tuple[str, int], ...], compile_fast: bool) -> Callable[..., Any]:
     names = [name for name, _ in state_sizes]
     cuts = list(np.cumsum([size for _, size in state_sizes])[:-1])
 
@@ -175,22 +173,22 @@ def _jacobians(step: Step, state_sizes: tuple[tuple[str, int], ...], hastily: bo
         return local, xp.swapaxes(unrolled, 0, 1)
 
     every_row = jax.vmap(along_one_row, in_axes=(0, 1, None), out_axes=1)
-    return jax.jit(every_row, compiler_options=compiler_options() if hastily else None)
+    return jax.jit(every_row, compiler_options=compiler_options() if compile_fast else None)
 
 
 def jacobians(
     step: Step,
-    params: Mapping[str, Any],
+    params: Named,
     state_sizes: Mapping[str, int],
-    initial: npt.NDArray[Any],
-    x: npt.NDArray[Any],
-    hastily: bool = False,
+    initial: Array,
+    x: Array,
+    compile_fast: bool = False,
 ) -> Arrays:
     """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_k, k = 0..T−1}, both (T, B, S, S).
 
     jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an offset at every earlier state;
-    `hastily` as in `gradients`.
+    `compile_fast` as in `gradients`.
     """
     with in_double():
-        local, unrolled = _jacobians(step, tuple(state_sizes.items()), hastily)(initial, x, dict(params))
+        local, unrolled = _jacobians(step, tuple(state_sizes.items()), compile_fast)(initial, x, dict(params))
         return {"state_jacobian": np.asarray(local), "jacobian_product_to_end": np.asarray(unrolled)}

@@ -53,16 +53,16 @@ def _kept(program: Program) -> Compiled:
 def executable(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
-    haste: dict[str, Any],
-    hastily: bool,
+    fast_options: dict[str, Any],
+    compile_fast: bool,
     told: Hashable = None,
 ) -> Compiled:
-    """The function compiled for arguments of these shapes; with the options of `haste` if asked for, or if it bears them.
+    """The function compiled for arguments of these shapes; with the options of `fast_options` if asked for, or if it bears them.
 
     `told`: all that tells what it computes, shapes included, where something does (reference.by_jax.jax_traces); else the lowered
     program tells. `result()` waits for it.
     """
-    asked = (tuple(haste.items()), hastily)
+    asked = (tuple(fast_options.items()), compile_fast)
     if told is not None:
         return _kept(Program(told, asked, place(), lambda: _lowered(function, arguments)))
     lowered, text = _lowered(function, arguments)
@@ -75,8 +75,8 @@ def _lowered(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Lowere
     return lowered, lowered.as_text()
 
 
-def _compiled(lowered: Any, text: str, haste: tuple[tuple[str, Any], ...], hastily: bool) -> Callable[..., Any]:
-    return lowered.compile(compiler_options=dict(haste) if haste and (hastily or bears_haste(text)) else None)
+def _compiled(lowered: Any, text: str, fast_options: tuple[tuple[str, Any], ...], compile_fast: bool) -> Callable[..., Any]:
+    return lowered.compile(compiler_options=dict(fast_options) if fast_options and (compile_fast or bears_fast_compilation(text)) else None)
 
 
 def place() -> Hashable:
@@ -89,7 +89,7 @@ def is_complete(text: str) -> bool:
     return "custom_call" not in text and not getattr(jax.config, "jax_use_simplified_jaxpr_constants", False)
 
 
-def bears_haste(text: str) -> bool:
+def bears_fast_compilation(text: str) -> bool:
     """Whether no value is compared with another that may be the same number computed twice, rounded otherwise.
 
     A comparison with a constant is only as uncertain as rounding makes it anyway.

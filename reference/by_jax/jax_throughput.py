@@ -5,26 +5,26 @@ can be done once is done before. Variables and shapes are those of reference.equ
 own, and what does not wait for the state is computed for all steps at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as xp
 import numpy as np
-import numpy.typing as npt
 
-Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
-Run: TypeAlias = Callable[[], tuple[float, dict[str, npt.NDArray[Any]]]]
+from ..arrays import Array, Arrays, Named
+
+Run: TypeAlias = Callable[[], tuple[float, Arrays]]
 State: TypeAlias = tuple[Any, ...]
 
 
-def rnn(own: Mapping[str, Any], state: State, u: Any) -> State:
+def rnn(own: Named, state: State, u: Any) -> State:
     """h ← tanh(u + W_hh h)."""
     return (xp.tanh(u + state[0] @ own["W_hh"].T),)
 
 
-def lstm(own: Mapping[str, Any], state: State, u: Any) -> State:
+def lstm(own: Named, state: State, u: Any) -> State:
     """(h, c) ← the LSTM's, gates stacked i, f, g, o."""
     h, c = state
     i, f, g, o = xp.split(u + h @ own["W_hh"].T, 4, axis=-1)
@@ -32,7 +32,7 @@ def lstm(own: Mapping[str, Any], state: State, u: Any) -> State:
     return jax.nn.sigmoid(o) * xp.tanh(c), c
 
 
-def gru(own: Mapping[str, Any], state: State, u: Any) -> State:
+def gru(own: Named, state: State, u: Any) -> State:
     """h ← the GRU's with the reset after the product, gates stacked r, z, n."""
     (h,) = state
     (u_r, u_z, u_n), (v_r, v_z, v_n) = xp.split(u, 3, axis=-1), xp.split(h @ own["W_hh"].T + own["b_hh"], 3, axis=-1)
@@ -43,7 +43,7 @@ def gru(own: Mapping[str, Any], state: State, u: Any) -> State:
 STEPS: dict[str, Callable[..., State]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
 
 
-def loss_of(cell: str, variables: Mapping[str, Any], target: Any) -> Any:
+def loss_of(cell: str, variables: Named, target: Any) -> Any:
     """Softmax cross-entropy of the head's outputs, summed over all steps and rows."""
     u = variables["x"] @ variables["W_xh"].T + variables["b_x" if cell == "gru" else "b_h"]
     start = tuple(variables[f"{name}_0"] for name in (("h", "c") if cell == "lstm" else ("h",)))
@@ -56,7 +56,7 @@ def loss_of(cell: str, variables: Mapping[str, Any], target: Any) -> Any:
     return -xp.sum(xp.take_along_axis(jax.nn.log_softmax(y), target[..., None], axis=-1))
 
 
-def compiled(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
+def compiled(cell: str, variables: Named, target: Array) -> Run:
     """The loop by lax.scan, compiled with its gradient; 64-bit mode, where the variables want it, is on in the calls only."""
     double = np.dtype(np.float64) in {value.dtype for value in variables.values()}
     mode: Callable[[], Any] = (lambda: jax.enable_x64(True)) if double else nullcontext
@@ -64,7 +64,7 @@ def compiled(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
     with mode():
         leaves, targets = {name: xp.asarray(value) for name, value in variables.items()}, xp.asarray(target.astype(np.int32))
 
-    def run() -> tuple[float, dict[str, npt.NDArray[Any]]]:
+    def run() -> tuple[float, Arrays]:
         with mode():
             value, found = jax.block_until_ready(function(leaves, targets))
         return float(value), {name: np.asarray(gradient) for name, gradient in found.items()}
@@ -73,8 +73,8 @@ def compiled(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
 
 
 def step_jacobians(
-    cell: str, variables: Arrays, before: npt.NDArray[Any], split: Callable[..., State]
-) -> Callable[[], npt.NDArray[Any]]:
+    cell: str, variables: Named, before: Array, split: Callable[..., State]
+) -> Callable[[], Array]:
     """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by jit(vmap(vmap(jacrev(step)))) at the states `before` (T, B, S)."""
     mode: Callable[[], Any] = (lambda: jax.enable_x64(True)) if before.dtype == np.float64 else nullcontext
 
@@ -86,7 +86,7 @@ def step_jacobians(
     with mode():
         own, s, x = {name: xp.asarray(value) for name, value in variables.items()}, xp.asarray(before), xp.asarray(variables["x"])
 
-    def run() -> npt.NDArray[Any]:
+    def run() -> Array:
         with mode():
             return np.asarray(jax.block_until_ready(function(s, x, own)))
 

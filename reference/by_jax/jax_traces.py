@@ -15,6 +15,7 @@ import jax.numpy as xp
 import numpy as np
 from jax.extend import core
 
+from ..arrays import Named
 from ..equations.unrolling import ONE_RUN, SequenceLoss
 
 # Operations that are wholly told by their name and parameters. Others carry Python functions, or act on something.
@@ -38,7 +39,7 @@ class Traced:
     told: Hashable
 
 
-def traced(function: SequenceLoss, named: Mapping[str, Any]) -> tuple[SequenceLoss, Hashable]:
+def traced(function: SequenceLoss, named: Named) -> tuple[SequenceLoss, Hashable]:
     """(the function on the trace of its step, all that tells what it computes from arrays of given shapes).
 
     The function itself and None where a trace cannot tell, or there is more than one layer and direction.

@@ -11,19 +11,16 @@
 64-bit mode is entered by context manager around each call, as in reference/by_jax/jax_grad.py; the caller's configuration stays.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 import optax
 
+from ..arrays import Arrays, Named
 from .jax_grad import compiler_options
-
-Arrays = dict[str, npt.NDArray[Any]]
-Named = Mapping[str, Any]
 
 
 def start(params: Named, settings: Named) -> Any:

@@ -16,19 +16,14 @@ from typing import Any
 
 import array_api_compat.torch as xp
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import devices
+from ..arrays import Array, Arrays, Named
 from ..equations.parts import ScalarFunction, Step
 from ..equations.unrolling import SequenceLoss
-
-Arrays = dict[str, npt.NDArray[Any]]
-
-
-Named = Mapping[str, Any]
 
 # Operations that choose, move or make numbers and never round: perturbed, a maximum would no longer be one of its arguments.
 EXACT_OPERATIONS = frozenset(
@@ -148,7 +143,7 @@ def default_dtype(variables: Named) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+def tensor(array: Array) -> torch.Tensor:
     """A copy as a tensor: the caller's array may be read-only, and stays untouched. NumPy's bfloat16 becomes torch's."""
     place = devices.chosen()
     if array.dtype.name == "bfloat16":
@@ -156,12 +151,12 @@ def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     return torch.tensor(np.array(array, order="C"), device=place)
 
 
-def array_of(given: torch.Tensor) -> npt.NDArray[Any]:
+def array_of(given: torch.Tensor) -> Array:
     """The numbers as an array; those of bfloat16, of which NumPy itself knows nothing, in float32."""
     return (given.float() if given.dtype == torch.bfloat16 else given).detach().cpu().numpy()
 
 
-def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+def scan(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
     """The time loop: `body` at every step in turn; states stacked over steps."""
     states = []
     for t in range(per_step["x"].shape[0]):
@@ -170,7 +165,7 @@ def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> di
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
-def scan_apart(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+def scan_apart(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
     """The same from inputs taken apart at once: the gradient of an index is an array of all steps at every one, O(T²) in all.
 
     Equal bit by bit, since what the index adds is zeros.
@@ -191,7 +186,7 @@ def scan_rounding(seed: int) -> Any:
     """
     rng = np.random.default_rng([seed, 1])
 
-    def loop(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+    def loop(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
         return scan_apart(body, state, {name: rounding_as_summed(value, rng) for name, value in per_step.items()})
 
     return loop
@@ -234,7 +229,7 @@ def one_thread_if_small(variables: Named) -> Iterator[None]:
 
 
 def gradients(
-    function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any], rounding_seed: int | None = None
+    function: ScalarFunction, variables: Named, constants: Named, rounding_seed: int | None = None
 ) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradient for every variable) of function(xp, scan, variables, constants).
 
@@ -253,7 +248,7 @@ def differentiable(variables: Named) -> Iterator[None]:
 
 
 def differentiate(
-    forward: Any, variables: Mapping[str, Any], constants: Mapping[str, Any], watched: bool = False
+    forward: Any, variables: Named, constants: Named, watched: bool = False
 ) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors; `watched` by NoEscape."""
     with differentiable(variables):
@@ -334,10 +329,10 @@ def root(outputs: list[torch.Tensor]) -> Any:
 
 def jacobians(
     step: Step,
-    params: Mapping[str, Any],
+    params: Named,
     state_sizes: Mapping[str, int],
-    initial: npt.NDArray[Any],
-    x: npt.NDArray[Any],
+    initial: Array,
+    x: Array,
     rounding_seed: int | None = None,
 ) -> Arrays:
     """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_{k}, k = 0..T−1}, both (T, B, S, S).

@@ -1,19 +1,17 @@
 """torch.autograd.gradcheck on a derivation in NumPy, wrapped as a torch.autograd.Function: a checker to compare ours with."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-Array = npt.NDArray[Any]
-Named = Mapping[str, Array]
+from ..arrays import Arrays, Named
 
 
 def accepts(
-    value: Callable[[Named], float], gradients: Callable[[Named], Mapping[str, Any]], variables: Named, fast: bool = False
+    value: Callable[[Named], float], gradients: Callable[[Named], Named], variables: Named, fast: bool = False
 ) -> bool:
     """Whether gradcheck, with its default tolerances, accepts gradients(variables) as those of the scalar value(variables).
 
@@ -37,7 +35,7 @@ def accepts(
             like = ctx.saved_tensors[0]
             return tuple(grad_outputs[0] * torch.as_tensor(np.array(found[name]), dtype=like.dtype) for name in names)
 
-    def arrays(tensors: Any) -> dict[str, Array]:
+    def arrays(tensors: Any) -> Arrays:
         return {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
     leaves = [torch.tensor(np.array(variables[name])).requires_grad_() for name in names]

@@ -6,22 +6,18 @@ each layer is a module by itself, since a module draws its own; chunks of a sequ
 """
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import array_api_compat.torch as xp
-import numpy.typing as npt
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ..arrays import Arrays, Named
 from ..equations.parts import Readout
 from ..equations.unrolling import ONE_RUN, Arrangement
 from .torch_autograd import differentiate, rounding
 from .torch_autograd import why_not_on as why_not_on
 
-Arrays = dict[str, npt.NDArray[Any]]
-
-Named = Mapping[str, Any]
 State = list[torch.Tensor]  # h, or h and c, each (runs, B, ·)
 
 MODULES: dict[str, type[torch.nn.RNNBase]] = {
@@ -132,10 +128,10 @@ def step_by_step(cell: str, options: Named, leaves: Named, x: torch.Tensor) -> d
 
 def gradients(
     cell: str,
-    options: Mapping[str, Any],
+    options: Named,
     readout: Readout,
-    variables: Mapping[str, Any],
-    constants: Mapping[str, Any],
+    variables: Named,
+    constants: Named,
     arrangement: Arrangement = ONE_RUN,
     rounding_seed: int | None = None,
 ) -> tuple[float, Arrays, Arrays]:
@@ -145,7 +141,7 @@ def gradients(
     """
     plain = arrangement == ONE_RUN and "lengths" not in constants
 
-    def forward(leaves: Mapping[str, Any], fixed: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def forward(leaves: Named, fixed: Named) -> tuple[Any, dict[str, Any]]:
         if plain and MODULES[cell] is torch.nn.LSTM:
             states = step_by_step(cell, options, leaves, {**fixed, **leaves}["x"])
         else:

@@ -12,16 +12,14 @@ torch.optim.sgd.sgd and torch.optim.adam.adam are what the classes SGD and Adam 
 would import torch._dynamo, which takes seconds. Nothing of the caller's global state is changed.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-Arrays = dict[str, npt.NDArray[Any]]
-Named = Mapping[str, Any]
+from ..arrays import Arrays, Named
+
 Tensors = dict[str, torch.Tensor]
 
 

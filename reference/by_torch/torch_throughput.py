@@ -8,12 +8,12 @@ own, as is what a user would write, and what does not wait for the state is comp
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
-Run: TypeAlias = Callable[[], tuple[float, dict[str, npt.NDArray[Any]]]]
+from ..arrays import Array, Arrays, Named
+
+Run: TypeAlias = Callable[[], tuple[float, Arrays]]
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 State: TypeAlias = tuple[torch.Tensor, ...]
 Loss: TypeAlias = Callable[[Tensors, torch.Tensor], torch.Tensor]
@@ -81,11 +81,11 @@ def unrolled(cell: str) -> Loss:
     return loss
 
 
-def differentiated(loss: Loss, leaves: Tensors, target: npt.NDArray[Any]) -> Run:
+def differentiated(loss: Loss, leaves: Tensors, target: Array) -> Run:
     """The loss and its gradients by torch.autograd."""
     targets = torch.tensor(target)
 
-    def run() -> tuple[float, dict[str, npt.NDArray[Any]]]:
+    def run() -> tuple[float, Arrays]:
         value = loss(leaves, targets)
         found = torch.autograd.grad(value, list(leaves.values()))
         return value.item(), {name: each.numpy() for name, each in zip(leaves, found, strict=True)}
@@ -93,22 +93,22 @@ def differentiated(loss: Loss, leaves: Tensors, target: npt.NDArray[Any]) -> Run
     return run
 
 
-def leaves_of(variables: Arrays) -> dict[str, torch.Tensor]:
+def leaves_of(variables: Named) -> dict[str, torch.Tensor]:
     """Copies that ask for their gradients."""
     return {name: torch.tensor(value, requires_grad=True) for name, value in variables.items()}
 
 
-def eager(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
+def eager(cell: str, variables: Named, target: Array) -> Run:
     """The loop, operation by operation."""
     return differentiated(unrolled(cell), leaves_of(variables), target)
 
 
-def compiled(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
+def compiled(cell: str, variables: Named, target: Array) -> Run:
     """The loop by torch.compile, which unrolls it: the first call takes long."""
     return differentiated(torch.compile(unrolled(cell)), leaves_of(variables), target)
 
 
-def module(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
+def module(cell: str, variables: Named, target: Array) -> Run:
     """torch.nn.RNN, LSTM or GRU; of the two biases of RNN and LSTM, the second is zero."""
     leaves = leaves_of(variables)
     size, hidden = leaves["x"].shape[-1], leaves["h_0"].shape[-1]
@@ -129,8 +129,8 @@ def module(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
 
 
 def step_jacobians(
-    cell: str, variables: Arrays, before: npt.NDArray[Any], split: Callable[..., State]
-) -> Callable[[], npt.NDArray[Any]]:
+    cell: str, variables: Named, before: Array, split: Callable[..., State]
+) -> Callable[[], Array]:
     """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by vmap(jacrev(step)) at the states `before` (T, B, S)."""
     own = {name: torch.tensor(value) for name, value in variables.items()}
     s, x = torch.tensor(before).flatten(0, 1), own["x"].flatten(0, 1)

@@ -1,12 +1,14 @@
 """What the equations are made of: nonlinearities, products, blocks of gates."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
+
+from ..arrays import Named
 
 Step: TypeAlias = Callable[..., dict[str, Any]]
 Readout: TypeAlias = Callable[..., Any]
-ScalarFunction: TypeAlias = Callable[[Any, Any, Mapping[str, Any], Mapping[str, Any]], tuple[Any, dict[str, Any]]]
+ScalarFunction: TypeAlias = Callable[[Any, Any, Named, Named], tuple[Any, dict[str, Any]]]
 
 
 def stop_gradient(value: Any) -> Any:

@@ -1,9 +1,8 @@
 """Every step by its name: a new cell is a line here."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
+from ..arrays import Named
 from .diagonal import lru
 from .elman import residual, rnn
 from .exponential import slstm
@@ -25,6 +24,6 @@ STEPS: dict[str, Step] = {
 }
 
 
-def bound_step(name: str, options: Mapping[str, Any]) -> Step:
+def bound_step(name: str, options: Named) -> Step:
     """The step of STEPS called `name`, its options filled in."""
     return partial(STEPS[name], **options)

@@ -7,13 +7,13 @@ is believed, along one random direction; where they disagree, `DoesNotFollow` is
 """
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ..arrays import Arrays, Named
 from . import finite_difference
-from .finite_difference import Arrays, Value
+from .finite_difference import Value
 
 STEP = 1e-30
 
@@ -37,7 +37,7 @@ class DoesNotFollow(ValueError):
     """The function does not carry complex numbers through."""
 
 
-def gradients(value: Value, variables: Mapping[str, Any], seed: int) -> tuple[float, Arrays, Arrays]:
+def gradients(value: Value, variables: Named, seed: int) -> tuple[float, Arrays, Arrays]:
     """(value, gradient or inner products by variable, directions of the latter). Raises DoesNotFollow."""
     point = {name: np.array(variable) for name, variable in variables.items()}
     found: Arrays = {}

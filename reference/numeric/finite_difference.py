@@ -13,14 +13,14 @@ at the cost of four more values a derivative. Where (1) does not shrink with h, 
 then told beside the middle, for any number between is what some convention chooses. Where f is smooth nothing changes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import differentiate
 
-Arrays = dict[str, npt.NDArray[Any]]
+from ..arrays import Array, Arrays, Named
+
 Value = Callable[[Arrays], Any]
 
 ENTRIES = 80  # up to this size every entry, above it random directions
@@ -29,19 +29,19 @@ NEAR, SHRINK = 1e-4, 8.0  # h of (1) in steps, and by how much it shrinks: a kin
 SAFETY = 10.0  # the estimate is a difference between two orders: no bound
 
 
-def lines(variable: npt.NDArray[Any], seed: int) -> npt.NDArray[Any] | None:
+def lines(variable: Array, seed: int) -> Array | None:
     """None for entry by entry, or the random directions (DIRECTIONS, shape)."""
     if variable.size <= ENTRIES:
         return None
     return np.random.default_rng([seed, variable.size]).choice((-1.0, 1.0), size=(DIRECTIONS, *variable.shape))
 
 
-def units(variable: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def units(variable: Array) -> Array:
     """The unit vectors (size, shape)."""
     return np.eye(variable.size).reshape(variable.size, *variable.shape)
 
 
-def gradients(value: Value, variables: Mapping[str, Any], seed: int) -> tuple[float, Arrays, Arrays, dict[str, float], Arrays]:
+def gradients(value: Value, variables: Named, seed: int) -> tuple[float, Arrays, Arrays, dict[str, float], Arrays]:
     """(value, gradient or inner products by variable, directions of the latter, absolute uncertainty, kinks by variable).
 
     The last: half the gap between the one-sided derivatives, in the shape of what is found; only where there is a kink.
@@ -65,17 +65,17 @@ def gradients(value: Value, variables: Mapping[str, Any], seed: int) -> tuple[fl
     return float(value(point)), found, directions, uncertainty, kinks
 
 
-def _line(value: Value, point: Arrays, name: str, direction: npt.NDArray[Any]) -> tuple[Any, float]:
+def _line(value: Value, point: Arrays, name: str, direction: Array) -> tuple[Any, float]:
     """(the function along the direction, the step of differences)."""
 
-    def along(distance: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def along(distance: Array) -> Array:
         values = [float(value({**point, name: point[name] + d * direction})) for d in np.ravel(distance)]
         return np.array(values).reshape(np.shape(distance))
 
     return along, 0.1 * max(1.0, float(np.max(np.abs(point[name] * (direction != 0)))))
 
 
-def _slope(value: Value, point: Arrays, name: str, direction: npt.NDArray[Any]) -> tuple[float, float, float]:
+def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[float, float, float]:
     """(derivative along the direction, its estimated error, half the gap where there is a kink)."""
     along, step = _line(value, point, name, direction)
     middle = float(value(point))
@@ -106,7 +106,7 @@ def _gap(along: Any, step: float, middle: float) -> float:
     return abs(float(near)) if abs(near) > max(rounding, abs(far) / 4) else 0.0
 
 
-def _of_all_entries(value: Value, point: Arrays, name: str, count: int) -> npt.NDArray[Any]:
+def _of_all_entries(value: Value, point: Arrays, name: str, count: int) -> Array:
     """Half the gaps of all entries together, for each of so many directions: kinks up and down do not cancel in it."""
     middle = float(value(point))
     gaps = [_gap(*_line(value, point, name, unit), middle) for unit in units(point[name])]

@@ -15,19 +15,16 @@ result is not tight enough, the whole is computed again with twice the bits. A t
 both sides are exact: at a kink there is no derivative to enclose.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import flint
 import numpy as np
-import numpy.typing as npt
 from flint import arb, arb_mat
 
+from ..arrays import Array, Named
 from ..equations.parts import ScalarFunction
-
-Array: TypeAlias = npt.NDArray[Any]
-Named: TypeAlias = Mapping[str, Any]
 
 FIRST_BITS, MOST_BITS = 128, 4096
 TIGHT = 2.0**-80  # radius over midpoint that is wanted of every derivative: float64's is 2^-53

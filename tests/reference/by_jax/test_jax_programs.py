@@ -133,8 +133,8 @@ def lowered(function, *arguments):
         lambda a: a.astype(int),
     ],
 )
-def test_what_could_see_a_value_computed_twice_is_not_compiled_hastily(function):
-    assert not jax_programs.bears_haste(lowered(function, a))
+def test_what_could_see_a_value_computed_twice_is_not_compiled_fast(function):
+    assert not jax_programs.bears_fast_compilation(lowered(function, a))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_what_could_see_a_value_computed_twice_is_not_compiled_hastily(function)
     ],
 )
 def test_what_is_smooth_or_compares_with_constants_is(function):
-    assert jax_programs.bears_haste(lowered(function, a))
+    assert jax_programs.bears_fast_compilation(lowered(function, a))
 
 
 def test_what_is_begun_is_compiled_once_on_another_thread_and_is_what_is_asked(compiled, monkeypatch):
