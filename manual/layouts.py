@@ -342,7 +342,9 @@ def _one_bias(b_in: Array, b_rec: Array, gradients: bool, named: tuple[str, str]
     return b_in
 
 
-def _taken(format: str, cell: str, tensors: Tensors, named: Mapping[str, str], symbols: Mapping[str, str] | None = None) -> Arrays:
+def _taken(
+    format: str, cell: str, tensors: Tensors, named: Mapping[str, str], symbols: Mapping[str, str] | None = None
+) -> Arrays:
     """base → array for each base whose name is in tensors, shapes checked; `named` is base → name."""
     if cell not in ORDERS[format]:
         raise ValueError(f"no cell is called {cell!r}; there are {', '.join(ORDERS[format])}")

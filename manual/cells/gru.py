@@ -56,7 +56,7 @@ The products of (1) and (2) are one for r and z, by (1) of manual.through_time.s
 Source: Cho et al. 2014 (before); the form "after" is cuDNN's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ from ..activations import sigmoid_and_complement
 from ..arrays import Array, Arrays
 from ..cell import Halves, Shapes, StepGradients, arriving
 from ..linear import linear, linear_backward, rows_of
-from ..through_time.sequences import Joined, Multiplier, NetInputs, empty, tiles, weight_gradient, width_of
+from ..through_time.sequences import Joined, Multiplier, NetInputs, TileInputs, empty, tiles, weight_gradient, width_of
 
 GATES = ("r", "z", "n")
 
@@ -174,9 +174,9 @@ class GRU(Halves):
         room = np.empty((together, 4, all_tiles[0].rows.stop, size), u_n.dtype)
         for tile in all_tiles:
             own, until = (tile.steps, tile.rows), h[tile.through]
-            mine = net.of(tile), net.turns(tile), u_n[own], until, room[: tile.count, :, : until.shape[1]]
+            mine = net.of(tile), u_n[own], until, room[: tile.count, :, : until.shape[1]]
             if isinstance(net_n, NetInputs):
-                done = _gates_after(*mine, net_n.of(tile)[:, 0], net_n.turns(tile))
+                done = _gates_after(*mine, net_n.of(tile))
             else:
                 done = _gates_before(*mine, net_n, seen[own])
             _slopes(*done, after, slopes[:, *own])
@@ -218,15 +218,16 @@ def _plus_diagonal(values: Array, matrices: Array) -> Array:
     return matrices
 
 
-def _gates_after(
-    a: Array, turns: Iterable[None], u: Array, h: Array, room: Array, v: Array, turns_n: Iterable[None]
-) -> tuple[Array, Array, Array]:
+def _gates_after(inputs: TileInputs, u: Array, h: Array, room: Array, inputs_n: TileInputs) -> tuple[Array, Array, Array]:
     """Fills h (n+1, r, H); r̄, z̄, in place of a (n, 2, r, H); r, z, n, h_{t−1} − n (n, 4, r, H); v."""
-    gates, (r, z, n, apart) = room[:, :2], room.swapaxes(0, 1)
+    a, v, gates = inputs.a, inputs_n.a[:, 0], room[:, :2]
+    r, z, n, apart = room.swapaxes(0, 1)
+    every = zip(h[:-1], h[1:], a, u, v, gates, r, z, n, apart, strict=True)
     one, kept, infinite = np.ones((), a.dtype), np.empty_like(h[0]), list[str]()
     with np.errstate(over="call", call=lambda kind, _: infinite.append(kind)):
-        every = zip(turns, turns_n, h, h[1:], a, u, v, gates, r, z, n, apart, strict=False)
-        for _, _, h_prev, h_t, a_t, u_t, v_t, gates_t, r_t, z_t, n_t, apart_t in every:  # their turns: (1), (2)
+        for h_prev, h_t, a_t, u_t, v_t, gates_t, r_t, z_t, n_t, apart_t in every:
+            inputs.compute_next()  # (1), (2), r and z, into a_t
+            inputs_n.compute_next()  # (2), n, into v_t
             np.exp(a_t, out=a_t)
             np.add(a_t, one, out=gates_t)
             np.reciprocal(gates_t, out=gates_t)  # (3)
@@ -240,15 +241,17 @@ def _gates_after(
 
 
 def _gates_before(
-    a: Array, turns: Iterable[None], u: Array, h: Array, room: Array, product: Multiplier, seen: Array
+    inputs: TileInputs, u: Array, h: Array, room: Array, product: Multiplier, seen: Array
 ) -> tuple[Array, Array, Array]:
     """The same, and r ⊙ h_{t−1}, in place of v."""
-    gates, (r, z, n, apart) = room[:, :2], room.swapaxes(0, 1)
+    a, gates = inputs.a, room[:, :2]
+    r, z, n, apart = room.swapaxes(0, 1)
+    every = zip(h[:-1], h[1:], a, u, seen, gates, r, z, n, apart, strict=True)
     (filled,), ((kept,),) = product.room(1, h.shape[1])
     one, infinite = np.ones((), a.dtype), list[str]()
     with np.errstate(over="call", call=lambda kind, _: infinite.append(kind)):
-        every = zip(turns, h, h[1:], a, u, seen, gates, r, z, n, apart, strict=False)
-        for _, h_prev, h_t, a_t, u_t, seen_t, gates_t, r_t, z_t, n_t, apart_t in every:  # its turn: (1), (2)
+        for h_prev, h_t, a_t, u_t, seen_t, gates_t, r_t, z_t, n_t, apart_t in every:
+            inputs.compute_next()  # (1), (2), r and z, into a_t
             np.exp(a_t, out=a_t)
             np.add(a_t, one, out=gates_t)
             np.reciprocal(gates_t, out=gates_t)  # (3)

@@ -46,7 +46,6 @@ product each, by (1) and (2) of manual.through_time.sequences.
 Source: Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +55,7 @@ from ..activations import sigmoid_and_complement
 from ..arrays import Array, Arrays
 from ..cell import Halves, Shapes, StepGradients, are_zeros, arriving
 from ..linear import linear, linear_backward
-from ..through_time.sequences import Joined, Multiplier, NetInputs, empty, joined_backward, tiles
+from ..through_time.sequences import Joined, Multiplier, NetInputs, TileInputs, empty, joined_backward, tiles
 
 GATES = ("i", "f", "g", "o")
 
@@ -142,7 +141,7 @@ class LSTM(Halves):
         room = np.empty((all_tiles[0].count, 6, all_tiles[0].rows.stop, size), W_hh.dtype)
         for tile in all_tiles:
             h_own, c_own, own = h[tile.through], c[tile.through], (slice(None), tile.steps, tile.rows)
-            gates = _gates(net.of(tile), net.turns(tile), h_own, c_own, room[: tile.count, :, : h_own.shape[1]])
+            gates = _gates(net.of(tile), h_own, c_own, room[: tile.count, :, : h_own.shape[1]])
             _slopes(*gates, h_own[1:], by_h[own], by_c[own])
         return {"h": h, "c": c}, {"joined": joined.rows, "by_h": by_h, "by_c": by_c}
 
@@ -174,13 +173,21 @@ def _turned(stacked: Array) -> Array:
     return turned
 
 
-def _gates(a: Array, turns: Iterable[None], h: Array, c: Array, room: Array) -> tuple[Array, Array, Array]:
-    """Fills h and c (n+1, r, H): e⁻ᵃ of o, i, f and g, in place of a (n, 4, r, H); o, i, f; i g, f c_{t−1}, tanh c."""
-    gates, terms, decay, g, (o, i, f, i_g, f_c, tanh_c) = room[:, :3], room[:, 3:], a[:, :3], a[:, 3], room.swapaxes(0, 1)
+def _gates(inputs: TileInputs, h: Array, c: Array, room: Array) -> tuple[Array, Array, Array]:
+    """Fills h and c (n+1, r, H), one step after the other.
+
+    Told are e⁻ᵃ of o, i, f, and g, in the place of a (n, 4, r, H); o, i, f; i g, f c_{t−1}, tanh c.
+    """
+    a, gates, terms = inputs.a, room[:, :3], room[:, 3:]
+    decay, g = a[:, :3], a[:, 3]
+    o, i, f = gates.swapaxes(0, 1)
+    i_g, f_c, tanh_c = terms.swapaxes(0, 1)
+    before_and_after = c[:-1], c[1:], h[1:]
+    every = zip(*before_and_after, decay, g, gates, o, i, f, i_g, f_c, tanh_c, strict=True)
     one, infinite = np.ones((), a.dtype), list[str]()
     with np.errstate(over="call", call=lambda kind, _: infinite.append(kind)):
-        every = zip(turns, c, h[1:], c[1:], decay, g, gates, o, i, f, i_g, f_c, tanh_c, strict=False)
-        for _, c_prev, h_t, c_t, decay_t, g_t, gates_t, o_t, i_t, f_t, i_g_t, f_c_t, tanh_c_t in every:  # its turn: (1)
+        for c_prev, c_t, h_t, decay_t, g_t, gates_t, o_t, i_t, f_t, i_g_t, f_c_t, tanh_c_t in every:
+            inputs.compute_next()  # (1), into decay_t and g_t
             np.exp(decay_t, out=decay_t)
             np.add(decay_t, one, out=gates_t)
             np.reciprocal(gates_t, out=gates_t)  # (2)

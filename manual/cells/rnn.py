@@ -97,8 +97,10 @@ class RNN(Halves):
         h, slope = joined.h, empty(joined.h[1:].shape, W_hh.dtype)
         net = NetInputs(joined.rows, joined.weights(W_hh, b_h, W_xh), joined.columns(W_xh), all_tiles[0].count)
         for tile in all_tiles:
-            z, h_own = net.of(tile)[:, 0], h[tile.through][1:]
-            for _, z_t, h_t in zip(net.turns(tile), z, h_own, strict=True):  # its turn: (1)
+            inputs, h_own = net.of(tile), h[tile.through][1:]
+            z = inputs.a[:, 0]
+            for z_t, h_t in zip(z, h_own, strict=True):
+                inputs.compute_next()  # (1), into z_t
                 if self.activation == "tanh":
                     np.tanh(z_t, out=h_t)  # (2)
                 else:

@@ -184,9 +184,7 @@ def past(tape: Tape, t: int, pulled_back: Arrays, total: Arrays) -> Arrays:
     return pulled_back if tape.mask is None else _select(tape.mask[t], pulled_back, total)  # (7)
 
 
-def backward(
-    cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None
-) -> SequenceGradients:
+def backward(cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None) -> SequenceGradients:
     """Gradients by (2)–(4), from cotangents e_1..e_T: name → (T, B, ·); by (8) with a chunk."""
     if not isinstance(cell, HoistedCell):
         return added_up(shares(cell, params, tape, cotangents, chunk))
@@ -241,9 +239,7 @@ def walk_deltas(
     return np.stack(deltas[::-1]), d_state
 
 
-def shares(
-    cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None
-) -> SequenceGradients:
+def shares(cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None) -> SequenceGradients:
     """The same with every term of (3) by itself, from the plain step_backward: params are (T, their shape)."""
     terms: list[tuple[Arrays, Array | None]] = []
 
@@ -314,9 +310,7 @@ def double_sum_terms(
             yield t, k, d_params
 
 
-def double_sum(
-    cell: Cell, params: Named, tape: Tape, cotangents: Named, window: int | None = None
-) -> Arrays:
+def double_sum(cell: Cell, params: Named, tape: Tape, cotangents: Named, window: int | None = None) -> Arrays:
     """∂L/∂W by (5), term by term: O(T²), the textbook's way; equal to `backward` when nothing is cut."""
     total: Arrays = {}
     for _, _, term in double_sum_terms(cell, params, tape, cotangents, window):

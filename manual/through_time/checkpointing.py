@@ -215,9 +215,7 @@ def _arrays(cache: Any) -> Iterator[Array]:
             yield from _arrays(each)
 
 
-def gradients(
-    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, chunk: int | None = None
-) -> bptt.SequenceGradients:
+def gradients(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, chunk: int | None = None) -> bptt.SequenceGradients:
     """`bptt.gradients` of a tape in blocks, by (2)–(4): whole gradients, of d_state d_0 alone, and no delta."""
     if not isinstance(tape.caches, Blocks):
         return bptt.gradients(cell, params, tape, cotangents, chunk)

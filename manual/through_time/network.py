@@ -248,9 +248,7 @@ class Network:
         reading = self.readout.value(params, states, inputs)
         return Pass(reading.loss, reading.y, tapes, states, dropout, reading)
 
-    def _run(
-        self, run: Direction, params: Named, inputs: Named, y: Array, mask: Array | None
-    ) -> bptt.Tape:
+    def _run(self, run: Direction, params: Named, inputs: Named, y: Array, mask: Array | None) -> bptt.Tape:
         """One run of the cell."""
         initial = {name: inputs[f"{name}{run.suffix}_0"] for name in self.state_names}
         own = run.own(params)
@@ -293,9 +291,7 @@ class Network:
         parts = dict(zip(names, np.split(d_y, ends[:-1], axis=-1), strict=True))
         return [{name: parts[name, run.suffix] for name in output_names(self.cell)} for run in layer]
 
-    def _sweep(
-        self, run: Direction, params: Named, tape: bptt.Tape, cotangents: Arrays, by_step: bool
-    ) -> bptt.SequenceGradients:
+    def _sweep(self, run: Direction, params: Named, tape: bptt.Tape, cotangents: Arrays, by_step: bool) -> bptt.SequenceGradients:
         own = run.own(params)
         if self.window is not None:
             cut = truncation.shares if by_step else truncation.backward

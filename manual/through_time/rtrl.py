@@ -19,7 +19,6 @@ BPTT keeps T·B·S numbers and takes B·|W| multiplications a step. For a vanill
 Williams and Zipser 1989 ("A learning algorithm for continually running fully recurrent neural networks", eqs. 7–10).
 """
 
-
 import numpy as np
 
 from .. import jacobians

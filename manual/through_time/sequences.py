@@ -13,7 +13,7 @@ faster by panels of columns.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any
@@ -174,26 +174,34 @@ def tiles(steps: int, batch: int, row_bytes: int) -> list[Tile]:
 
 
 class NetInputs:
-    """a_t = W s_t (blocks, B, ·), each computed when its turn comes, because s_t waits for the state before it."""
+    """a_t = W s_t (blocks, B, ·), computed step by step, because s_t waits for the state before it."""
 
     def __init__(self, rows: Array, W: Array, columns: Sequence[Any], steps: int, blocks: int = 1) -> None:
         self.rows, self.columns, batch = rows, columns, rows.shape[1]
         self.product = Multiplier(W, batch, blocks)
         self.filled, self.a = self.product.room(steps, batch)
 
-    def of(self, tile: Tile) -> Array:
-        """Where those of the tile stand: (steps, blocks, rows, ·)."""
-        return self.a[: tile.count, :, tile.rows]
+    def of(self, tile: Tile) -> "TileInputs":
+        """Those of the tile, in memory that each tile uses again."""
+        return TileInputs(self, tile)
 
-    def turns(self, tile: Tile) -> Iterator[None]:
-        """Computes the net input of the tile's next step whenever it is advanced.
 
-        It does so for all rows, in the first of the tiles that have some rows of that step; for the others it is there already.
-        """
-        every = zip(self.rows[tile.steps], self.columns[tile.steps], self.filled, self.a, strict=False)
-        for row, column, filled, a in every:
-            if not tile.rows.start:
-                self.product.times(row, filled)
-                if column is not None:
-                    np.add(a, column.reshape(len(column), len(a), -1).swapaxes(0, 1), out=a)
-            yield
+class TileInputs:
+    """The net inputs of one tile: a (steps, blocks, rows, ·), of which `compute_next` fills one step a call."""
+
+    def __init__(self, net: NetInputs, tile: Tile) -> None:
+        self.a = net.a[: tile.count, :, tile.rows]
+        self.product = net.product
+        # The first of the tiles that have some rows of a step computes it for all rows.
+        self.are_there = tile.rows.start > 0
+        of_steps = net.rows[tile.steps], net.columns[tile.steps], net.filled, net.a
+        self.waiting = zip(*of_steps, strict=False)
+
+    def compute_next(self) -> None:
+        """a_t of the tile's next step; the state before it must be there."""
+        if self.are_there:
+            return
+        row, column, filled, a = next(self.waiting)
+        self.product.times(row, filled)
+        if column is not None:
+            np.add(a, column.reshape(len(column), len(a), -1).swapaxes(0, 1), out=a)

@@ -27,7 +27,6 @@ is, cheaper than (3) once K is several times S.
 K ≥ T − 1 cuts nothing, and is the plain walk itself. Source of the truncation: Williams and Peng 1990, BPTT(h).
 """
 
-
 import numpy as np
 
 from .. import jacobians
@@ -38,9 +37,7 @@ from . import bptt
 BLOCKS_PAY = 4  # how many times S the window must be before two products of (S, S) matrices a step cost less than K vectors
 
 
-def backward(
-    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
-) -> bptt.SequenceGradients:
+def backward(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> bptt.SequenceGradients:
     """Gradients by (2), from cotangents e_1..e_T: name → (T, B, ·). Raises ValueError for a negative window."""
     if cuts_nothing(tape, window):
         return bptt.backward(cell, params, tape, cotangents)
@@ -54,9 +51,7 @@ def backward(
     return bptt.SequenceGradients(d_params, d_x, totals, delta)
 
 
-def shares(
-    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
-) -> bptt.SequenceGradients:
+def shares(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> bptt.SequenceGradients:
     """The same with each step's term of (2) by itself, from the plain step_backward: params are (T, their shape)."""
     if cuts_nothing(tape, window):
         return bptt.shares(cell, params, tape, cotangents)
@@ -70,18 +65,14 @@ def cuts_nothing(tape: bptt.Tape, window: int) -> bool:
     return window >= tape.steps - 1
 
 
-def windowed_totals(
-    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
-) -> Arrays:
+def windowed_totals(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> Arrays:
     """d_1..d_T by (1) and d_0 by (2): name → (T+1, B, ·), by ages or by blocks, whichever costs less."""
     size = sum(trajectory.shape[-1] for trajectory in tape.states.values())
     by_blocks = hasattr(cell, "step_jacobian") and window > BLOCKS_PAY * size
     return (totals_by_blocks if by_blocks else totals_by_ages)(cell, params, tape, cotangents, window)
 
 
-def totals_by_ages(
-    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
-) -> Arrays:
+def totals_by_ages(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> Arrays:
     """d_1..d_T by (3), and d_0 by (2)."""
     ages: Arrays = {name: value[:0] for name, value in tape.states.items()}  # (age, B, ·)
     totals: list[Arrays] = []
@@ -102,9 +93,7 @@ def _pull_back(cell: Cell, params: Named, cache: Arrays, ages: Arrays) -> Arrays
     return {name: np.stack([each[name] for each in pulled]) for name in ages}
 
 
-def totals_by_blocks(
-    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
-) -> Arrays:
+def totals_by_blocks(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> Arrays:
     """d_1..d_T by (4), and d_0 by (2)."""
     local = jacobians.state_jacobians(cell, params, tape)  # J_{t+1} at index t
     e = jacobians.flatten_state({name: cotangents[name] for name in tape.states})
