@@ -7,12 +7,14 @@
     softplus   φ(z) = log(1 + eᶻ)         φ′(z) = σ(z)                  (5)
     positive   g(z) = z + ½ if z ≥ 0, else σ(z)    g′(z) = 1 if z ≥ 0, else σ′(z)    (6)
 
-Values are array-API code, `value(xp, z)`; derivatives are NumPy, `derivative(z, value)`, and receive φ(z) beside z
-because (1) and (2) are cheaper in it. z is the net input (pre-activation): 1 − z² in place of 1 − φ(z)² is a
-classic mistake. relu has no derivative at z = 0; (3) takes 0 there, as torch.relu and jax.nn.relu do. The textbook's
-σ (1 − σ) subtracts nearly equal numbers where σ is close to 1 and loses all digits of a saturated unit; σ(−z) has them. (1)
-has the same weakness and keeps it, as torch and jax do: the error is one unit in the last place of 1, not of φ′. (6) is
-continuous with a kink at 0, where its derivative jumps from ¼ to 1; (6) takes 1 there (Feng et al. 2024, appendix B).
+Values are array-API code, `value(xp, z)`; derivatives are NumPy, `derivative(z, value)`, and
+receive φ(z) beside z because (1) and (2) are cheaper in it. z is the net input (pre-activation): 1
+− z² in place of 1 − φ(z)² is a classic mistake. relu has no derivative at z = 0; (3) takes 0 there,
+as torch.relu and jax.nn.relu do. The textbook's σ (1 − σ) subtracts nearly equal numbers where σ is
+close to 1 and loses all digits of a saturated unit; σ(−z) has them. (1) has the same weakness and
+keeps it, as torch and jax do: the error is one unit in the last place of 1, not of φ′. (6) is
+continuous with a kink at 0, where its derivative jumps from ¼ to 1; (6) takes 1 there (Feng et al.
+2024, appendix B).
 """
 
 from collections.abc import Callable

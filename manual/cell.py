@@ -1,16 +1,18 @@
 """What a cell offers to the time loop: the step form, and two halves of it that let work be hoisted out of the loop.
 
-The step form is the contract: `step` and, under it, `step_backward`. Most cells compute a net input that is linear in x,
+The step form is the contract: `step` and, under it, `step_backward`. Most cells compute a net input
+that is linear in x,
 
     a_t = W_xh x_t + b_h + (what waits for s_{t−1})             (1)
 
-so that a step falls into `project` (for every step at once) and `recur`, and its backward into `delta` = ∂L/∂a_t, which recurs,
-and `accumulate`, in which every weight gradient is one product over all steps. `Halves` puts the step form together from them.
+so that a step falls into `project` (for every step at once) and `recur`, and its backward into
+`delta` = ∂L/∂a_t, which recurs, and `accumulate`, in which every weight gradient is one product
+over all steps. `Halves` puts the step form together from them.
 
-A cell may give the same equations once more as a sequence form, `sequence` and `sequence_backward`: a loop of its own that writes
-into memory laid out beforehand, and computes before and after it, for every step at once, whatever does not recur. It is for
-speed, and holds for the step that the cell takes: a subclass that changes the step has none. Beside the step form it
-differs by rounding.
+A cell may give the same equations once more as a sequence form, `sequence` and `sequence_backward`:
+a loop of its own that writes into memory laid out beforehand, and computes before and after it, for
+every step at once, whatever does not recur. It is for speed, and holds for the step that the cell
+takes: a subclass that changes the step has none. Beside the step form it differs by rounding.
 """
 
 from typing import Any, Protocol, TypeAlias, TypeGuard, cast, runtime_checkable
@@ -26,8 +28,9 @@ StepGradients: TypeAlias = tuple[Arrays, Array | None, Arrays]
 class Cell(Protocol):
     """What a cell must offer; no base class is needed.
 
-    It may say besides: `output_names`, the parts of its state that are its output to what comes after, if that is not h; and
-    `initialise(rng, input_size, hidden_size, batch)`, its own draw of some parameters and initial states ("n_0").
+    It may say besides: `output_names`, the parts of its state that are its output to what comes
+    after, if that is not h; and `initialise(rng, input_size, hidden_size, batch)`, its own draw of
+    some parameters and initial states ("n_0").
     """
 
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
@@ -75,10 +78,13 @@ class SequenceCell(Cell, HoistedCell, Protocol):
         """(s_0..s_T by name, (T+1, B, ·); tape) over x (T, B, I), or tokens (T, B), from the state s_0, (B, ·) by name."""
         ...
 
-    def sequence_backward(self, params: Any, x: Array, tape: Arrays, cotangents: Any, carry: Arrays | None) -> StepGradients:
+    def sequence_backward(
+        self, params: Any, x: Array, tape: Arrays, cotangents: Any, carry: Arrays | None
+    ) -> StepGradients:
         """(d_params, d_x, ∂L/∂s_0 by name) from cotangents e_1..e_T: name → (T, B, ·).
 
-        carry is the part of ∂L/∂s_T that comes through steps after T, (B, ·) by name; None if there are none.
+        carry is the part of ∂L/∂s_T that comes through steps after T, (B, ·) by name; None if there
+        are none.
         """
         ...
 
@@ -89,7 +95,9 @@ STEP_FORM = ("step", "step_backward", "project", "recur", "delta", "accumulate")
 def has_sequence_form(cell: Any) -> TypeGuard[SequenceCell]:
     """Whether the cell has a sequence form, and of the very step that it takes."""
     kind = cast(Any, type(cell))
-    if not callable(getattr(kind, "sequence", None)) or not callable(getattr(kind, "sequence_backward", None)):
+    if not callable(getattr(kind, "sequence", None)) or not callable(
+        getattr(kind, "sequence_backward", None)
+    ):
         return False
     return all(_is_by_its_author(kind, name) for name in STEP_FORM)
 

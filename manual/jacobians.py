@@ -6,13 +6,16 @@ With the whole state flattened to S numbers per row, s_t (B, S), numerator layou
     P_{t,k} = ∂s_t/∂s_k = J_t J_{t−1} ⋯ J_{k+1},   P_{t,t} = I     (newest factor on the left)   (2)
     P_{t,k} = P_{t,k+1} J_{k+1}                                                            (3)
 
-`norms` are spectral: ‖P‖₂ is the largest factor by which any gradient grows on the way from t back to k. What is known of it
-is ‖P_{t,k}‖ ≤ Π ‖J_j‖: the largest singular value of W_hh times max|φ′| below 1 is sufficient for vanishing, and so the same
-above 1 is necessary for exploding (Pascanu, Mikolov and Bengio 2013, section 2.1). Neither holds with eigenvalues in place of
-singular values, as it is often quoted: a nilpotent W_hh, whose spectral radius is 0, can let gradients grow at every step.
+`norms` are spectral: ‖P‖₂ is the largest factor by which any gradient grows on the way from t back
+to k. What is known of it is ‖P_{t,k}‖ ≤ Π ‖J_j‖: the largest singular value of W_hh times max|φ′|
+below 1 is sufficient for vanishing, and so the same above 1 is necessary for exploding (Pascanu,
+Mikolov and Bengio 2013, section 2.1). Neither holds with eigenvalues in place of singular values,
+as it is often quoted: a nilpotent W_hh, whose spectral radius is 0, can let gradients grow at every
+step.
 
-The long-run growth rates are the Lyapunov exponents λ_i = lim (1/T) log σ_i(P_{T,0}), computed without forming the product,
-which would under- or overflow, by re-orthonormalising at each step (Engelken, Wolf and Abbott 2023):
+The long-run growth rates are the Lyapunov exponents λ_i = lim (1/T) log σ_i(P_{T,0}), computed
+without forming the product, which would under- or overflow, by re-orthonormalising at each step
+(Engelken, Wolf and Abbott 2023):
 
     Q_t R_t = J_t Q_{t−1},    λ_i = (1/T) Σ_t log |R_t[i, i]|                              (4)
 """
@@ -51,7 +54,9 @@ def state_jacobians(cell: Cell, params: Named, tape: bptt.Tape) -> Array:
     parts: list[Array] = []
     for start in range(0, tape.steps, together):
         caches = tape.caches[start : start + together]
-        local = cast(Any, cell).step_jacobian(params, {n: rows_of(v, 2) for n, v in bptt.stack_caches(caches).items()})
+        local = cast(Any, cell).step_jacobian(
+            params, {n: rows_of(v, 2) for n, v in bptt.stack_caches(caches).items()}
+        )
         parts.append(local.reshape(len(caches), *first.shape, first.shape[-1]))
     found = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return found if tape.mask is None else _kept(tape.mask, found)
@@ -60,13 +65,19 @@ def state_jacobians(cell: Cell, params: Named, tape: bptt.Tape) -> Array:
 def state_jacobian(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Array:
     """J_{t+1} alone: (B, S, S)."""
     one_step = getattr(cell, "step_jacobian", None)
-    local = _rows_by_backward(cell, params, tape, t) if one_step is None else one_step(params, tape.caches[t])
+    local = (
+        _rows_by_backward(cell, params, tape, t)
+        if one_step is None
+        else one_step(params, tape.caches[t])
+    )
     return local if tape.mask is None else _kept(tape.mask[t], local)
 
 
 def _kept(mask: Array, local: Array) -> Array:
     """The identity for rows that have no step."""
-    return np.where(mask.astype(bool)[..., None, None], local, np.eye(local.shape[-1], dtype=local.dtype))
+    return np.where(
+        mask.astype(bool)[..., None, None], local, np.eye(local.shape[-1], dtype=local.dtype)
+    )
 
 
 def _rows_by_backward(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Array:
@@ -77,7 +88,9 @@ def _rows_by_backward(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Arr
     for i in range(shape[-1]):
         unit = np.zeros(shape, dtype=next(iter(like.values())).dtype)
         unit[:, i] = 1
-        rows.append(flatten_state(cell.step_backward(params, tape.caches[t], split_state(unit, like))[2]))
+        rows.append(
+            flatten_state(cell.step_backward(params, tape.caches[t], split_state(unit, like))[2])
+        )
     return np.stack(rows, axis=1)
 
 
@@ -109,7 +122,8 @@ def singular_values(products: Array) -> Array:
 def growth_rates(jacobians: Array) -> Array:
     """Lyapunov exponents λ (B, S) per step by (4), largest first.
 
-    A direction that dies out is −inf where R is exactly zero, else what rounding leaves of it: about log ε for that step.
+    A direction that dies out is −inf where R is exactly zero, else what rounding leaves of it:
+    about log ε for that step.
     """
     steps, batch, size = jacobians.shape[:3]
     frame = np.broadcast_to(np.eye(size, dtype=jacobians.dtype), (batch, size, size))
@@ -124,7 +138,8 @@ def growth_rates(jacobians: Array) -> Array:
 def contribution_norms(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named) -> Arrays:
     """‖(∂⁺s_k/∂W)ᵀ P_{t,k}ᵀ e_t‖ by parameter: (T+1, T+1), entry [t, k]; NaN where there is no such term.
 
-    The terms themselves add up to the gradient (the double sum of manual.through_time.bptt); steps are counted from 1.
+    The terms themselves add up to the gradient (the double sum of manual.through_time.bptt); steps
+    are counted from 1.
     """
     size = tape.steps + 1
     norms: Arrays = {}

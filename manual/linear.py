@@ -7,9 +7,9 @@
     dW[:, k] = Σ over the positions whose token is k of δ                                   (3)
     dx = Wᵀ δ       (a token has no gradient)                                               (4)
 
-(3) must accumulate: a token that occurs twice has two terms, and `dW[:, tokens] += δ` in NumPy keeps only one of
-them. Leading axes are free: one step (B, …) and a whole sequence (T, B, …) are the same code, and for the sequence
-(2) is one matrix product.
+(3) must accumulate: a token that occurs twice has two terms, and `dW[:, tokens] += δ` in NumPy
+keeps only one of them. Leading axes are free: one step (B, …) and a whole sequence (T, B, …) are
+the same code, and for the sequence (2) is one matrix product.
 """
 
 from typing import Any

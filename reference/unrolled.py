@@ -1,12 +1,13 @@
 """A loss over a sequence, given by its step, so that its gradient can also be cut.
 
-Truncated backpropagation is no gradient of the loss; it is the gradient of another function, in which states are held fixed at
-certain places. With each loss going back at most K steps (windowed truncation; Williams and Peng 1990),
+Truncated backpropagation is no gradient of the loss; it is the gradient of another function, in
+which states are held fixed at certain places. With each loss going back at most K steps (windowed
+truncation; Williams and Peng 1990),
 
     L_K = Σ_t ℓ_t(s_t),   s_t = step(… step(stop(s_{t−K−1}), x_{t−K}) …, x_t)       (1)
 
-where stop(·) is a constant to differentiation, and the window of t holds K + 1 steps: t itself and K earlier ones. Nothing is cut
-where the window reaches s_0.
+where stop(·) is a constant to differentiation, and the window of t holds K + 1 steps: t itself and
+K earlier ones. Nothing is cut where the window reaches s_0.
 """
 
 from collections.abc import Callable
@@ -49,7 +50,11 @@ class Unrolled:
             for t in range(len(at)):
                 first = max(0, t - window)
                 start = trajectory[first]
-                state = start if first == 0 else {name: stop_gradient(value) for name, value in start.items()}
+                state = (
+                    start
+                    if first == 0
+                    else {name: stop_gradient(value) for name, value in start.items()}
+                )
                 for k in range(first, t + 1):
                     state = self.step(xp, params, state, at[k])  # (1)
                 trajectory.append(state)

@@ -10,13 +10,16 @@ Forward, for t = 1..T (conventions: manual/__init__.py):
     re_t = λ_re ⊙ re_{t−1} − λ_im ⊙ im_{t−1} + u_re             (4)   s_t = λ s_{t−1} + u_t
     im_t = λ_im ⊙ re_{t−1} + λ_re ⊙ im_{t−1} + u_im
 
-with λ_re = r cos φ, λ_im = r sin φ. What comes after reads (re, im): Re(C s_t) is a real linear map of the two, that of a head.
+with λ_re = r cos φ, λ_im = r sin φ. What comes after reads (re, im): Re(C s_t) is a real linear map
+of the two, that of a head.
 
-Rounded to float64, r is 1 where e^ν is below 2⁻⁵⁴, half of the gap between 1 and the number before it: for ν < −54 log 2 ≈
-−37.43. NumPy's exp, which may be off by one such gap, can give the number before 1 down to ν ≈ −37.64.
+Rounded to float64, r is 1 where e^ν is below 2⁻⁵⁴, half of the gap between 1 and the number before
+it: for ν < −54 log 2 ≈ −37.43. NumPy's exp, which may be off by one such gap, can give the number
+before 1 down to ν ≈ −37.64.
 
-Backward. All derivatives are by the real parts, dre_t = ∂L/∂re_t and dim_t = ∂L/∂im_t, so that no convention of complex gradients
-enters: torch's complex gradient is dre + i dim, jax.grad's its conjugate dre − i dim. With total derivatives at step t,
+Backward. All derivatives are by the real parts, dre_t = ∂L/∂re_t and dim_t = ∂L/∂im_t, so that no
+convention of complex gradients enters: torch's complex gradient is dre + i dim, jax.grad's its
+conjugate dre − i dim. With total derivatives at step t,
 
     dre_{t−1} =  λ_re ⊙ dre_t + λ_im ⊙ dim_t                    (5)   dre + i dim is multiplied by λ̄, the conjugate
     dim_{t−1} = −λ_im ⊙ dre_t + λ_re ⊙ dim_t
@@ -31,8 +34,9 @@ The Jacobian of one step does not depend on the data:
 
     J = [[diag λ_re, −diag λ_im], [diag λ_im, diag λ_re]],   ‖Jⁿ‖ = (max r)ⁿ < 1                        (11)
 
-Source: Orvieto et al. 2023, "Resurrecting recurrent neural networks for long sequences", section 3.3 (λ) and 3.4 (γ); the draw of
-ν, θ and γ is their appendix A: λ uniform in a ring, γ = log √(1 − |λ|²).
+Source: Orvieto et al. 2023, "Resurrecting recurrent neural networks for long sequences", section
+3.3 (λ) and 3.4 (γ); the draw of ν, θ and γ is their appendix A: λ uniform in a ring, γ = log √(1 −
+|λ|²).
 """
 
 from dataclasses import dataclass
@@ -49,8 +53,9 @@ from ..linear import linear, linear_backward
 class LRU(Halves):
     """s_t = λ s_{t−1} + e^γ B x_t, complex s in two real parts.
 
-    Parameters nu, theta, gamma (H,) and W_xh (2H, I), B's real part over its imaginary; states re and im (B, H), both of them
-    output; x is (B, I), or tokens (B,). `initialise` draws |λ| between radius_min and radius_max.
+    Parameters nu, theta, gamma (H,) and W_xh (2H, I), B's real part over its imaginary; states re
+    and im (B, H), both of them output; x is (B, I), or tokens (B,). `initialise` draws |λ| between
+    radius_min and radius_max.
     """
 
     radius_min: float = 0.5
@@ -66,7 +71,9 @@ class LRU(Halves):
         """re, then im."""
         return {"re": (hidden_size,), "im": (hidden_size,)}
 
-    def initialise(self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int) -> Arrays:
+    def initialise(
+        self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int
+    ) -> Arrays:
         """nu, theta and gamma: λ uniform in the ring between the radii, over the upper and lower half plane."""
         del input_size, batch
         low, high = self.radius_min**2, self.radius_max**2
@@ -103,10 +110,15 @@ class LRU(Halves):
         del cache
         lambda_re, lambda_im = eigenvalues(np, params)
         d_re, d_im = d_state["re"], d_state["im"]
-        previous = {"re": lambda_re * d_re + lambda_im * d_im, "im": lambda_re * d_im - lambda_im * d_re}  # (5)
+        previous = {
+            "re": lambda_re * d_re + lambda_im * d_im,
+            "im": lambda_re * d_im - lambda_im * d_re,
+        }  # (5)
         return np.concatenate([d_re, d_im], axis=-1), previous
 
-    def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
+    def accumulate(
+        self, params: Arrays, cache: Arrays, delta: Array
+    ) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 2H) = (dre, dim)."""
         size = len(params["nu"])
         scale, (lambda_re, lambda_im) = np.exp(params["gamma"]), eigenvalues(np, params)
@@ -116,9 +128,13 @@ class LRU(Halves):
         d_lambda_re = np.sum(d_re * re_prev + d_im * im_prev, axis=0)  # (6)
         d_lambda_im = np.sum(d_im * re_prev - d_re * im_prev, axis=0)
         d_nu = -np.exp(params["nu"]) * (d_lambda_re * lambda_re + d_lambda_im * lambda_im)  # (7)
-        d_theta = np.exp(params["theta"]) * (d_lambda_im * lambda_re - d_lambda_re * lambda_im)  # (8)
+        d_theta = np.exp(params["theta"]) * (
+            d_lambda_im * lambda_re - d_lambda_re * lambda_im
+        )  # (8)
         d_gamma = np.sum(d_re * u[:, :size] + d_im * u[:, size:], axis=0)  # (9)
-        d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta * np.concatenate([scale, scale]))  # (10)
+        d_W_xh, d_x = linear_backward(
+            params["W_xh"], cache["x"], delta * np.concatenate([scale, scale])
+        )  # (10)
         return {"nu": d_nu, "theta": d_theta, "gamma": d_gamma, "W_xh": d_W_xh}, d_x
 
 

@@ -19,7 +19,8 @@ The Jacobian of one step is diagonal, with entries in (0, 1):
 
 so that gradients can vanish and never explode.
 
-Source: Feng, Tung, Hajimirsadeghi, Ahmed and Bengio 2024, "Were RNNs all we needed?", section 3.1; φ of appendix B.
+Source: Feng, Tung, Hajimirsadeghi, Ahmed and Bengio 2024, "Were RNNs all we needed?", section 3.1;
+φ of appendix B.
 """
 
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ class MinGRU(Halves):
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """J_t by (8): (B, H, H)."""
         del params
-        return cache["not_z"][:, :, None] * np.eye(cache["z"].shape[-1], dtype=cache["z"].dtype)  # (8)
+        return cache["not_z"][:, :, None] * np.eye(
+            cache["z"].shape[-1], dtype=cache["z"].dtype
+        )  # (8)
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -81,7 +84,12 @@ class MinGRU(Halves):
         delta_h = dh * z * ACTIVATIONS[self.activation].derivative(cache["a_h"], g)  # (5)
         return np.concatenate([delta_z, delta_h], axis=-1), {"h": dh * not_z}  # (6)
 
-    def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
+    def accumulate(
+        self, params: Arrays, cache: Arrays, delta: Array
+    ) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 2H)."""
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (7)
-        return {"W_xh": d_W_xh, "b_h": np.sum(delta.reshape(-1, delta.shape[-1]), axis=0)}, d_x  # (7)
+        return {
+            "W_xh": d_W_xh,
+            "b_h": np.sum(delta.reshape(-1, delta.shape[-1]), axis=0),
+        }, d_x  # (7)

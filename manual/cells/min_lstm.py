@@ -24,7 +24,8 @@ The Jacobian of one step is diagonal, with entries in (0, 1):
 
     J_t = diag(f′)                                              (12)
 
-Source: Feng, Tung, Hajimirsadeghi, Ahmed and Bengio 2024, "Were RNNs all we needed?", section 3.2; φ of appendix B.
+Source: Feng, Tung, Hajimirsadeghi, Ahmed and Bengio 2024, "Were RNNs all we needed?", section 3.2;
+φ of appendix B.
 """
 
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ from ..linear import linear, linear_backward
 class MinLSTM(Halves):
     """h_t = f′ h_{t−1} + i′ φ(·), gates of x alone with f′ + i′ = 1.
 
-    Parameters W_xh (3H, I), b_h (3H,), stacked f, i, h; state h (B, H); x is (B, I), or tokens (B,).
+    Parameters W_xh (3H, I), b_h (3H,), stacked f, i, h; state h (B, H); x is (B, I), or tokens
+    (B,).
     """
 
     activation: str = "positive"
@@ -58,7 +60,9 @@ class MinLSTM(Halves):
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """J_t by (12): (B, H, H)."""
         del params
-        return cache["keep"][:, :, None] * np.eye(cache["keep"].shape[-1], dtype=cache["keep"].dtype)  # (12)
+        return cache["keep"][:, :, None] * np.eye(
+            cache["keep"].shape[-1], dtype=cache["keep"].dtype
+        )  # (12)
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -77,7 +81,16 @@ class MinLSTM(Halves):
         a_h = projected[:, 2 * size :]
         g = ACTIVATIONS[self.activation].value(xp, a_h)  # (2)
         keep, write = f / (f + i), i / (f + i)  # (3)
-        cache = {"x": x, "h_prev": state["h"], "keep": keep, "write": write, "not_f": not_f, "not_i": not_i, "a_h": a_h, "g": g}
+        cache = {
+            "x": x,
+            "h_prev": state["h"],
+            "keep": keep,
+            "write": write,
+            "not_f": not_f,
+            "not_i": not_i,
+            "a_h": a_h,
+            "g": g,
+        }
         return {"h": keep * state["h"] + write * g}, cache  # (4)
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
@@ -90,7 +103,12 @@ class MinLSTM(Halves):
         delta_h = dh * write * ACTIVATIONS[self.activation].derivative(cache["a_h"], g)  # (9)
         return np.concatenate([delta_f, delta_i, delta_h], axis=-1), {"h": dh * keep}  # (10)
 
-    def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
+    def accumulate(
+        self, params: Arrays, cache: Arrays, delta: Array
+    ) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 3H)."""
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (11)
-        return {"W_xh": d_W_xh, "b_h": np.sum(delta.reshape(-1, delta.shape[-1]), axis=0)}, d_x  # (11)
+        return {
+            "W_xh": d_W_xh,
+            "b_h": np.sum(delta.reshape(-1, delta.shape[-1]), axis=0),
+        }, d_x  # (11)

@@ -5,7 +5,8 @@ Forward, for t = 1..T (conventions: manual/__init__.py), with a fixed number α:
     z_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)
     h_t = h_{t−1} + α φ(z_t)                                    (2)
 
-Backward, with dh_t the total derivative. h_{t−1} reaches h_t twice, by (2) directly and through z_t:
+Backward, with dh_t the total derivative. h_{t−1} reaches h_t twice, by (2) directly and through
+z_t:
 
     δ_t      = α φ′(z_t) ⊙ dh_t                                 (3)
     dh_{t−1} = dh_t + W_hhᵀ δ_t       (the identity path: no weight, no slope in it)    (4)
@@ -16,10 +17,11 @@ The Jacobian of one step
 
     J_t = I + α diag(φ′(z_t)) W_hh                              (7)
 
-has eigenvalues near 1 for small α, so that products of it neither vanish nor explode fast; the same with α a time step is Euler's
-method for the differential equation h′ = φ(z).
+has eigenvalues near 1 for small α, so that products of it neither vanish nor explode fast; the same
+with α a time step is Euler's method for the differential equation h′ = φ(z).
 
-Source: He, Zhang, Ren and Sun 2016 (identity shortcuts), eq. 1, in time; with α: Chang, Chen, Haber and Chi 2019, eq. 4.
+Source: He, Zhang, Ren and Sun 2016 (identity shortcuts), eq. 1, in time; with α: Chang, Chen, Haber
+and Chi 2019, eq. 4.
 """
 
 from dataclasses import dataclass
@@ -45,7 +47,11 @@ class ResidualRNN(Halves):
 
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """Shapes of W_xh, W_hh and b_h."""
-        return {"W_xh": (hidden_size, input_size), "W_hh": (hidden_size, hidden_size), "b_h": (hidden_size,)}
+        return {
+            "W_xh": (hidden_size, input_size),
+            "W_hh": (hidden_size, hidden_size),
+            "b_h": (hidden_size,),
+        }
 
     def state_shapes(self, hidden_size: int) -> Shapes:
         """The state is h alone."""
@@ -54,7 +60,9 @@ class ResidualRNN(Halves):
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """J_t by (7): (B, H, H)."""
         slope = self.alpha * ACTIVATIONS[self.activation].derivative(cache["z"], cache["phi"])
-        return np.eye(slope.shape[-1], dtype=slope.dtype) + slope[:, :, None] * params["W_hh"]  # (7)
+        return (
+            np.eye(slope.shape[-1], dtype=slope.dtype) + slope[:, :, None] * params["W_hh"]
+        )  # (7)
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -68,14 +76,25 @@ class ResidualRNN(Halves):
         """({"h": h_t}, cache) given projected = W_xh x_t + b_h."""
         z = projected + state["h"] @ params["W_hh"].T  # (1)
         phi = ACTIVATIONS[self.activation].value(xp, z)
-        return {"h": state["h"] + self.alpha * phi}, {"x": x, "h_prev": state["h"], "z": z, "phi": phi}  # (2)
+        return {"h": state["h"] + self.alpha * phi}, {
+            "x": x,
+            "h_prev": state["h"],
+            "z": z,
+            "phi": phi,
+        }  # (2)
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """(δ_t (B, H), {"h": dh_{t−1}})."""
-        delta = self.alpha * ACTIVATIONS[self.activation].derivative(cache["z"], cache["phi"]) * d_state["h"]  # (3)
+        delta = (
+            self.alpha
+            * ACTIVATIONS[self.activation].derivative(cache["z"], cache["phi"])
+            * d_state["h"]
+        )  # (3)
         return delta, {"h": d_state["h"] + delta @ params["W_hh"]}  # (4)
 
-    def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
+    def accumulate(
+        self, params: Arrays, cache: Arrays, delta: Array
+    ) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, H)."""
         rows = delta.reshape(-1, delta.shape[-1])
         h_prev = cache["h_prev"].reshape(-1, delta.shape[-1])

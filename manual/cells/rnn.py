@@ -5,9 +5,9 @@ Forward, for t = 1..T (conventions: manual/__init__.py):
     z_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)
     h_t = φ(z_t)                                                (2)
 
-Backward. Let dh_t = ∂L/∂h_t be the total derivative: the loss's own at step t plus what comes back from step t+1. z_t acts on
-L through h_t only, which gives (3) from (2); and h_{t−1}, x_t, W_xh, W_hh and b_h act within step t through z_t only, which gives
-the rest from (1):
+Backward. Let dh_t = ∂L/∂h_t be the total derivative: the loss's own at step t plus what comes back
+from step t+1. z_t acts on L through h_t only, which gives (3) from (2); and h_{t−1}, x_t, W_xh,
+W_hh and b_h act within step t through z_t only, which gives the rest from (1):
 
     δ_t      = ∂L/∂z_t = φ′(z_t) ⊙ dh_t                         (3)
     dh_{t−1} = W_hhᵀ δ_t    (the carry, added to the loss's own derivative at t−1)    (4)
@@ -22,9 +22,9 @@ The Jacobian of one step:
 
 so that (4) is dh_{t−1} = J_tᵀ dh_t.
 
-Source: Werbos 1990, "Backpropagation through time: what it does and how to do it". Pascanu, Mikolov and Bengio 2013,
-eq. 5, writes the factors of the product as W_recᵀ diag(σ′), the transpose of (9): right with their column gradient, wrong when
-pasted beside a row vector δ.
+Source: Werbos 1990, "Backpropagation through time: what it does and how to do it". Pascanu, Mikolov
+and Bengio 2013, eq. 5, writes the factors of the product as W_recᵀ diag(σ′), the transpose of (9):
+right with their column gradient, wrong when pasted beside a row vector δ.
 """
 
 from dataclasses import dataclass
@@ -43,14 +43,19 @@ from ..through_time.sequences import Joined, Multiplier, NetInputs, empty, joine
 class RNN(Halves):
     """h_t = φ(W_xh x_t + W_hh h_{t−1} + b_h), with φ one of `manual.activations.ACTIVATIONS`.
 
-    Parameters W_xh (H, I), W_hh (H, H), b_h (H,); state h (B, H); x is (B, I), or integer tokens (B,).
+    Parameters W_xh (H, I), W_hh (H, H), b_h (H,); state h (B, H); x is (B, I), or integer tokens
+    (B,).
     """
 
     activation: str = "tanh"
 
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """Shapes of W_xh, W_hh and b_h."""
-        return {"W_xh": (hidden_size, input_size), "W_hh": (hidden_size, hidden_size), "b_h": (hidden_size,)}
+        return {
+            "W_xh": (hidden_size, input_size),
+            "W_hh": (hidden_size, hidden_size),
+            "b_h": (hidden_size,),
+        }
 
     def state_shapes(self, hidden_size: int) -> Shapes:
         """The state is h alone."""
@@ -81,21 +86,35 @@ class RNN(Halves):
         delta = slope * d_state["h"]  # (3)
         return delta, {"h": delta @ params["W_hh"]}  # (4)
 
-    def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
+    def accumulate(
+        self, params: Arrays, cache: Arrays, delta: Array
+    ) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, H); each weight gradient is one matrix product."""
         rows = delta.reshape(-1, delta.shape[-1])
         h_prev = cache["h_prev"].reshape(-1, delta.shape[-1])
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (6), (5)
-        return {"W_xh": d_W_xh, "W_hh": rows.T @ h_prev, "b_h": np.sum(rows, axis=0)}, d_x  # (7), (8)
+        return {
+            "W_xh": d_W_xh,
+            "W_hh": rows.T @ h_prev,
+            "b_h": np.sum(rows, axis=0),
+        }, d_x  # (7), (8)
 
     # The sequence form.
 
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
         """(h_0..h_T (T+1, B, H); s_t, φ′(z_1)..φ′(z_T) (T, B, H))."""
-        (W_hh, b_h, W_xh), activation = (params[name] for name in ("W_hh", "b_h", "W_xh")), ACTIVATIONS[self.activation]
-        joined, all_tiles = Joined(x, initial["h"]), tiles(len(x), len(x[0]), 3 * initial["h"][0].nbytes)
+        (W_hh, b_h, W_xh), activation = (
+            (params[name] for name in ("W_hh", "b_h", "W_xh")),
+            ACTIVATIONS[self.activation],
+        )
+        joined, all_tiles = (
+            Joined(x, initial["h"]),
+            tiles(len(x), len(x[0]), 3 * initial["h"][0].nbytes),
+        )
         h, slope = joined.h, empty(joined.h[1:].shape, W_hh.dtype)
-        net = NetInputs(joined.rows, joined.weights(W_hh, b_h, W_xh), joined.columns(W_xh), all_tiles[0].count)
+        net = NetInputs(
+            joined.rows, joined.weights(W_hh, b_h, W_xh), joined.columns(W_xh), all_tiles[0].count
+        )
         for tile in all_tiles:
             inputs, h_own = net.of(tile), h[tile.through][1:]
             z = inputs.a[:, 0]
@@ -112,14 +131,21 @@ class RNN(Halves):
         self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
         """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H), and what later steps hand back for h_T."""
-        delta, product = empty(tape["slope"].shape, tape["slope"].dtype), Multiplier(params["W_hh"], len(tape["slope"][0]))
+        delta, product = (
+            empty(tape["slope"].shape, tape["slope"].dtype),
+            Multiplier(params["W_hh"], len(tape["slope"][0])),
+        )
         (filled,), ((dh_prev,),) = product.room(1, len(delta[0]))
         dh_prev[...] = arriving(carry, "h", delta[0])
-        for e_t, slope_t, delta_t in zip(cotangents["h"][::-1], tape["slope"][::-1], delta[::-1], strict=True):
+        for e_t, slope_t, delta_t in zip(
+            cotangents["h"][::-1], tape["slope"][::-1], delta[::-1], strict=True
+        ):
             np.add(e_t, dh_prev, out=delta_t)
             np.multiply(slope_t, delta_t, out=delta_t)  # (3)
             product.times(delta_t, filled)  # (4)
-        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(params["W_xh"], x, tape["joined"], delta)  # (7), (8), (6), (5)
+        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(
+            params["W_xh"], x, tape["joined"], delta
+        )  # (7), (8), (6), (5)
         return {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_h": d_b_h}, d_x, {"h": dh_prev}
 
 
@@ -127,13 +153,15 @@ class RNN(Halves):
 class IRNN(RNN):
     """The RNN with φ = relu, started at W_hh = I and b_h = 0 (Le, Jaitly and Hinton 2015).
 
-    By (9) J_t = diag(z_t > 0) at the start: a unit passes its gradient on unchanged as long as it is active, and not at all once
-    it is not.
+    By (9) J_t = diag(z_t > 0) at the start: a unit passes its gradient on unchanged as long as it
+    is active, and not at all once it is not.
     """
 
     activation: str = "relu"
 
-    def initialise(self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int) -> Arrays:
+    def initialise(
+        self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int
+    ) -> Arrays:
         """W_hh and b_h."""
         del rng, input_size, batch
         return {"W_hh": np.eye(hidden_size), "b_h": np.zeros(hidden_size)}

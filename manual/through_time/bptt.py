@@ -12,13 +12,16 @@ Then, since s_t reaches L through its own loss and through s_{t+1} only,
     ∂L/∂W = Σ_t (∂⁺s_t/∂W)ᵀ d_t                                        (3)   ∂⁺: s_{t−1} held fixed
     ∂L/∂s_0 = J_1ᵀ d_1                                                 (4)
 
-Unrolling (2) inside (3) gives the textbook's double sum (Pascanu, Mikolov and Bengio 2013, eqs. 3–5)
+Unrolling (2) inside (3) gives the textbook's double sum (Pascanu, Mikolov and Bengio 2013, eqs.
+3–5)
 
     ∂L/∂W = Σ_t Σ_{k≤t} (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t                   (5)   O(T²), kept as `double_sum`
 
-whose terms say how far back a loss reaches, and whose inner sum cut at k ≥ t − K is windowed truncation (manual.through_time.truncation).
+whose terms say how far back a loss reaches, and whose inner sum cut at k ≥ t − K is windowed
+truncation (manual.through_time.truncation).
 
-Sequences of unequal length stand in one batch with a mask, true where a row has a step. A row without one keeps its state,
+Sequences of unequal length stand in one batch with a mask, true where a row has a step. A row
+without one keeps its state,
 
     s_t = step(s_{t−1}, x_t; W) where the mask is true, s_{t−1} elsewhere     (6)
 
@@ -26,13 +29,14 @@ so that s_T is each row's own last state; and its derivative passes the step by,
 
     d_{t−1} = e_{t−1} + J_tᵀ d_t where the mask is true, e_{t−1} + d_t elsewhere    (7)
 
-with nothing for W and x. What stands in x where there is no step is never read: it is taken as zero.
+with nothing for W and x. What stands in x where there is no step is never read: it is taken as
+zero.
 
 With a `chunk` of k steps the state is carried across a chunk's border and the gradient is not: J_tᵀ d_t in (2) is left out where
 t − 1 is a positive multiple of k (truncation by chunks: Williams and Peng 1990, with h′ = h = k).    (8)
 
-`forward` and `backward` are this loop. `run` and `gradients` give the same states and whole gradients, from the sequence form of
-a cell where it has one and nothing is masked or cut.
+`forward` and `backward` are this loop. `run` and `gradients` give the same states and whole
+gradients, from the sequence form of a cell where it has one and nothing is masked or cut.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -113,7 +117,8 @@ def forward(
 ) -> Tape:
     """Run the cell over x (T, B, I), or tokens (T, B), from initial_state; each part (B, ·).
 
-    mask (T, B) is true where a row has a step, by (6); everywhere, if it is None. Raises ValueError for T = 0.
+    mask (T, B) is true where a row has a step, by (6); everywhere, if it is None. Raises ValueError
+    for T = 0.
     """
     if len(x) == 0:
         raise ValueError("a sequence has at least one step")
@@ -122,14 +127,20 @@ def forward(
     state: Any = dict(initial_state)
     states: dict[str, list[Array]] = {name: [value] for name, value in state.items()}
     caches: list[Any] = []
-    advance = _hoisted_steps(cell, params, x) if isinstance(cell, HoistedCell) else _plain_steps(cell, params, x)
+    advance = (
+        _hoisted_steps(cell, params, x)
+        if isinstance(cell, HoistedCell)
+        else _plain_steps(cell, params, x)
+    )
     for t in range(len(x)):
         new, cache = advance(t, state)
         state = new if mask is None else _select(mask[t], new, state)  # (6)
         caches.append(cache)
         for name, trajectory in states.items():
             trajectory.append(state[name])
-    return Tape(x, {name: np.stack(trajectory) for name, trajectory in states.items()}, caches, mask)
+    return Tape(
+        x, {name: np.stack(trajectory) for name, trajectory in states.items()}, caches, mask
+    )
 
 
 def run(
@@ -140,7 +151,12 @@ def run(
     mask: Array | None = None,
 ) -> Tape:
     """The same from the cell's sequence form, if it has one, no row ends early, and all is float64 or float32; else `forward`."""
-    if mask is not None or len(x) == 0 or not has_sequence_form(cell) or not _of_one_dtype(cell, params, initial_state, x):
+    if (
+        mask is not None
+        or len(x) == 0
+        or not has_sequence_form(cell)
+        or not _of_one_dtype(cell, params, initial_state, x)
+    ):
         return forward(cell, params, initial_state, x, mask)
     states, tape = cell.sequence(params, initial_state, x)
     return Tape(x, states, SequenceCaches(cell, params, initial_state, x, tape))
@@ -148,7 +164,14 @@ def run(
 
 def _of_one_dtype(cell: Cell, params: Named, initial_state: Named, x: Array) -> bool:
     own = [params[name] for name in cell.parameter_shapes(1, 1)]
-    dtypes = {value.dtype for value in (*own, *initial_state.values(), *([] if np.isdtype(x.dtype, "integral") else [x]))}
+    dtypes = {
+        value.dtype
+        for value in (
+            *own,
+            *initial_state.values(),
+            *([] if np.isdtype(x.dtype, "integral") else [x]),
+        )
+    }
     return len(dtypes) == 1 and dtypes <= SEQUENCE_DTYPES
 
 
@@ -167,7 +190,9 @@ def _plain_steps(cell: Cell, params: Named, x: Array) -> Callable[[int, Any], tu
     return lambda t, state: cell.step(np, params, state, x[t])
 
 
-def _hoisted_steps(cell: HoistedCell, params: Named, x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
+def _hoisted_steps(
+    cell: HoistedCell, params: Named, x: Array
+) -> Callable[[int, Any], tuple[Any, Any]]:
     projected = cell.project(np, params, x)
     return lambda t, state: cell.recur(np, params, state, projected[t], x[t])
 
@@ -176,7 +201,9 @@ def within(tape: Tape, t: int, total: Arrays) -> Arrays:
     """The part of ∂L/∂s_{t+1} that acts through step t+1: zero for the rows that have none."""
     if tape.mask is None:
         return total
-    return _select(tape.mask[t], total, {name: np.zeros_like(value) for name, value in total.items()})
+    return _select(
+        tape.mask[t], total, {name: np.zeros_like(value) for name, value in total.items()}
+    )
 
 
 def past(tape: Tape, t: int, pulled_back: Arrays, total: Arrays) -> Arrays:
@@ -184,12 +211,16 @@ def past(tape: Tape, t: int, pulled_back: Arrays, total: Arrays) -> Arrays:
     return pulled_back if tape.mask is None else _select(tape.mask[t], pulled_back, total)  # (7)
 
 
-def backward(cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None) -> SequenceGradients:
+def backward(
+    cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None
+) -> SequenceGradients:
     """Gradients by (2)–(4), from cotangents e_1..e_T: name → (T, B, ·); by (8) with a chunk."""
     if not isinstance(cell, HoistedCell):
         return added_up(shares(cell, params, tape, cotangents, chunk))
     deltas, d_state = walk_deltas(cell, params, tape, cotangents, chunk)
-    d_params, d_x = cell.accumulate(params, stack_caches(tape.caches), deltas)  # (3), one matrix product over all steps
+    d_params, d_x = cell.accumulate(
+        params, stack_caches(tape.caches), deltas
+    )  # (3), one matrix product over all steps
     return SequenceGradients(d_params, d_x, d_state, deltas)
 
 
@@ -203,21 +234,37 @@ def gradients(
 ) -> SequenceGradients:
     """The same, from the sequence form that left the tape, if one did and nothing is cut; of d_state then d_0 alone is told.
 
-    carry is J_{T+1}ᵀ d_{T+1}, (B, ·) by name, where steps follow that are not on the tape (manual.through_time.checkpointing).
+    carry is J_{T+1}ᵀ d_{T+1}, (B, ·) by name, where steps follow that are not on the tape
+    (manual.through_time.checkpointing).
     """
-    caches, dtypes = tape.caches, {value.dtype for value in (*tape.states.values(), *cotangents.values())}
+    caches, dtypes = (
+        tape.caches,
+        {value.dtype for value in (*tape.states.values(), *cotangents.values())},
+    )
     cut = chunk is not None and chunk < tape.steps
-    if not isinstance(caches, SequenceCaches) or caches.cell is not cell or tape.mask is not None or cut or len(dtypes) > 1:
+    if (
+        not isinstance(caches, SequenceCaches)
+        or caches.cell is not cell
+        or tape.mask is not None
+        or cut
+        or len(dtypes) > 1
+    ):
         return backward(cell, params, tape, _followed(cotangents, carry), chunk)
-    d_params, d_x, d_initial = caches.cell.sequence_backward(params, tape.x, caches.tape, cotangents, carry)
-    return SequenceGradients(d_params, d_x, {name: value[None] for name, value in d_initial.items()}, None)
+    d_params, d_x, d_initial = caches.cell.sequence_backward(
+        params, tape.x, caches.tape, cotangents, carry
+    )
+    return SequenceGradients(
+        d_params, d_x, {name: value[None] for name, value in d_initial.items()}, None
+    )
 
 
 def _followed(cotangents: Named, carry: Arrays | None) -> Named:
     """The cotangents, e_T with what comes back from later steps: d_T, by (2)."""
     if carry is None:
         return cotangents
-    return {name: np.concatenate([e[:-1], e[-1:] + carry[name]]) for name, e in cotangents.items()}  # (2)
+    return {
+        name: np.concatenate([e[:-1], e[-1:] + carry[name]]) for name, e in cotangents.items()
+    }  # (2)
 
 
 def walk_deltas(
@@ -239,7 +286,9 @@ def walk_deltas(
     return np.stack(deltas[::-1]), d_state
 
 
-def shares(cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None) -> SequenceGradients:
+def shares(
+    cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None
+) -> SequenceGradients:
     """The same with every term of (3) by itself, from the plain step_backward: params are (T, their shape)."""
     terms: list[tuple[Arrays, Array | None]] = []
 
@@ -255,19 +304,26 @@ def shares(cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int 
 def shares_of_totals(cell: Cell, params: Named, tape: Tape, d_state: Arrays) -> SequenceGradients:
     """The terms of (3) for total derivatives d_0..d_T that are given: name → (T+1, B, ·)."""
     totals = [{name: value[t + 1] for name, value in d_state.items()} for t in range(tape.steps)]
-    pulled = [cell.step_backward(params, tape.caches[t], within(tape, t, total)) for t, total in enumerate(totals)]
+    pulled = [
+        cell.step_backward(params, tape.caches[t], within(tape, t, total))
+        for t, total in enumerate(totals)
+    ]
     return _stacked([(d_params, d_x) for d_params, d_x, _ in pulled], d_state)
 
 
 def _stacked(terms: list[tuple[Arrays, Array | None]], d_state: Arrays) -> SequenceGradients:
     params = {name: np.stack([d_params[name] for d_params, _ in terms]) for name in terms[0][0]}
     d_x = [d for _, d in terms if d is not None]
-    return SequenceGradients(params, np.stack(d_x) if len(d_x) == len(terms) else None, d_state, None)
+    return SequenceGradients(
+        params, np.stack(d_x) if len(d_x) == len(terms) else None, d_state, None
+    )
 
 
 def added_up(found: SequenceGradients) -> SequenceGradients:
     """The gradients of which these are the shares."""
-    return replace(found, params={name: np.sum(value, axis=0) for name, value in found.params.items()})  # (3)
+    return replace(
+        found, params={name: np.sum(value, axis=0) for name, value in found.params.items()}
+    )  # (3)
 
 
 def _walk(tape: Tape, cotangents: Named, pull_back: Any, chunk: int | None) -> Arrays:
@@ -296,8 +352,8 @@ def double_sum_terms(
 ) -> Iterator[tuple[int, int, Arrays]]:
     """The terms of (5) one by one: (t, k, {name: (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t}), steps counted from 1.
 
-    With window = K the loss at t goes back to k = max(1, t − K): K + 1 steps are visited, K of them earlier ones. Raises
-    ValueError for a negative window.
+    With window = K the loss at t goes back to k = max(1, t − K): K + 1 steps are visited, K of them
+    earlier ones. Raises ValueError for a negative window.
     """
     if window is not None and window < 0:
         raise ValueError(f"a window of {window} steps: at least 0, the step of the loss itself")
@@ -305,12 +361,16 @@ def double_sum_terms(
         d_state = {name: cotangents[name][t - 1] for name in tape.states}
         first = 1 if window is None else max(1, t - window)
         for k in range(t, first - 1, -1):
-            d_params, _, pulled_back = cell.step_backward(params, tape.caches[k - 1], within(tape, k - 1, d_state))
+            d_params, _, pulled_back = cell.step_backward(
+                params, tape.caches[k - 1], within(tape, k - 1, d_state)
+            )
             d_state = past(tape, k - 1, pulled_back, d_state)
             yield t, k, d_params
 
 
-def double_sum(cell: Cell, params: Named, tape: Tape, cotangents: Named, window: int | None = None) -> Arrays:
+def double_sum(
+    cell: Cell, params: Named, tape: Tape, cotangents: Named, window: int | None = None
+) -> Arrays:
     """∂L/∂W by (5), term by term: O(T²), the textbook's way; equal to `backward` when nothing is cut."""
     total: Arrays = {}
     for _, _, term in double_sum_terms(cell, params, tape, cotangents, window):

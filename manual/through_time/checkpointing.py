@@ -1,25 +1,29 @@
 """Checkpointed recomputation: a run of many steps in blocks, whose tape need not be kept.
 
-Cut T steps into segments of k. With s_0, s_k, s_2k, … at their borders, forward may forget all that a segment leaves behind:
+Cut T steps into segments of k. With s_0, s_k, s_2k, … at their borders, forward may forget all that
+a segment leaves behind:
 
     s_{jk}  →  tape of the steps jk+1 .. (j+1)k                         (1)   computed once more, when it is needed
 
-The way back takes the segments from the last to the first. By (2) of manual.through_time.bptt all that a segment must know of those after it
-is one derivative, which the next segment hands over to it, as it does to the one before:
+The way back takes the segments from the last to the first. By (2) of manual.through_time.bptt all
+that a segment must know of those after it is one derivative, which the next segment hands over to
+it, as it does to the one before:
 
     g_j = J_{(j+1)k+1}ᵀ d_{(j+1)k+1},   g = 0 for the last             (2)
     d_{(j+1)k} = e_{(j+1)k} + g_j,   then (2) of manual.through_time.bptt down to  g_{j−1} = J_{jk+1}ᵀ d_{jk+1}   (3)
     ∂L/∂W = Σ_j (what segment j has for W)                              (4)   from the last to the first
 
-Alive at once are T/k border states and the tape of k steps, least for k = √T, where there were tapes of T steps; it costs one
-forward more. The trajectory s_0..s_T is an output and is kept all the same: it is the tape, several times as large, that is not.
+Alive at once are T/k border states and the tape of k steps, least for k = √T, where there were
+tapes of T steps; it costs one forward more. The trajectory s_0..s_T is an output and is kept all
+the same: it is the tape, several times as large, that is not.
 
-A sum's last bit depends on its order, and a matrix product's on how many rows it has. So that a gradient with checkpoints is the
-one without to the last bit, both compute in the same blocks of steps, from which segments are made: each block has its own
-products, and (4) adds them up block by block. Checkpoints then change what is forgotten in between, and no operation.
+A sum's last bit depends on its order, and a matrix product's on how many rows it has. So that a
+gradient with checkpoints is the one without to the last bit, both compute in the same blocks of
+steps, from which segments are made: each block has its own products, and (4) adds them up block by
+block. Checkpoints then change what is forgotten in between, and no operation.
 
-Source: Chen, Xu, Zhang and Guestrin 2016, "Training deep nets with sublinear memory cost"; Griewank and Walther 2000, "Algorithm
-799: revolve", which goes on to put checkpoints within segments.
+Source: Chen, Xu, Zhang and Guestrin 2016, "Training deep nets with sublinear memory cost"; Griewank
+and Walther 2000, "Algorithm 799: revolve", which goes on to put checkpoints within segments.
 """
 
 import math
@@ -34,7 +38,10 @@ from ..arrays import Array, Arrays, Named
 from ..cell import Cell
 from . import bptt
 
-BLOCK, ROWS = 256, 1024  # at least so many steps, and rows of all its steps: what a block costs besides them is not noticed
+BLOCK, ROWS = (
+    256,
+    1024,
+)  # at least so many steps, and rows of all its steps: what a block costs besides them is not noticed
 BUDGET = 2**30  # bytes of tape that a run may leave before it takes to checkpoints by itself
 
 
@@ -114,7 +121,9 @@ class Recomputed(Blocks):
     recipe: Recipe
     together: int
     borders: Sequence[Named]
-    recent: dict[int, Sequence[bptt.Tape]] = field(default_factory=dict[int, Sequence[bptt.Tape]], repr=False)
+    recent: dict[int, Sequence[bptt.Tape]] = field(
+        default_factory=dict[int, Sequence[bptt.Tape]], repr=False
+    )
 
     @property
     def steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -152,9 +161,9 @@ def run(
 ) -> bptt.Tape:
     """`bptt.run` in blocks: states s_0..s_T, and caches that are kept, or with a checkpoint computed once more when asked for.
 
-    checkpoint is the length k of a segment, in steps, made up to whole blocks. Without one the tape is kept as long as it has no
-    more than `budget` bytes, and else k is √T. A run of one block (`block_of`) is `bptt.run` itself. Raises ValueError for T = 0,
-    and for a checkpoint below 1.
+    checkpoint is the length k of a segment, in steps, made up to whole blocks. Without one the tape
+    is kept as long as it has no more than `budget` bytes, and else k is √T. A run of one block
+    (`block_of`) is `bptt.run` itself. Raises ValueError for T = 0, and for a checkpoint below 1.
     """
     if checkpoint is not None and checkpoint < 1:
         raise ValueError(f"a checkpoint every {checkpoint} steps: at least 1")
@@ -162,21 +171,35 @@ def run(
     if len(x) <= block:
         return bptt.run(cell, params, initial_state, x, mask)
     if mask is not None:
-        x = np.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim)), x, np.zeros_like(x))  # as in bptt.forward
+        x = np.where(
+            mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim)), x, np.zeros_like(x)
+        )  # as in bptt.forward
     recipe = Recipe(cell, params, x, mask, block)
     tapes = recipe.tapes(initial_state, 0, len(x))
     first = next(tapes)
     if checkpoint is None and _bytes(first) * len(x) > budget * first.steps:
         checkpoint = math.isqrt(len(x) - 1) + 1
-    states = {name: np.empty((len(x) + 1, *s.shape[1:]), s.dtype) for name, s in first.states.items()}
+    states = {
+        name: np.empty((len(x) + 1, *s.shape[1:]), s.dtype) for name, s in first.states.items()
+    }
     kept = _written(chain([first], tapes), states, block, checkpoint is None)
-    return bptt.Tape(x, states, _recomputed(recipe, initial_state, states, checkpoint) if checkpoint else kept, mask)
+    return bptt.Tape(
+        x,
+        states,
+        _recomputed(recipe, initial_state, states, checkpoint) if checkpoint else kept,
+        mask,
+    )
 
 
-def _recomputed(recipe: Recipe, initial_state: Named, states: Arrays, checkpoint: int) -> Recomputed:
+def _recomputed(
+    recipe: Recipe, initial_state: Named, states: Arrays, checkpoint: int
+) -> Recomputed:
     """Segments of so many steps, made up to whole blocks."""
     together = recipe.block * math.ceil(checkpoint / recipe.block)
-    later = [{name: s[start] for name, s in states.items()} for start in range(together, len(recipe.x), together)]
+    later = [
+        {name: s[start] for name, s in states.items()}
+        for start in range(together, len(recipe.x), together)
+    ]
     return Recomputed(recipe, together, [initial_state, *later])
 
 
@@ -215,7 +238,9 @@ def _arrays(cache: Any) -> Iterator[Array]:
             yield from _arrays(each)
 
 
-def gradients(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, chunk: int | None = None) -> bptt.SequenceGradients:
+def gradients(
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, chunk: int | None = None
+) -> bptt.SequenceGradients:
     """`bptt.gradients` of a tape in blocks, by (2)–(4): whole gradients, of d_state d_0 alone, and no delta."""
     if not isinstance(tape.caches, Blocks):
         return bptt.gradients(cell, params, tape, cotangents, chunk)
@@ -230,10 +255,14 @@ def gradients(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, chu
         carry = (
             None if start and crossed else {name: d[0] for name, d in found.d_state.items()}
         )  # (3), or (8) of manual.through_time.bptt
-    return bptt.SequenceGradients(total.params, total.x, {name: d[None] for name, d in (carry or {}).items()}, None)
+    return bptt.SequenceGradients(
+        total.params, total.x, {name: d[None] for name, d in (carry or {}).items()}, None
+    )
 
 
-def _uncut(blocks: Iterator[tuple[int, bptt.Tape]], chunk: int | None) -> Iterator[tuple[int, bptt.Tape]]:
+def _uncut(
+    blocks: Iterator[tuple[int, bptt.Tape]], chunk: int | None
+) -> Iterator[tuple[int, bptt.Tape]]:
     """The blocks, each in two where a chunk that began before it ends in it: then chunks can be counted from its first step."""
     for start, tape in blocks:
         ends = tape.steps if chunk is None else min(-start % chunk, tape.steps)
@@ -247,7 +276,9 @@ def _uncut(blocks: Iterator[tuple[int, bptt.Tape]], chunk: int | None) -> Iterat
 def _stretch(tape: bptt.Tape, steps: slice) -> bptt.Tape:
     """A tape of those steps alone."""
     states = {name: s[steps.start : steps.stop + 1] for name, s in tape.states.items()}
-    return bptt.Tape(tape.x[steps], states, tape.caches[steps], None if tape.mask is None else tape.mask[steps])
+    return bptt.Tape(
+        tape.x[steps], states, tape.caches[steps], None if tape.mask is None else tape.mask[steps]
+    )
 
 
 class _Total:

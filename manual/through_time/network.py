@@ -1,22 +1,26 @@
 """Cells, the time loop, and what reads the states, put together: layers, directions, one scalar loss and all its gradients.
 
-A network is L layers of one cell, in one direction or both. With y⁽⁰⁾ = x, layer l runs its cell over y⁽ˡ⁻¹⁾, forwards and, in a
-second copy with weights of its own, backwards in time; its output is what the cell outputs (h), both directions side by side:
+A network is L layers of one cell, in one direction or both. With y⁽⁰⁾ = x, layer l runs its cell
+over y⁽ˡ⁻¹⁾, forwards and, in a second copy with weights of its own, backwards in time; its output
+is what the cell outputs (h), both directions side by side:
 
     y_t⁽ˡ⁾ = (h_t⁽ˡ⁾, h_t⁽ˡ'reverse⁾)                            (1)
     x_t⁽ˡ⁺¹⁾ = m_t⁽ˡ⁾ ⊙ y_t⁽ˡ⁾          (dropout between layers with a given mask m; without one, y itself)    (2)
 
-and the way back is the same from the top down: what layer l+1 hands back for its x, times the mask, is added to the loss's own
-derivative of layer l's output; each direction's share of it goes through its own time loop, and the two dx add up:
+and the way back is the same from the top down: what layer l+1 hands back for its x, times the mask,
+is added to the loss's own derivative of layer l's output; each direction's share of it goes through
+its own time loop, and the two dx add up:
 
     dy_t⁽ˡ⁾ = ∂L/∂y_t⁽ˡ⁾ + m_t⁽ˡ⁾ ⊙ dx_t⁽ˡ⁺¹⁾                    (3)
     dx_t⁽ˡ⁾ = dx_t (forwards) + dx_t (backwards)                 (4)
 
-Parameters and states bear torch's suffixes, "W_hh_l0", "h_l1_reverse"; a single layer in one direction has none. Everything is
-indexed by the time t of its x, in both directions: the initial state of a reverse direction stands at T + 1. Rows with fewer
-steps than T are masked as in `manual.through_time.bptt`: backwards in time such a row starts at its own last step.
+Parameters and states bear torch's suffixes, "W_hh_l0", "h_l1_reverse"; a single layer in one
+direction has none. Everything is indexed by the time t of its x, in both directions: the initial
+state of a reverse direction stands at T + 1. Rows with fewer steps than T are masked as in
+`manual.through_time.bptt`: backwards in time such a row starts at its own last step.
 
-What turns the states into a loss is a *readout*. `Head` is a linear layer on the output of the top layer, and a loss:
+What turns the states into a loss is a *readout*. `Head` is a linear layer on the output of the top
+layer, and a loss:
 
     y_t = W_hy h_t + b_y                       (5)
     L   = loss(y, target, weights)             (6)   see manual.losses
@@ -24,7 +28,8 @@ What turns the states into a loss is a *readout*. `Head` is a linear layer on th
     ∂L/∂W_hy = Σ_t (∂L/∂y_t) h_tᵀ              (8)
     ∂L/∂b_y  = Σ_t ∂L/∂y_t                     (9)
 
-`Projection` reads every part of every state at every step through given random weights C and needs no head:
+`Projection` reads every part of every state at every step through given random weights C and needs
+no head:
 
     L = Σ_t ⟨C_t, s_t⟩,    e_t = C_t           (10)
 
@@ -58,7 +63,11 @@ class Direction:
 
     def own(self, named: Named) -> Arrays:
         """Those of the arrays that bear this suffix, without it."""
-        return {name.removesuffix(self.suffix): value for name, value in named.items() if name.endswith(self.suffix)}
+        return {
+            name.removesuffix(self.suffix): value
+            for name, value in named.items()
+            if name.endswith(self.suffix)
+        }
 
     def suffixed(self, own: Named) -> Arrays:
         """The arrays under their names in the network."""
@@ -73,7 +82,10 @@ def directions(layers: int, bidirectional: bool) -> list[tuple[Direction, ...]]:
         return [(Direction(0, False, ""),)]
     both = ((False, ""), (True, "_reverse"))
     return [
-        tuple(Direction(layer, reverse, f"_l{layer}{which}") for reverse, which in both[: 1 + bidirectional])
+        tuple(
+            Direction(layer, reverse, f"_l{layer}{which}")
+            for reverse, which in both[: 1 + bidirectional]
+        )
         for layer in range(layers)
     ]
 
@@ -152,8 +164,8 @@ class Projection:
 class Pass:
     """One forward pass: its loss, its outputs, and what backward needs.
 
-    tapes are by suffix, each in the order of its own run; states are s_1..s_T by name, (T, B, ·), in the order of time; dropout
-    is the mask (T, B, ·) on each layer's output, or None.
+    tapes are by suffix, each in the order of its own run; states are s_1..s_T by name, (T, B, ·),
+    in the order of time; dropout is the mask (T, B, ·) on each layer's output, or None.
     """
 
     loss: float
@@ -174,10 +186,12 @@ class Pass:
 class Network:
     """Layers and directions of a cell, under a readout; state_names are the cell's, in its order.
 
-    Initial states are inputs named "h_0", "c_0", … ("h_l0_0", …), the sequence is the input "x", the number of steps of each row
-    "lengths" (B,), where they differ, and the mask on the output of layer l "dropout_l<l>" (T, B, ·), where there is one.
-    `window` and `chunk` cut the gradient as in `manual.through_time.truncation` and in `manual.through_time.bptt`. `checkpoint` and `budget` are those of
-    `manual.through_time.checkpointing`, for each direction of each layer: the same gradient in less memory.
+    Initial states are inputs named "h_0", "c_0", … ("h_l0_0", …), the sequence is the input "x",
+    the number of steps of each row "lengths" (B,), where they differ, and the mask on the output of
+    layer l "dropout_l<l>" (T, B, ·), where there is one. `window` and `chunk` cut the gradient as
+    in `manual.through_time.truncation` and in `manual.through_time.bptt`. `checkpoint` and `budget`
+    are those of `manual.through_time.checkpointing`, for each direction of each layer: the same
+    gradient in less memory.
     """
 
     cell: Cell
@@ -192,15 +206,25 @@ class Network:
 
     def __post_init__(self) -> None:
         if self.window is not None and (self.layers > 1 or self.bidirectional):
-            raise ValueError("a window cuts one layer in one direction: through others a loss reaches steps that are no window")
+            raise ValueError(
+                "a window cuts one layer in one direction: through others a loss reaches steps that are no window"
+            )
         if self.chunk is not None and self.bidirectional:
-            raise ValueError("chunks need one direction: backwards in time the state does not come from the chunk before")
-        if (self.window is not None and self.window < 0) or (self.chunk is not None and self.chunk < 1):
-            raise ValueError(f"a window is at least 0 steps and a chunk at least 1, not {self.window} and {self.chunk}")
+            raise ValueError(
+                "chunks need one direction: backwards in time the state does not come from the chunk before"
+            )
+        if (self.window is not None and self.window < 0) or (
+            self.chunk is not None and self.chunk < 1
+        ):
+            raise ValueError(
+                f"a window is at least 0 steps and a chunk at least 1, not {self.window} and {self.chunk}"
+            )
         if self.window is not None and self.chunk is not None:
             raise ValueError("a gradient is cut by a window or by chunks, not by both")
         if self.window is not None and self.checkpoint is not None:
-            raise ValueError("a window needs the caches of all steps at once: checkpoints would save nothing")
+            raise ValueError(
+                "a window needs the caches of all steps at once: checkpoints would save nothing"
+            )
 
     def directions(self) -> list[tuple[Direction, ...]]:
         """The runs of each layer."""
@@ -216,7 +240,10 @@ class Network:
         for layer in self.directions():
             for run in layer:
                 inputs = self.features(hidden_size) if run.layer else input_size
-                shapes |= {name + run.suffix: shape for name, shape in self.cell.parameter_shapes(inputs, hidden_size).items()}
+                shapes |= {
+                    name + run.suffix: shape
+                    for name, shape in self.cell.parameter_shapes(inputs, hidden_size).items()
+                }
         return shapes | self.readout.parameter_shapes(self.features(hidden_size))
 
     def state_shapes(self, hidden_size: int) -> Shapes:
@@ -227,7 +254,9 @@ class Network:
 
     def reads(self) -> tuple[str, ...]:
         """The states that the top layer hands on."""
-        return tuple(name + run.suffix for run in self.directions()[-1] for name in output_names(self.cell))
+        return tuple(
+            name + run.suffix for run in self.directions()[-1] for name in output_names(self.cell)
+        )
 
     def forward(self, params: Named, inputs: Named) -> Pass:
         """Loss, outputs and tapes for inputs x (T, B, I) or tokens (T, B), the initial states, and the readout's own."""
@@ -239,28 +268,37 @@ class Network:
         for number, layer in enumerate(self.directions()):
             if number:
                 below = self.directions()[number - 1]
-                y = np.concatenate([states[n + run.suffix] for run in below for n in output_names(self.cell)], axis=-1)  # (1)
+                y = np.concatenate(
+                    [states[n + run.suffix] for run in below for n in output_names(self.cell)],
+                    axis=-1,
+                )  # (1)
                 y = y if dropout[-1] is None else dropout[-1] * y  # (2)
             for run in layer:
                 tapes[run.suffix] = tape = self._run(run, params, inputs, y, mask)
-                states |= run.suffixed({name: run.in_time(trajectory[1:]) for name, trajectory in tape.states.items()})
+                states |= run.suffixed(
+                    {name: run.in_time(trajectory[1:]) for name, trajectory in tape.states.items()}
+                )
             dropout.append(inputs.get(f"dropout_l{number}"))
         reading = self.readout.value(params, states, inputs)
         return Pass(reading.loss, reading.y, tapes, states, dropout, reading)
 
-    def _run(self, run: Direction, params: Named, inputs: Named, y: Array, mask: Array | None) -> bptt.Tape:
+    def _run(
+        self, run: Direction, params: Named, inputs: Named, y: Array, mask: Array | None
+    ) -> bptt.Tape:
         """One run of the cell."""
         initial = {name: inputs[f"{name}{run.suffix}_0"] for name in self.state_names}
         own = run.own(params)
         own_mask = None if mask is None else run.in_time(mask)
-        return checkpointing.run(self.cell, own, initial, run.in_time(y), own_mask, self.checkpoint, self.budget)
+        return checkpointing.run(
+            self.cell, own, initial, run.in_time(y), own_mask, self.checkpoint, self.budget
+        )
 
     def backward(self, params: Named, done: Pass, by_step: bool = False) -> Arrays:
         """Gradient of the loss for every parameter, for x (unless tokens) and for every initial state.
 
-        by_step: the shares of the steps, from the plain step_backward. Then a parameter of the cell is (T, its shape), and an
-        initial state stands for ∂L/∂s_t at t = 0..T, (T+1, B, ·), for a reverse direction at t = 1..T+1; the readout's own are
-        left out.
+        by_step: the shares of the steps, from the plain step_backward. Then a parameter of the cell
+        is (T, its shape), and an initial state stands for ∂L/∂s_t at t = 0..T, (T+1, B, ·), for a
+        reverse direction at t = 1..T+1; the readout's own are left out.
         """
         gradients: Arrays = {} if by_step else dict(done.reading.d_params)
         d_y: Array | None = None
@@ -270,12 +308,17 @@ class Network:
             d_x: list[Array] = []
             for run, own in zip(layer, self._apart(layer, done, d_y), strict=True):
                 tape = done.tapes[run.suffix]
-                cotangents = {name: done.reading.cotangents[name + run.suffix] for name in self.state_names}
+                cotangents = {
+                    name: done.reading.cotangents[name + run.suffix] for name in self.state_names
+                }
                 total = {
-                    name: run.in_time(value + own[name] if name in own else value) for name, value in cotangents.items()
+                    name: run.in_time(value + own[name] if name in own else value)
+                    for name, value in cotangents.items()
                 }  # (3)
                 swept = self._sweep(run, params, tape, total, by_step)
-                gradients |= run.suffixed({n: run.in_time(v) if by_step else v for n, v in swept.params.items()})
+                gradients |= run.suffixed(
+                    {n: run.in_time(v) if by_step else v for n, v in swept.params.items()}
+                )
                 d_x += [] if swept.x is None else [run.in_time(swept.x)]
                 for name, d in swept.d_state.items():
                     gradients[f"{name}{run.suffix}_0"] = run.in_time(d) if by_step else d[0]
@@ -289,20 +332,28 @@ class Network:
         names = [(name, run.suffix) for run in layer for name in output_names(self.cell)]
         ends = np.cumsum([done.states[name + suffix].shape[-1] for name, suffix in names])
         parts = dict(zip(names, np.split(d_y, ends[:-1], axis=-1), strict=True))
-        return [{name: parts[name, run.suffix] for name in output_names(self.cell)} for run in layer]
+        return [
+            {name: parts[name, run.suffix] for name in output_names(self.cell)} for run in layer
+        ]
 
-    def _sweep(self, run: Direction, params: Named, tape: bptt.Tape, cotangents: Arrays, by_step: bool) -> bptt.SequenceGradients:
+    def _sweep(
+        self, run: Direction, params: Named, tape: bptt.Tape, cotangents: Arrays, by_step: bool
+    ) -> bptt.SequenceGradients:
         own = run.own(params)
         if self.window is not None:
             cut = truncation.shares if by_step else truncation.backward
             return cut(self.cell, own, tape, cotangents, self.window)
         if isinstance(tape.caches, checkpointing.Blocks) and not by_step:
             return checkpointing.gradients(self.cell, own, tape, cotangents, self.chunk)
-        return (bptt.shares if by_step else bptt.gradients)(self.cell, own, tape, cotangents, self.chunk)
+        return (bptt.shares if by_step else bptt.gradients)(
+            self.cell, own, tape, cotangents, self.chunk
+        )
 
 
 def steps_of(lengths: Array, steps: int) -> Array:
     """The mask (T, B): true at t ≤ length of the row. Raises ValueError for a length below 1 or above T."""
     if lengths.min() < 1 or lengths.max() > steps:
-        raise ValueError(f"lengths are 1 … {steps}, the number of steps; not {lengths.min()} … {lengths.max()}")
+        raise ValueError(
+            f"lengths are 1 … {steps}, the number of steps; not {lengths.min()} … {lengths.max()}"
+        )
     return np.arange(1, steps + 1)[:, None] <= lengths

@@ -7,9 +7,9 @@ Where x and a state h are multiplied both, one product does, and one for all gra
 
 A token is not part of s_t, which then is (h_{t−1}, 1): its column of W_xh is added.
 
-How long a product takes depends on how it is asked for. By OpenBLAS, which NumPy brings along, (2) is computed faster as
-(Σ s δᵀ)ᵀ; and small matrices are multiplied as they lie, where larger ones are copied first, so that a product of few rows is
-faster by panels of columns.
+How long a product takes depends on how it is asked for. By OpenBLAS, which NumPy brings along, (2)
+is computed faster as (Σ s δᵀ)ᵀ; and small matrices are multiplied as they lie, where larger ones
+are copied first, so that a product of few rows is faster by panels of columns.
 """
 
 import math
@@ -98,7 +98,9 @@ def width_of(x: Array) -> int:
     return 0 if np.isdtype(x.dtype, "integral") else x.shape[-1]
 
 
-def joined_backward(W_xh: Array, x: Array, rows: Array, delta: Array) -> tuple[Array, Array, Array, Array | None]:
+def joined_backward(
+    W_xh: Array, x: Array, rows: Array, delta: Array
+) -> tuple[Array, Array, Array, Array | None]:
     """(dW_hh, db, dW_xh, dx) for x (T, B, I) or tokens (T, B), s (T, B, ·) and delta (T, B, out)."""
     size = rows.shape[-1] - 1 - width_of(x)
     parts = np.split(weight_gradient(rows, delta), [size, size + 1], axis=1)  # (2)
@@ -120,8 +122,14 @@ class Multiplier:
     def __init__(self, W: Array, rows: int, blocks: int = 1) -> None:
         width, by_column = W.shape[1] // blocks, rows * len(W)
         small = by_column * W.shape[1] <= SMALL
-        panel = width if small else PANEL // W.itemsize  # a small product need not be cut, but each block is wanted by itself
-        worth = (blocks > 1 and rows > 1) if small else (width % panel == 0 and by_column * panel <= SMALL)
+        panel = (
+            width if small else PANEL // W.itemsize
+        )  # a small product need not be cut, but each block is wanted by itself
+        worth = (
+            (blocks > 1 and rows > 1)
+            if small
+            else (width % panel == 0 and by_column * panel <= SMALL)
+        )
         panels = W.reshape(len(W), blocks, -1, panel).transpose(1, 2, 0, 3) if worth else W
         self.blocks, self.by_panels, self.W = blocks, worth, np.ascontiguousarray(panels)
 
@@ -167,7 +175,10 @@ def tiles(steps: int, batch: int, row_bytes: int) -> list[Tile]:
     """
     together = CACHE // (row_bytes * batch)
     if together:
-        return [Tile(slice(first, min(first + together, steps)), slice(0, batch)) for first in range(0, steps, together)]
+        return [
+            Tile(slice(first, min(first + together, steps)), slice(0, batch))
+            for first in range(0, steps, together)
+        ]
     rows = -(-batch // -(-row_bytes * batch // CACHE))
     parts = [slice(first, min(first + rows, batch)) for first in range(0, batch, rows)]
     return [Tile(slice(t, t + 1), part) for t in range(steps) for part in parts]
@@ -176,7 +187,9 @@ def tiles(steps: int, batch: int, row_bytes: int) -> list[Tile]:
 class NetInputs:
     """a_t = W s_t (blocks, B, ·), computed step by step, because s_t waits for the state before it."""
 
-    def __init__(self, rows: Array, W: Array, columns: Sequence[Any], steps: int, blocks: int = 1) -> None:
+    def __init__(
+        self, rows: Array, W: Array, columns: Sequence[Any], steps: int, blocks: int = 1
+    ) -> None:
         self.rows, self.columns, batch = rows, columns, rows.shape[1]
         self.product = Multiplier(W, batch, blocks)
         self.filled, self.a = self.product.room(steps, batch)

@@ -5,26 +5,30 @@ The double sum of `manual.through_time.bptt`, its inner sum cut at k ≥ t − K
     d_k = Σ_{t=k..min(k+K, T)} P_{t,k}ᵀ e_t,     P_{t,k} = J_t ⋯ J_{k+1}                  (1)
     ∂L/∂W = Σ_k (∂⁺s_k/∂W)ᵀ d_k,     ∂L/∂s_0 = J_1ᵀ d_1                                   (2)
 
-The popular code goes back K + 1 steps from every loss, and forms a weight gradient at each: O(T·K) of all. Here the d_k come
-first, and (2) is formed once a step, as in the untruncated walk. For the d_k there are two ways; neither subtracts.
+The popular code goes back K + 1 steps from every loss, and forms a weight gradient at each: O(T·K)
+of all. Here the d_k come first, and (2) is formed once a step, as in the untruncated walk. For the
+d_k there are two ways; neither subtracts.
 
-By ages. The terms of (1) are carried back side by side, one for each age t − k = 0..K; before each step the oldest leaves and a
-new one enters:
+By ages. The terms of (1) are carried back side by side, one for each age t − k = 0..K; before each
+step the oldest leaves and a new one enters:
 
     D_k[0] = e_k,    D_k[a] = J_{k+1}ᵀ D_{k+1}[a−1],    d_k = Σ_{a=0..K} D_k[a]           (3)
 
 K + 1 vectors go through each step: O(T·K) in Jᵀv, and in nothing else.
 
-By blocks of K + 1 steps (the sliding-window sum of van Herk 1992 and of Gil and Werman 1993, here for products that do not
-commute). The window of k ends in the block after k's own; with b the last step of k's block,
+By blocks of K + 1 steps (the sliding-window sum of van Herk 1992 and of Gil and Werman 1993, here
+for products that do not commute). The window of k ends in the block after k's own; with b the last
+step of k's block,
 
     d_k = Σ_{t=k..b} P_{t,k}ᵀ e_t  +  P_{b,k}ᵀ Σ_{t=b+1..min(k+K,T)} P_{t,b}ᵀ e_t         (4)
 
-for k = 1..T; what is told as d_0 is ∂L/∂s_0 by (2), in (3) and (4) alike. The first sum is the plain walk, started anew at each block's end; the second is a running sum over the next block. Both products,
-P_{b,k} = P_{b,k+1} J_{k+1} and P_{t,b} = J_t P_{t−1,b}, grow by one factor a step: O(T) products of (S, S) matrices whatever K
-is, cheaper than (3) once K is several times S.
+for k = 1..T; what is told as d_0 is ∂L/∂s_0 by (2), in (3) and (4) alike. The first sum is the
+plain walk, started anew at each block's end; the second is a running sum over the next block. Both
+products, P_{b,k} = P_{b,k+1} J_{k+1} and P_{t,b} = J_t P_{t−1,b}, grow by one factor a step: O(T)
+products of (S, S) matrices whatever K is, cheaper than (3) once K is several times S.
 
-K ≥ T − 1 cuts nothing, and is the plain walk itself. Source of the truncation: Williams and Peng 1990, BPTT(h).
+K ≥ T − 1 cuts nothing, and is the plain walk itself. Source of the truncation: Williams and Peng
+1990, BPTT(h).
 """
 
 import numpy as np
@@ -37,7 +41,9 @@ from . import bptt
 BLOCKS_PAY = 4  # how many times S the window must be before two products of (S, S) matrices a step cost less than K vectors
 
 
-def backward(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> bptt.SequenceGradients:
+def backward(
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
+) -> bptt.SequenceGradients:
     """Gradients by (2), from cotangents e_1..e_T: name → (T, B, ·). Raises ValueError for a negative window."""
     if cuts_nothing(tape, window):
         return bptt.backward(cell, params, tape, cotangents)
@@ -45,17 +51,23 @@ def backward(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, wind
     if not isinstance(cell, HoistedCell):
         return bptt.added_up(bptt.shares_of_totals(cell, params, tape, totals))
     steps = range(tape.steps)
-    inside = [bptt.within(tape, t, {name: value[t + 1] for name, value in totals.items()}) for t in steps]
+    inside = [
+        bptt.within(tape, t, {name: value[t + 1] for name, value in totals.items()}) for t in steps
+    ]
     delta = np.stack([cell.delta(params, tape.caches[t], inside[t])[0] for t in steps])
     d_params, d_x = cell.accumulate(params, bptt.stack_caches(tape.caches), delta)  # (2)
     return bptt.SequenceGradients(d_params, d_x, totals, delta)
 
 
-def shares(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> bptt.SequenceGradients:
+def shares(
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
+) -> bptt.SequenceGradients:
     """The same with each step's term of (2) by itself, from the plain step_backward: params are (T, their shape)."""
     if cuts_nothing(tape, window):
         return bptt.shares(cell, params, tape, cotangents)
-    return bptt.shares_of_totals(cell, params, tape, windowed_totals(cell, params, tape, cotangents, window))
+    return bptt.shares_of_totals(
+        cell, params, tape, windowed_totals(cell, params, tape, cotangents, window)
+    )
 
 
 def cuts_nothing(tape: bptt.Tape, window: int) -> bool:
@@ -65,21 +77,32 @@ def cuts_nothing(tape: bptt.Tape, window: int) -> bool:
     return window >= tape.steps - 1
 
 
-def windowed_totals(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> Arrays:
+def windowed_totals(
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
+) -> Arrays:
     """d_1..d_T by (1) and d_0 by (2): name → (T+1, B, ·), by ages or by blocks, whichever costs less."""
     size = sum(trajectory.shape[-1] for trajectory in tape.states.values())
     by_blocks = hasattr(cell, "step_jacobian") and window > BLOCKS_PAY * size
-    return (totals_by_blocks if by_blocks else totals_by_ages)(cell, params, tape, cotangents, window)
+    return (totals_by_blocks if by_blocks else totals_by_ages)(
+        cell, params, tape, cotangents, window
+    )
 
 
-def totals_by_ages(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> Arrays:
+def totals_by_ages(
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
+) -> Arrays:
     """d_1..d_T by (3), and d_0 by (2)."""
     ages: Arrays = {name: value[:0] for name, value in tape.states.items()}  # (age, B, ·)
     totals: list[Arrays] = []
     for t in reversed(range(tape.steps)):
-        ages = {name: np.concatenate([cotangents[name][t][None], old[:window]]) for name, old in ages.items()}  # (3)
+        ages = {
+            name: np.concatenate([cotangents[name][t][None], old[:window]])
+            for name, old in ages.items()
+        }  # (3)
         totals.append({name: value.sum(axis=0) for name, value in ages.items()})
-        ages = bptt.past(tape, t, _pull_back(cell, params, tape.caches[t], bptt.within(tape, t, ages)), ages)
+        ages = bptt.past(
+            tape, t, _pull_back(cell, params, tape.caches[t], bptt.within(tape, t, ages)), ages
+        )
     totals.append({name: value.sum(axis=0) for name, value in ages.items()})  # (2)
     return {name: np.stack([total[name] for total in reversed(totals)]) for name in tape.states}
 
@@ -89,11 +112,16 @@ def _pull_back(cell: Cell, params: Named, cache: Arrays, ages: Arrays) -> Arrays
     if isinstance(cell, HoistedCell):
         return cell.delta(params, cache, ages)[1]
     count = len(next(iter(ages.values())))
-    pulled = [cell.step_backward(params, cache, {name: value[age] for name, value in ages.items()})[2] for age in range(count)]
+    pulled = [
+        cell.step_backward(params, cache, {name: value[age] for name, value in ages.items()})[2]
+        for age in range(count)
+    ]
     return {name: np.stack([each[name] for each in pulled]) for name in ages}
 
 
-def totals_by_blocks(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> Arrays:
+def totals_by_blocks(
+    cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
+) -> Arrays:
     """d_1..d_T by (4), and d_0 by (2)."""
     local = jacobians.state_jacobians(cell, params, tape)  # J_{t+1} at index t
     e = jacobians.flatten_state({name: cotangents[name] for name in tape.states})
@@ -101,12 +129,17 @@ def totals_by_blocks(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Nam
     for first in range(0, tape.steps, window + 1):
         end = min(first + window + 1, tape.steps)  # the block is the steps first+1 .. end
         ahead = _running_sums(local[end:], e[end:], window)
-        product, own = np.broadcast_to(np.eye(e.shape[-1], dtype=e.dtype), local.shape[1:]), np.zeros_like(e[0])
+        product, own = (
+            np.broadcast_to(np.eye(e.shape[-1], dtype=e.dtype), local.shape[1:]),
+            np.zeros_like(e[0]),
+        )
         for k in range(end, first, -1):
             if k < end:
                 own, product = _transposed(local[k], own), product @ local[k]
             own = own + e[k - 1]
-            beyond = min(k + window - end, len(ahead) - 1)  # how far the window reaches into the next block
+            beyond = min(
+                k + window - end, len(ahead) - 1
+            )  # how far the window reaches into the next block
             totals[k] = own + _transposed(product, ahead[beyond])  # (4)
     totals[0] = _transposed(local[0], totals[1])  # (2)
     like = {name: trajectory[0] for name, trajectory in tape.states.items()}

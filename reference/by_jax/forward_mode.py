@@ -1,9 +1,9 @@
 """Forward mode by jax: derivatives along random directions, the other way round than reverse mode.
 
-For a gradient g and any direction v the inner product ⟨g, v⟩ is the derivative of the loss along v, which `jax.jvp` computes by
-carrying v̇ forward through time, with no backward pass at all. Reverse mode and forward mode share the rules for single
-operations, and neither tape, nor order, nor accumulation: the *dot test* of adjoint codes (Griewank and Walther 2008, section
-3.2).
+For a gradient g and any direction v the inner product ⟨g, v⟩ is the derivative of the loss along v,
+which `jax.jvp` computes by carrying v̇ forward through time, with no backward pass at all. Reverse
+mode and forward mode share the rules for single operations, and neither tape, nor order, nor
+accumulation: the *dot test* of adjoint codes (Griewank and Walther 2008, section 3.2).
 """
 
 from collections.abc import Callable
@@ -23,11 +23,18 @@ DIRECTIONS = 8
 
 
 def gradients(
-    function: ScalarFunction, variables: Named, constants: Named, seed: int, compile_fast: bool = False
+    function: ScalarFunction,
+    variables: Named,
+    constants: Named,
+    seed: int,
+    compile_fast: bool = False,
 ) -> tuple[float, Arrays, Arrays]:
     """(value, inner products by variable (K,), the directions ±1 (K, shape)); `compile_fast` as in reference.by_jax.jax_grad."""
     rng = np.random.default_rng([seed, 4])
-    directions = {name: rng.choice((-1.0, 1.0), size=(DIRECTIONS, *np.shape(value))) for name, value in variables.items()}
+    directions = {
+        name: rng.choice((-1.0, 1.0), size=(DIRECTIONS, *np.shape(value)))
+        for name, value in variables.items()
+    }
     with in_double():
         fixed = {name: xp.asarray(value) for name, value in constants.items()}
         leaves = {name: xp.asarray(value) for name, value in variables.items()}

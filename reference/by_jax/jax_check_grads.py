@@ -10,21 +10,27 @@ from jax.test_util import check_grads
 from ..arrays import Arrays, Named
 
 
-def accepts(value: Callable[[Named], float], gradients: Callable[[Named], Named], variables: Named) -> bool:
+def accepts(
+    value: Callable[[Named], float], gradients: Callable[[Named], Named], variables: Named
+) -> bool:
     """Whether check_grads(order=1, modes=["rev"]), with its default tolerances, accepts gradients as those of the scalar value.
 
     A gradient that is missing, of another shape, or that raises, is not accepted.
     """
     dtype = np.result_type(*variables.values())
     scalar = jax.ShapeDtypeStruct((), dtype)
-    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in variables.items()}
+    shapes = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in variables.items()
+    }
 
     def arrays(named: Any) -> Arrays:
         return {name: np.asarray(array) for name, array in named.items()}
 
     @jax.custom_vjp
     def derivation(named: Any) -> Any:
-        return jax.pure_callback(lambda named: np.asarray(value(arrays(named)), dtype), scalar, named)
+        return jax.pure_callback(
+            lambda named: np.asarray(value(arrays(named)), dtype), scalar, named
+        )
 
     def backward(named: Any, cotangent: Any) -> Any:
         def derived(named: Any) -> Any:

@@ -1,8 +1,9 @@
 """jax as a contender in memory: the gradient of a long run by lax.scan, and by a scan of scans under jax.checkpoint.
 
-`loss_of` reads h at every step through given weights, L = Σ_t ⟨C_t, h_t⟩. Plain, the scan leaves what its way back needs of every
-step. Checkpointed, an outer scan goes over segments, each an inner scan that jax.checkpoint computes once more: kept are the
-states at the segments' borders, and what one segment leaves. Cells and their shapes are those of reference.by_jax.jax_throughput.
+`loss_of` reads h at every step through given weights, L = Σ_t ⟨C_t, h_t⟩. Plain, the scan leaves
+what its way back needs of every step. Checkpointed, an outer scan goes over segments, each an inner
+scan that jax.checkpoint computes once more: kept are the states at the segments' borders, and what
+one segment leaves. Cells and their shapes are those of reference.by_jax.jax_throughput.
 """
 
 import math
@@ -43,12 +44,17 @@ def loss_of(cell: str, variables: Named, weights: Any, segment: int | None) -> A
     return xp.sum(losses) + one(last, tuple(each[count * segment :] for each in at))[1]
 
 
-def gradient(cell: str, variables: Named, weights: Array, checkpointed: bool) -> Callable[[], Arrays]:
+def gradient(
+    cell: str, variables: Named, weights: Array, checkpointed: bool
+) -> Callable[[], Arrays]:
     """A function of no arguments: the gradient for every variable, in float64; in segments of √T steps if checkpointed."""
     segment = math.isqrt(len(weights)) if checkpointed else None
     function = jax.jit(jax.grad(lambda leaves, C: loss_of(cell, leaves, C, segment)))
     with jax.enable_x64(True):
-        leaves, C = {name: xp.asarray(value) for name, value in variables.items()}, xp.asarray(weights)
+        leaves, C = (
+            {name: xp.asarray(value) for name, value in variables.items()},
+            xp.asarray(weights),
+        )
 
     def run() -> Arrays:
         with jax.enable_x64(True):

@@ -1,8 +1,10 @@
 """Reverse mode by jax: `jax.grad` through `lax.scan`, compiled, in the arrays' own precision.
 
-64-bit mode, and the device where another than the CPU is chosen, are entered by context managers around each call; the caller's
-jax configuration is never changed. Functions are traced once an object, and compiled once a program (reference.by_jax.jax_programs): a
-second problem of the same equations and shapes does neither again, another object that computes the same is not compiled again.
+64-bit mode, and the device where another than the CPU is chosen, are entered by context managers
+around each call; the caller's jax configuration is never changed. Functions are traced once an
+object, and compiled once a program (reference.by_jax.jax_programs): a second problem of the same
+equations and shapes does neither again, another object that computes the same is not compiled
+again.
 """
 
 from collections.abc import Callable, Generator, Hashable, Mapping
@@ -21,10 +23,11 @@ from ..equations.parts import ScalarFunction, Step
 from ..equations.unrolling import SequenceLoss
 from . import jax_programs, jax_traces
 
-# A check runs each compiled function a few times only: XLA's optimisations cost far more than they ever save here. But at
-# level 0 an intermediate value may be computed twice, and differ in its last bit: x == max(x) can then be false everywhere.
-# Equations that are known to ask no such thing are compiled this way; code from outside where its program shows that it does
-# not (reference.by_jax.jax_programs.bears_fast_compilation), else as jax does it by default.
+# A check runs each compiled function a few times only: XLA's optimisations cost far more than they
+# ever save here. But at level 0 an intermediate value may be computed twice, and differ in its last
+# bit: x == max(x) can then be false everywhere. Equations that are known to ask no such thing are
+# compiled this way; code from outside where its program shows that it does not
+# (reference.by_jax.jax_programs.bears_fast_compilation), else as jax does it by default.
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -53,7 +56,11 @@ def _device(name: str) -> Any:
 @contextmanager
 def in_double() -> Generator[None]:
     """64-bit mode, on the chosen device."""
-    place = nullcontext() if devices.chosen() == "cpu" else jax.default_device(_device(devices.chosen()))
+    place = (
+        nullcontext()
+        if devices.chosen() == "cpu"
+        else jax.default_device(_device(devices.chosen()))
+    )
     with jax.enable_x64(True), place:
         yield
 
@@ -98,12 +105,17 @@ class _Shaped:
 def _shaped(*arguments: Named) -> _Shaped:
     named = [item for each in arguments for item in each.items()]
     shapes = tuple((name, value.shape, str(value.dtype)) for name, value in named)
-    like = [{name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in each.items()} for each in arguments]
+    like = [
+        {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in each.items()}
+        for each in arguments
+    ]
     return _Shaped(shapes, jax_programs.place(), tuple(like))
 
 
 @lru_cache(maxsize=256)
-def _value_and_gradient(function: ScalarFunction, shaped: _Shaped, compile_fast: bool) -> jax_programs.Compiled:
+def _value_and_gradient(
+    function: ScalarFunction, shaped: _Shaped, compile_fast: bool
+) -> jax_programs.Compiled:
     def forward(variables: Any, constants: Any) -> Any:
         return function(xp, scan, variables, constants)
 
@@ -113,7 +125,9 @@ def _value_and_gradient(function: ScalarFunction, shaped: _Shaped, compile_fast:
         function, traced = jax_traces.traced(function, {**constants, **variables})
         told = None if traced is None else (traced, shaped.shapes, len(variables))
     differentiated = jax.value_and_grad(forward, has_aux=True)
-    return jax_programs.executable(differentiated, shaped.arguments, compiler_options(), compile_fast, told)
+    return jax_programs.executable(
+        differentiated, shaped.arguments, compiler_options(), compile_fast, told
+    )
 
 
 def gradients_uncompiled(
@@ -123,7 +137,9 @@ def gradients_uncompiled(
     with in_double():
 
         def forward(leaves: Any) -> Any:
-            return function(xp, scan, leaves, {name: xp.asarray(value) for name, value in constants.items()})
+            return function(
+                xp, scan, leaves, {name: xp.asarray(value) for name, value in constants.items()}
+            )
 
         leaves = {name: xp.asarray(value) for name, value in variables.items()}
         (value, outputs), found = jax.value_and_grad(forward, has_aux=True)(leaves)
@@ -139,11 +155,15 @@ def gradients(
     """
     with in_double():
         arguments = dict(variables), dict(constants)
-        (value, outputs), found = _value_and_gradient(function, _shaped(*arguments), compile_fast).result()(*arguments)
+        (value, outputs), found = _value_and_gradient(
+            function, _shaped(*arguments), compile_fast
+        ).result()(*arguments)
         return float(value), _arrays(outputs), _arrays(found)
 
 
-def begin(function: ScalarFunction, variables: Named, constants: Named, compile_fast: bool = False) -> None:
+def begin(
+    function: ScalarFunction, variables: Named, constants: Named, compile_fast: bool = False
+) -> None:
     """What takes `gradients` longest, of such arguments, begun on another thread: the compilation."""
     with in_double():
         _value_and_gradient(function, _shaped(dict(variables), dict(constants)), compile_fast)
@@ -154,7 +174,9 @@ def _arrays(named: Named) -> Arrays:
 
 
 @lru_cache(maxsize=256)
-def _jacobians(step: Step, state_sizes: tuple[tuple[str, int], ...], compile_fast: bool) -> Callable[..., Any]:
+def _jacobians(
+    step: Step, state_sizes: tuple[tuple[str, int], ...], compile_fast: bool
+) -> Callable[..., Any]:
     names = [name for name, _ in state_sizes]
     cuts = list(np.cumsum([size for _, size in state_sizes])[:-1])
 
@@ -164,7 +186,9 @@ def _jacobians(step: Step, state_sizes: tuple[tuple[str, int], ...], compile_fas
         return xp.concatenate([new[name] for name in names], axis=-1)[0]
 
     def last_state(offsets: Any, s: Any, xs: Any, params: Any) -> Any:
-        return jax.lax.scan(lambda s, at: (one_step(s + at[0], at[1], params), None), s, (offsets, xs))[0]
+        return jax.lax.scan(
+            lambda s, at: (one_step(s + at[0], at[1], params), None), s, (offsets, xs)
+        )[0]
 
     def along_one_row(s: Any, xs: Any, params: Any) -> tuple[Any, Any]:
         _, before = jax.lax.scan(lambda s, x_t: (one_step(s, x_t, params), s), s, xs)
@@ -186,9 +210,14 @@ def jacobians(
 ) -> Arrays:
     """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_k, k = 0..T−1}, both (T, B, S, S).
 
-    jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an offset at every earlier state;
-    `compile_fast` as in `gradients`.
+    jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an
+    offset at every earlier state; `compile_fast` as in `gradients`.
     """
     with in_double():
-        local, unrolled = _jacobians(step, tuple(state_sizes.items()), compile_fast)(initial, x, dict(params))
-        return {"state_jacobian": np.asarray(local), "jacobian_product_to_end": np.asarray(unrolled)}
+        local, unrolled = _jacobians(step, tuple(state_sizes.items()), compile_fast)(
+            initial, x, dict(params)
+        )
+        return {
+            "state_jacobian": np.asarray(local),
+            "jacobian_product_to_end": np.asarray(unrolled),
+        }

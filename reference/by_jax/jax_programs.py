@@ -1,8 +1,9 @@
 """Compiled jax functions that are kept by what they compute, not by which Python object asked for it.
 
-A cell's step is another object at every check, and what it computes hangs on more than its code: on attributes, on globals, on
-what it calls. So it is traced anew for every object. Where the trace of one step tells all of it (reference.by_jax.jax_traces), that
-is the key; else the lowered program is: its whole text, constants included. The compilation, by far the longest part, is shared.
+A cell's step is another object at every check, and what it computes hangs on more than its code: on
+attributes, on globals, on what it calls. So it is traced anew for every object. Where the trace of
+one step tells all of it (reference.by_jax.jax_traces), that is the key; else the lowered program
+is: its whole text, constants included. The compilation, by far the longest part, is shared.
 """
 
 import re
@@ -14,7 +15,8 @@ from typing import Any, TypeAlias
 
 import jax
 
-# Operations whose result moves by rounding where their arguments do. Others choose: a maximum, a sign, a sort, an integer.
+# Operations whose result moves by rounding where their arguments do. Others choose: a maximum, a
+# sign, a sort, an integer.
 SMOOTH = frozenset(
     "abs add broadcast_in_dim compare concatenate constant divide dot_general dynamic_slice dynamic_update_slice exponential "
     "exponential_minus_one gather iota log log_plus_one logistic multiply negate pad power reduce reshape return rsqrt scatter "
@@ -59,24 +61,34 @@ def executable(
 ) -> Compiled:
     """The function compiled for arguments of these shapes; with the options of `fast_options` if asked for, or if it bears them.
 
-    `told`: all that tells what it computes, shapes included, where something does (reference.by_jax.jax_traces); else the lowered
-    program tells. `result()` waits for it.
+    `told`: all that tells what it computes, shapes included, where something does
+    (reference.by_jax.jax_traces); else the lowered program tells. `result()` waits for it.
     """
     asked = (tuple(fast_options.items()), compile_fast)
     if told is not None:
         return _kept(Program(told, asked, place(), lambda: _lowered(function, arguments)))
     lowered, text = _lowered(function, arguments)
-    program = Program((text, lowered.in_tree, lowered.out_tree), asked, place(), lambda: (lowered, text))
+    program = Program(
+        (text, lowered.in_tree, lowered.out_tree), asked, place(), lambda: (lowered, text)
+    )
     return _kept(program) if is_complete(text) else program.compile()
 
 
 def _lowered(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Lowered:
-    lowered = jax.jit(function, keep_unused=True).lower(*arguments)  # an argument left out would be missing from the text
+    lowered = jax.jit(function, keep_unused=True).lower(
+        *arguments
+    )  # an argument left out would be missing from the text
     return lowered, lowered.as_text()
 
 
-def _compiled(lowered: Any, text: str, fast_options: tuple[tuple[str, Any], ...], compile_fast: bool) -> Callable[..., Any]:
-    return lowered.compile(compiler_options=dict(fast_options) if fast_options and (compile_fast or bears_fast_compilation(text)) else None)
+def _compiled(
+    lowered: Any, text: str, fast_options: tuple[tuple[str, Any], ...], compile_fast: bool
+) -> Callable[..., Any]:
+    return lowered.compile(
+        compiler_options=dict(fast_options)
+        if fast_options and (compile_fast or bears_fast_compilation(text))
+        else None
+    )
 
 
 def place() -> Hashable:
@@ -86,7 +98,9 @@ def place() -> Hashable:
 
 def is_complete(text: str) -> bool:
     """Whether the text is all that there is: no call back into Python, and no constants that are handed over beside it."""
-    return "custom_call" not in text and not getattr(jax.config, "jax_use_simplified_jaxpr_constants", False)
+    return "custom_call" not in text and not getattr(
+        jax.config, "jax_use_simplified_jaxpr_constants", False
+    )
 
 
 def bears_fast_compilation(text: str) -> bool:

@@ -1,8 +1,9 @@
 """jax as a contender in speed: jax.jit(jax.value_and_grad) of a cell under lax.scan, a linear head and softmax cross-entropy.
 
-`compiled` returns a function of no arguments, to be timed, which gives the loss and the gradient for every variable; all that
-can be done once is done before. Variables and shapes are those of reference.equations; sigmoid, tanh and log-softmax are jax's
-own, and what does not wait for the state is computed for all steps at once.
+`compiled` returns a function of no arguments, to be timed, which gives the loss and the gradient
+for every variable; all that can be done once is done before. Variables and shapes are those of
+reference.equations; sigmoid, tanh and log-softmax are jax's own, and what does not wait for the
+state is computed for all steps at once.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,10 @@ def lstm(own: Named, state: State, u: Any) -> State:
 def gru(own: Named, state: State, u: Any) -> State:
     """h ← the GRU's with the reset after the product, gates stacked r, z, n."""
     (h,) = state
-    (u_r, u_z, u_n), (v_r, v_z, v_n) = xp.split(u, 3, axis=-1), xp.split(h @ own["W_hh"].T + own["b_hh"], 3, axis=-1)
+    (u_r, u_z, u_n), (v_r, v_z, v_n) = (
+        xp.split(u, 3, axis=-1),
+        xp.split(h @ own["W_hh"].T + own["b_hh"], 3, axis=-1),
+    )
     z, n = jax.nn.sigmoid(u_z + v_z), xp.tanh(u_n + jax.nn.sigmoid(u_r + v_r) * v_n)
     return ((1 - z) * n + z * h,)
 
@@ -62,7 +66,10 @@ def compiled(cell: str, variables: Named, target: Array) -> Run:
     mode: Callable[[], Any] = (lambda: jax.enable_x64(True)) if double else nullcontext
     function = jax.jit(jax.value_and_grad(lambda leaves, target: loss_of(cell, leaves, target)))
     with mode():
-        leaves, targets = {name: xp.asarray(value) for name, value in variables.items()}, xp.asarray(target.astype(np.int32))
+        leaves, targets = (
+            {name: xp.asarray(value) for name, value in variables.items()},
+            xp.asarray(target.astype(np.int32)),
+        )
 
     def run() -> tuple[float, Arrays]:
         with mode():
@@ -76,7 +83,9 @@ def step_jacobians(
     cell: str, variables: Named, before: Array, split: Callable[..., State]
 ) -> Callable[[], Array]:
     """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by jit(vmap(vmap(jacrev(step)))) at the states `before` (T, B, S)."""
-    mode: Callable[[], Any] = (lambda: jax.enable_x64(True)) if before.dtype == np.float64 else nullcontext
+    mode: Callable[[], Any] = (
+        (lambda: jax.enable_x64(True)) if before.dtype == np.float64 else nullcontext
+    )
 
     def one_step(s: Any, x: Any, own: Any) -> Any:
         u = own["W_xh"] @ x + own["b_x" if cell == "gru" else "b_h"]
@@ -84,7 +93,11 @@ def step_jacobians(
 
     function = jax.jit(jax.vmap(jax.vmap(jax.jacrev(one_step), (0, 0, None)), (0, 0, None)))
     with mode():
-        own, s, x = {name: xp.asarray(value) for name, value in variables.items()}, xp.asarray(before), xp.asarray(variables["x"])
+        own, s, x = (
+            {name: xp.asarray(value) for name, value in variables.items()},
+            xp.asarray(before),
+            xp.asarray(variables["x"]),
+        )
 
     def run() -> Array:
         with mode():

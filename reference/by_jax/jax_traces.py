@@ -1,8 +1,8 @@
 """What a step is when jax has traced it: plain data, so that two steps can be told apart without lowering a whole program.
 
-A cell's step is another object at every check, and only tracing it tells what it computes. The trace of one step takes a
-twentieth of the time of the whole sequence's, and the sequence is then made of the trace, not of the step: what is compared is
-what is compiled.
+A cell's step is another object at every check, and only tracing it tells what it computes. The
+trace of one step takes a twentieth of the time of the whole sequence's, and the sequence is then
+made of the trace, not of the step: what is compared is what is compiled.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -18,7 +18,8 @@ from jax.extend import core
 from ..arrays import Named
 from ..equations.unrolling import ONE_RUN, SequenceLoss
 
-# Operations that are wholly told by their name and parameters. Others carry Python functions, or act on something.
+# Operations that are wholly told by their name and parameters. Others carry Python functions, or
+# act on something.
 PLAIN = frozenset(
     "abs add add_any and broadcast_in_dim ceil clamp concatenate convert_element_type copy cos cosh cumsum div dot_general "
     "dynamic_slice eq erf exp exp2 expand_dims expm1 floor gather ge gt integer_pow iota jit le log log1p logistic lt max min "
@@ -42,7 +43,8 @@ class Traced:
 def traced(function: SequenceLoss, named: Named) -> tuple[SequenceLoss, Hashable]:
     """(the function on the trace of its step, all that tells what it computes from arrays of given shapes).
 
-    The function itself and None where a trace cannot tell, or there is more than one layer and direction.
+    The function itself and None where a trace cannot tell, or there is more than one layer and
+    direction.
     """
     if function.arrangement != ONE_RUN or "lengths" in named:
         return function, None
@@ -88,7 +90,11 @@ def _jaxpr(jaxpr: Any) -> Hashable:
         return tuple(_kind(variable.aval) for variable in variables)
 
     def read(atom: Any) -> Hashable:
-        return (_number(atom.val), _kind(atom.aval)) if isinstance(atom, core.Literal) else numbers[atom]
+        return (
+            (_number(atom.val), _kind(atom.aval))
+            if isinstance(atom, core.Literal)
+            else numbers[atom]
+        )
 
     given = made((*jaxpr.constvars, *jaxpr.invars))
     operations: list[Hashable] = []
@@ -96,8 +102,15 @@ def _jaxpr(jaxpr: Any) -> Hashable:
         if equation.primitive.name not in PLAIN:
             raise NotPlain(equation.primitive.name)
         arguments = tuple(read(atom) for atom in equation.invars)
-        operations.append((equation.primitive, arguments, _plain(equation.params), made(equation.outvars)))
-    return len(jaxpr.constvars), given, tuple(operations), tuple(read(atom) for atom in jaxpr.outvars)
+        operations.append(
+            (equation.primitive, arguments, _plain(equation.params), made(equation.outvars))
+        )
+    return (
+        len(jaxpr.constvars),
+        given,
+        tuple(operations),
+        tuple(read(atom) for atom in jaxpr.outvars),
+    )
 
 
 def _kind(aval: Any) -> Hashable:

@@ -8,7 +8,8 @@
     beta1, beta2, epsilon   of "adam"
     clip            "value", "norm" (of all gradients together) or None; limit: the bound on the one or the other
 
-64-bit mode is entered by context manager around each call, as in reference/by_jax/jax_grad.py; the caller's configuration stays.
+64-bit mode is entered by context manager around each call, as in reference/by_jax/jax_grad.py; the
+caller's configuration stays.
 """
 
 from collections.abc import Callable
@@ -32,10 +33,13 @@ def start(params: Named, settings: Named) -> Any:
 def update(params: Named, gradients: Named, memory: Any, settings: Named) -> tuple[Arrays, Any]:
     """(new parameters, new memory) after clipping and one update; only gradients of parameters are looked at.
 
-    Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another name.
+    Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another
+    name.
     """
     with jax.enable_x64(True):
-        moved, memory = _rule(_items(settings))[1](dict(params), {name: gradients[name] for name in params}, memory)
+        moved, memory = _rule(_items(settings))[1](
+            dict(params), {name: gradients[name] for name in params}, memory
+        )
         return {name: np.asarray(value) for name, value in moved.items()}, memory
 
 
@@ -44,9 +48,13 @@ def _items(settings: Named) -> tuple[tuple[str, Any], ...]:
 
 
 @lru_cache(maxsize=64)
-def _rule(items: tuple[tuple[str, Any], ...]) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+def _rule(
+    items: tuple[tuple[str, Any], ...],
+) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
     settings = dict(items)
-    chain = optax.chain(CLIPS[settings["clip"]](settings), OPTIMISERS[settings["optimiser"]](settings))
+    chain = optax.chain(
+        CLIPS[settings["clip"]](settings), OPTIMISERS[settings["optimiser"]](settings)
+    )
 
     def one_update(params: Any, gradients: Any, memory: Any) -> Any:
         along, memory = chain.update(gradients, memory, params)
@@ -60,11 +68,15 @@ def _sgd(settings: Named) -> optax.GradientTransformation:
 
 
 def _momentum(settings: Named) -> optax.GradientTransformation:
-    return optax.sgd(settings["learning_rate"], settings["momentum"], settings.get("nesterov", False))
+    return optax.sgd(
+        settings["learning_rate"], settings["momentum"], settings.get("nesterov", False)
+    )
 
 
 def _adam(settings: Named) -> optax.GradientTransformation:
-    return optax.adam(settings["learning_rate"], settings["beta1"], settings["beta2"], settings["epsilon"])
+    return optax.adam(
+        settings["learning_rate"], settings["beta1"], settings["beta2"], settings["epsilon"]
+    )
 
 
 OPTIMISERS = {"sgd": _sgd, "momentum": _momentum, "adam": _adam}

@@ -1,11 +1,12 @@
 """Reverse mode by torch: `torch.autograd.grad` of the equations, and `torch.func.jacrev` of their steps.
 
-Everything runs eagerly, on the CPU unless another device is chosen (reference.devices); nothing of the caller's global state
-(default dtype, gradient mode, threads) is changed.
+Everything runs eagerly, on the CPU unless another device is chosen (reference.devices); nothing of
+the caller's global state (default dtype, gradient mode, threads) is changed.
 
-`RandomRounding` is stochastic arithmetic: within it the result of every floating-point operation, of the forward and of torch's
-own backward, is moved at random by up to one unit roundoff. How far a gradient moves then is how far rounding may move it
-(the idea of the CESTAC method: Vignes 1993, "A stochastic arithmetic for reliable scientific computation").
+`RandomRounding` is stochastic arithmetic: within it the result of every floating-point operation,
+of the forward and of torch's own backward, is moved at random by up to one unit roundoff. How far a
+gradient moves then is how far rounding may move it (the idea of the CESTAC method: Vignes 1993, "A
+stochastic arithmetic for reliable scientific computation").
 """
 
 import random
@@ -25,7 +26,8 @@ from ..arrays import Array, Arrays, Named
 from ..equations.parts import ScalarFunction, Step
 from ..equations.unrolling import SequenceLoss
 
-# Operations that choose, move or make numbers and never round: perturbed, a maximum would no longer be one of its arguments.
+# Operations that choose, move or make numbers and never round: perturbed, a maximum would no longer
+# be one of its arguments.
 EXACT_OPERATIONS = frozenset(
     "abs amax amin arange argmax argmin cat clamp clamp_max clamp_min clone constant_pad_nd copy cummax cummin diag_embed "
     "embedding empty empty_like empty_strided eye eye_like flip full full_like gather index index_put index_select masked_fill "
@@ -35,14 +37,18 @@ EXACT_OPERATIONS = frozenset(
 )
 
 # In-place operations that put given numbers into a tensor.
-OVERWRITING = frozenset("copy_ detach_ fill_ requires_grad_ resize_ set_ squeeze_ t_ transpose_ unsqueeze_ zero_".split())
+OVERWRITING = frozenset(
+    "copy_ detach_ fill_ requires_grad_ resize_ set_ squeeze_ t_ transpose_ unsqueeze_ zero_".split()
+)
 
 
 class RandomRounding(TorchDispatchMode):
     """Context in which every floating-point result r that is computed, not just moved, becomes r (1 + ε u), |u| ≤ 1 at random."""
 
     pool_size = 1 << 16
-    at_once = 64  # so many stretches of the pool, at most, are taken together for results of one shape
+    at_once = (
+        64  # so many stretches of the pool, at most, are taken together for results of one shape
+    )
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -64,7 +70,10 @@ class RandomRounding(TorchDispatchMode):
         known = self.computes.get(func)
         if known is None:
             known = self.computes[func] = (computes(func), func._schema.is_mutable)
-        if not (known[0] and isinstance(result, torch.Tensor) and result.dtype.is_floating_point) or result.is_meta:
+        if (
+            not (known[0] and isinstance(result, torch.Tensor) and result.dtype.is_floating_point)
+            or result.is_meta
+        ):
             return result
         return result.mul_(self.draw(result)) if known[1] else result.mul(self.draw(result))
 
@@ -83,31 +92,51 @@ class RandomRounding(TorchDispatchMode):
         pool = self.pools.get((like.dtype, like.device))
         if pool is None or len(pool) - size < self.pool_size // 2:
             eps = torch.finfo(like.dtype).eps
-            u = torch.rand(size + self.pool_size, generator=self.generator, dtype=like.dtype, device="cpu")
-            pool = self.pools[like.dtype, like.device] = u.mul_(2).sub_(1).mul_(eps).add_(1).to(like.device)
+            u = torch.rand(
+                size + self.pool_size, generator=self.generator, dtype=like.dtype, device="cpu"
+            )
+            pool = self.pools[like.dtype, like.device] = (
+                u.mul_(2).sub_(1).mul_(eps).add_(1).to(like.device)
+            )
         room = len(pool) - size
         strides = torch.empty(like.shape, device="meta").stride()
-        return [pool.as_strided(like.shape, strides, int(self.place() * room)) for _ in range(count)]
+        return [
+            pool.as_strided(like.shape, strides, int(self.place() * room)) for _ in range(count)
+        ]
 
 
 def computes(func: Any) -> bool:
     """Whether an operation makes new numbers, in place or not, rather than choosing, moving or overwriting numbers."""
     schema = func._schema
     name = schema.name.removeprefix("aten::")
-    if name in EXACT_OPERATIONS or name.removesuffix("_") in EXACT_OPERATIONS or name in OVERWRITING:
+    if (
+        name in EXACT_OPERATIONS
+        or name.removesuffix("_") in EXACT_OPERATIONS
+        or name in OVERWRITING
+    ):
         return False
-    return schema.is_mutable or not any(returned.alias_info is not None for returned in schema.returns)
+    return schema.is_mutable or not any(
+        returned.alias_info is not None for returned in schema.returns
+    )
 
 
 class NoEscape(TorchFunctionMode):
     """Context in which taking a number out of differentiation is an error: float(tensor) would silently cut the gradient."""
 
-    EXITS = (torch.Tensor.item, torch.Tensor.__float__, torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
+    EXITS = (
+        torch.Tensor.item,
+        torch.Tensor.__float__,
+        torch.Tensor.tolist,
+        torch.Tensor.numpy,
+        torch.Tensor.__array__,
+    )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The function's result. Raises TypeError where a differentiable tensor becomes a plain number."""
         if func in self.EXITS and args[0].requires_grad:
-            raise TypeError(f"{func.__name__} takes a number out of differentiation, and cuts its gradient: stay with xp")
+            raise TypeError(
+                f"{func.__name__} takes a number out of differentiation, and cuts its gradient: stay with xp"
+            )
         return func(*args, **(kwargs or {}))
 
 
@@ -147,7 +176,9 @@ def tensor(array: Array) -> torch.Tensor:
     """A copy as a tensor: the caller's array may be read-only, and stays untouched. NumPy's bfloat16 becomes torch's."""
     place = devices.chosen()
     if array.dtype.name == "bfloat16":
-        return torch.tensor(np.array(array, dtype=np.float32, order="C"), device=place).to(torch.bfloat16)
+        return torch.tensor(np.array(array, dtype=np.float32, order="C"), device=place).to(
+            torch.bfloat16
+        )
     return torch.tensor(np.array(array, order="C"), device=place)
 
 
@@ -181,13 +212,16 @@ def scan_apart(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
 def scan_rounding(seed: int) -> Any:
     """`scan` under RandomRounding, from inputs taken apart at once.
 
-    On indices, every share of a step rounds in each of the sums over all steps that come after it on the way back; that is
-    what the limits were set on. Here the share is moved by as many random amounts, drawn together.
+    On indices, every share of a step rounds in each of the sums over all steps that come after it
+    on the way back; that is what the limits were set on. Here the share is moved by as many random
+    amounts, drawn together.
     """
     rng = np.random.default_rng([seed, 1])
 
     def loop(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
-        return scan_apart(body, state, {name: rounding_as_summed(value, rng) for name, value in per_step.items()})
+        return scan_apart(
+            body, state, {name: rounding_as_summed(value, rng) for name, value in per_step.items()}
+        )
 
     return loop
 
@@ -211,7 +245,9 @@ def rounding_as_summed(value: torch.Tensor, rng: np.random.Generator) -> torch.T
     return same
 
 
-SMALL = 1 << 22  # numbers in all variables; below, handing an operation to several threads costs more than it saves
+SMALL = (
+    1 << 22
+)  # numbers in all variables; below, handing an operation to several threads costs more than it saves
 
 
 @contextmanager
@@ -233,11 +269,17 @@ def gradients(
 ) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradient for every variable) of function(xp, scan, variables, constants).
 
-    A variable that the value does not depend on has the gradient zero. With a rounding_seed, under RandomRounding.
+    A variable that the value does not depend on has the gradient zero. With a rounding_seed, under
+    RandomRounding.
     """
     loop = scan_apart if rounding_seed is None else scan_rounding(rounding_seed)
     with one_thread_if_small(variables), rounding(rounding_seed):
-        return differentiate(lambda leaves, fixed: function(xp, loop, leaves, fixed), variables, constants, rounding_seed is None)
+        return differentiate(
+            lambda leaves, fixed: function(xp, loop, leaves, fixed),
+            variables,
+            constants,
+            rounding_seed is None,
+        )
 
 
 @contextmanager
@@ -259,13 +301,22 @@ def differentiate(
         value = torch.as_tensor(value)
         if not value.requires_grad:
             value = value + 0 * sum(leaf.sum() for leaf in leaves.values())
-        found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(
+            value, list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
     arrays = {name: array_of(output) for name, output in outputs.items()}
-    return float(value.detach()), arrays, {name: array_of(d) for name, d in zip(leaves, found, strict=True)}
+    return (
+        float(value.detach()),
+        arrays,
+        {name: array_of(d) for name, d in zip(leaves, found, strict=True)},
+    )
 
 
 def gradients_of_several(
-    function: SequenceLoss, variables: Named, constants: Sequence[Named], rounding_seed: int | None = None
+    function: SequenceLoss,
+    variables: Named,
+    constants: Sequence[Named],
+    rounding_seed: int | None = None,
 ) -> list[tuple[float, Arrays, Arrays]]:
     """What `gradients` tells for each of several constants: one forward, and their ways back side by side.
 
@@ -280,16 +331,26 @@ def gradients_of_several(
         values, arriving = read_apart(function, leaves, states, fixed)
         found = pull_back(states, arriving, list(leaves.values()))
     outputs = {name: array_of(state) for name, state in states.items()}
-    named = [{name: array_of(d[k]) for name, d in zip(leaves, found, strict=True)} for k in range(len(constants))]
+    named = [
+        {name: array_of(d[k]) for name, d in zip(leaves, found, strict=True)}
+        for k in range(len(constants))
+    ]
     return [(value, outputs, each) for value, each in zip(values, named, strict=True)]
 
 
-def read_apart(function: SequenceLoss, leaves: Named, states: Named, fixed: Sequence[Named]) -> tuple[list[float], Named]:
+def read_apart(
+    function: SequenceLoss, leaves: Named, states: Named, fixed: Sequence[Named]
+) -> tuple[list[float], Named]:
     """(the values, their derivatives by the states: name → (K, its shape)) of the readout for each of K constants."""
     heads = {name: state.detach().requires_grad_() for name, state in states.items()}
     values = [function.readout(xp, leaves, heads, each) for each in fixed]
-    found = [torch.autograd.grad(value, list(heads.values()), allow_unused=True, materialize_grads=True) for value in values]
-    arriving = {name: torch.stack(each) for name, each in zip(heads, zip(*found, strict=True), strict=True)}
+    found = [
+        torch.autograd.grad(value, list(heads.values()), allow_unused=True, materialize_grads=True)
+        for value in values
+    ]
+    arriving = {
+        name: torch.stack(each) for name, each in zip(heads, zip(*found, strict=True), strict=True)
+    }
     return [float(value.detach()) for value in values], arriving
 
 
@@ -305,7 +366,9 @@ def pull_back(states: Named, arriving: Named, leaves: list[torch.Tensor]) -> lis
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             return list(torch.vmap(lambda *given: start(given, leaves))(*cotangents))
-    except Exception:  # code from outside has a backward of its own, which knows nothing of a further axis
+    except (
+        Exception
+    ):  # code from outside has a backward of its own, which knows nothing of a further axis
         each = [start(given, leaves) for given in zip(*cotangents, strict=True)]
         return [torch.stack(found) for found in zip(*each, strict=True)]
 
@@ -313,7 +376,8 @@ def pull_back(states: Named, arriving: Named, leaves: list[torch.Tensor]) -> lis
 def root(outputs: list[torch.Tensor]) -> Any:
     """pull(given, leaves): the derivatives by the leaves, given those by the outputs.
 
-    Hooks put what is given in its place: to check its shape, as an argument of torch.autograd.grad, torch would import sympy.
+    Hooks put what is given in its place: to check its shape, as an argument of torch.autograd.grad,
+    torch would import sympy.
     """
     now: list[torch.Tensor] = []
     for place, output in enumerate(outputs):
@@ -322,7 +386,9 @@ def root(outputs: list[torch.Tensor]) -> Any:
 
     def pull(given: Sequence[torch.Tensor], leaves: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         now[:] = given
-        return torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return torch.autograd.grad(
+            total, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
 
     return pull
 
@@ -337,13 +403,16 @@ def jacobians(
 ) -> Arrays:
     """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_{k}, k = 0..T−1}, both (T, B, S, S).
 
-    `initial` (B, S) is s_0 flattened in the order of `state_sizes`. The first is jacrev of one step at each state of the
-    trajectory; the second is jacrev of the unrolled map, s_T by an offset at every earlier state: no product is formed.
+    `initial` (B, S) is s_0 flattened in the order of `state_sizes`. The first is jacrev of one step
+    at each state of the trajectory; the second is jacrev of the unrolled map, s_T by an offset at
+    every earlier state: no product is formed.
     """
     fixed = {name: tensor(value) for name, value in params.items()}
 
     def one_step(s: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
-        parts = dict(zip(state_sizes, torch.split(s[None], list(state_sizes.values()), dim=-1), strict=True))
+        parts = dict(
+            zip(state_sizes, torch.split(s[None], list(state_sizes.values()), dim=-1), strict=True)
+        )
         new = step(xp, fixed, parts, x_t[None])
         return torch.cat([new[name] for name in state_sizes], dim=-1)[0]
 
@@ -360,5 +429,10 @@ def jacobians(
             before.append(s)
             s = torch.vmap(one_step)(s, x_t)
         local = torch.vmap(torch.vmap(torch.func.jacrev(one_step)))(torch.stack(before), xs)
-        unrolled = torch.vmap(torch.func.jacrev(last_state), in_dims=(None, 0, 1))(zeros, tensor(initial), xs)
-    return {"state_jacobian": array_of(local), "jacobian_product_to_end": array_of(unrolled.permute(2, 0, 1, 3))}
+        unrolled = torch.vmap(torch.func.jacrev(last_state), in_dims=(None, 0, 1))(
+            zeros, tensor(initial), xs
+        )
+    return {
+        "state_jacobian": array_of(local),
+        "jacobian_product_to_end": array_of(unrolled.permute(2, 0, 1, 3)),
+    }

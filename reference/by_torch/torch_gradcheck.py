@@ -11,11 +11,15 @@ from ..arrays import Arrays, Named
 
 
 def accepts(
-    value: Callable[[Named], float], gradients: Callable[[Named], Named], variables: Named, fast: bool = False
+    value: Callable[[Named], float],
+    gradients: Callable[[Named], Named],
+    variables: Named,
+    fast: bool = False,
 ) -> bool:
     """Whether gradcheck, with its default tolerances, accepts gradients(variables) as those of the scalar value(variables).
 
-    fast: in its fast mode, which compares two random projections. A gradient that is missing, or that raises, is not accepted.
+    fast: in its fast mode, which compares two random projections. A gradient that is missing, or
+    that raises, is not accepted.
     """
     names = list(variables)
 
@@ -33,7 +37,10 @@ def accepts(
             """What the derivation says, times the cotangent of the value."""
             found = gradients(arrays(ctx.saved_tensors))
             like = ctx.saved_tensors[0]
-            return tuple(grad_outputs[0] * torch.as_tensor(np.array(found[name]), dtype=like.dtype) for name in names)
+            return tuple(
+                grad_outputs[0] * torch.as_tensor(np.array(found[name]), dtype=like.dtype)
+                for name in names
+            )
 
     def arrays(tensors: Any) -> Arrays:
         return {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
@@ -42,6 +49,8 @@ def accepts(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that float32 inputs are likely to fail
         try:
-            return torch.autograd.gradcheck(Derivation.apply, leaves, fast_mode=fast, raise_exception=False)
+            return torch.autograd.gradcheck(
+                Derivation.apply, leaves, fast_mode=fast, raise_exception=False
+            )
         except Exception:
             return False

@@ -1,8 +1,9 @@
 """torch's own nn.RNN, nn.LSTM and nn.GRU on given weights: a forward that nobody here wrote, differentiated by torch.
 
-RNN and LSTM keep two biases, b_ih and b_hh, that only ever occur as their sum; b_h is put into the first, zero into the second.
-Several layers, both directions and rows of unequal length (as a PackedSequence) are the module's own; with given dropout masks
-each layer is a module by itself, since a module draws its own; chunks of a sequence are calls that hand on a detached state.
+RNN and LSTM keep two biases, b_ih and b_hh, that only ever occur as their sum; b_h is put into the
+first, zero into the second. Several layers, both directions and rows of unequal length (as a
+PackedSequence) are the module's own; with given dropout masks each layer is a module by itself,
+since a module draws its own; chunks of a sequence are calls that hand on a detached state.
 """
 
 import warnings
@@ -32,9 +33,17 @@ MODULES: dict[str, type[torch.nn.RNNBase]] = {
 def weights(leaves: Named, suffix: str, number: str) -> dict[str, Any]:
     """The parameters of one run under torch's names: `suffix` is that of the leaves, `number` that of torch."""
     in_bias = leaves["b_x" + suffix] if "b_x" + suffix in leaves else leaves["b_h" + suffix]
-    recurrent_bias = leaves["b_hh" + suffix] if "b_hh" + suffix in leaves else torch.zeros_like(in_bias)
-    named = {"weight_ih": leaves["W_xh" + suffix], "weight_hh": leaves["W_hh" + suffix], "bias_ih": in_bias}
-    named |= {"bias_hh": recurrent_bias} | ({"weight_hr": leaves["W_hr" + suffix]} if "W_hr" + suffix in leaves else {})
+    recurrent_bias = (
+        leaves["b_hh" + suffix] if "b_hh" + suffix in leaves else torch.zeros_like(in_bias)
+    )
+    named = {
+        "weight_ih": leaves["W_xh" + suffix],
+        "weight_hh": leaves["W_hh" + suffix],
+        "bias_ih": in_bias,
+    }
+    named |= {"bias_hh": recurrent_bias} | (
+        {"weight_hr": leaves["W_hr" + suffix]} if "W_hr" + suffix in leaves else {}
+    )
     return {name + number: value for name, value in named.items()}
 
 
@@ -43,26 +52,48 @@ def initial(leaves: Named, suffixes: list[str], names: tuple[str, ...]) -> list[
     return [torch.stack([leaves[f"{name}{suffix}_0"] for suffix in suffixes]) for name in names]
 
 
-def module_of(cell: str, options: Named, leaves: Named, suffixes: list[str], layers: int) -> torch.nn.Module:
+def module_of(
+    cell: str, options: Named, leaves: Named, suffixes: list[str], layers: int
+) -> torch.nn.Module:
     """torch's module of these sizes, without numbers of its own."""
-    cell_of_rnn = {"nonlinearity": options.get("activation", "relu")} if MODULES[cell] is torch.nn.RNN else {}
+    cell_of_rnn = (
+        {"nonlinearity": options.get("activation", "relu")} if MODULES[cell] is torch.nn.RNN else {}
+    )
     W_xh, W_hh = leaves["W_xh" + suffixes[0]], leaves["W_hh" + suffixes[0]]
     gates = {torch.nn.RNN: 1, torch.nn.LSTM: 4, torch.nn.GRU: 3}[MODULES[cell]]
     projection = {"proj_size": W_hh.shape[1]} if cell == "projected-lstm" else {}
     both = len(suffixes) == 2 * layers
     return MODULES[cell](
-        W_xh.shape[1], W_hh.shape[0] // gates, layers, bidirectional=both, device="meta", **cell_of_rnn, **projection
+        W_xh.shape[1],
+        W_hh.shape[0] // gates,
+        layers,
+        bidirectional=both,
+        device="meta",
+        **cell_of_rnn,
+        **projection,
     )
 
 
-def call(module: torch.nn.Module, named: Named, x: torch.Tensor, state: State, lengths: torch.Tensor | None) -> Any:
+def call(
+    module: torch.nn.Module,
+    named: Named,
+    x: torch.Tensor,
+    state: State,
+    lengths: torch.Tensor | None,
+) -> Any:
     """(output (T, B, ·), last states) of the module with these weights; integer x stands for one-hot rows."""
     if not x.is_floating_point():
-        x = torch.nn.functional.one_hot(x, named["weight_ih_l0"].shape[1]).to(named["weight_ih_l0"].dtype)
+        x = torch.nn.functional.one_hot(x, named["weight_ih_l0"].shape[1]).to(
+            named["weight_ih_l0"].dtype
+        )
     given = x if lengths is None else pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")  # float32
-        output, last = torch.func.functional_call(module, dict(named), (given, tuple(state) if len(state) > 1 else state[0]))
+        warnings.filterwarnings(
+            "ignore", message="LSTM with projections is not supported with oneDNN"
+        )  # float32
+        output, last = torch.func.functional_call(
+            module, dict(named), (given, tuple(state) if len(state) > 1 else state[0])
+        )
     if lengths is not None:
         output = pad_packed_sequence(output, total_length=len(x))[0]
     return output, list(last) if len(state) > 1 else [last]
@@ -82,12 +113,16 @@ def run(
     state = initial(leaves, suffixes, ("h", "c") if MODULES[cell] is torch.nn.LSTM else ("h",))
     outputs = []
     for piece in torch.split(x, chunk or len(x)):
-        output, state = call(module, named, piece, [value.detach() for value in state] if outputs else state, lengths)
+        output, state = call(
+            module, named, piece, [value.detach() for value in state] if outputs else state, lengths
+        )
         outputs.append(output)
     return torch.cat(outputs), state
 
 
-def network(cell: str, options: Named, leaves: Named, fixed: Named, arrangement: Arrangement) -> dict[str, Any]:
+def network(
+    cell: str, options: Named, leaves: Named, fixed: Named, arrangement: Arrangement
+) -> dict[str, Any]:
     """The states that torch tells, by name: h of the top layer, of every layer where dropout masks are given."""
     x, lengths = {**fixed, **leaves}["x"], fixed.get("lengths")
     layers = arrangement.suffixes()
@@ -103,7 +138,9 @@ def network(cell: str, options: Named, leaves: Named, fixed: Named, arrangement:
     return told(leaves, output, last, layers[-1], lengths)
 
 
-def told(leaves: Named, output: torch.Tensor, last: State, layer: list[str], lengths: torch.Tensor | None) -> dict[str, Any]:
+def told(
+    leaves: Named, output: torch.Tensor, last: State, layer: list[str], lengths: torch.Tensor | None
+) -> dict[str, Any]:
     """h of one layer's runs. Where torch pads with zeros: the state that a row ended with, or backwards in time begins with."""
     states: dict[str, Any] = {}
     parts = torch.split(output, output.shape[-1] // len(layer), dim=-1)
@@ -123,7 +160,9 @@ def step_by_step(cell: str, options: Named, leaves: Named, x: torch.Tensor) -> d
     for x_t in x:
         _, state = call(module, named, x_t[None], state, None)
         states.append(state)
-    return {name: torch.cat([each[place] for each in states]) for place, name in enumerate(("h", "c"))}
+    return {
+        name: torch.cat([each[place] for each in states]) for place, name in enumerate(("h", "c"))
+    }
 
 
 def gradients(
@@ -137,7 +176,8 @@ def gradients(
 ) -> tuple[float, Arrays, Arrays]:
     """(loss, states, gradient for every variable); `cell` is a key of MODULES, `readout` is from reference.equations.
 
-    With a rounding_seed, under RandomRounding. Where torch runs a layer as one operation (LSTM in float32), its inside is exact.
+    With a rounding_seed, under RandomRounding. Where torch runs a layer as one operation (LSTM in
+    float32), its inside is exact.
     """
     plain = arrangement == ONE_RUN and "lengths" not in constants
 

@@ -8,8 +8,9 @@
     beta1, beta2, epsilon   of "adam"
     clip            "value", "norm" (of all gradients together) or None; limit: the bound on the one or the other
 
-torch.optim.sgd.sgd and torch.optim.adam.adam are what the classes SGD and Adam call, given their memory as lists. The classes
-would import torch._dynamo, which takes seconds. Nothing of the caller's global state is changed.
+torch.optim.sgd.sgd and torch.optim.adam.adam are what the classes SGD and Adam call, given their
+memory as lists. The classes would import torch._dynamo, which takes seconds. Nothing of the
+caller's global state is changed.
 """
 
 from typing import Any
@@ -32,15 +33,21 @@ def start(params: Named, settings: Named) -> dict[str, Tensors]:
     return {"m": zeros, "v": zeros, "updates": none_done}
 
 
-def update(params: Named, gradients: Named, memory: dict[str, Tensors], settings: Named) -> tuple[Arrays, dict[str, Tensors]]:
+def update(
+    params: Named, gradients: Named, memory: dict[str, Tensors], settings: Named
+) -> tuple[Arrays, dict[str, Tensors]]:
     """(new parameters, new memory) after clipping and one update; only gradients of parameters are looked at.
 
-    Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another name.
+    Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another
+    name.
     """
     leaves = {name: _tensor(value) for name, value in params.items()}
     for name, leaf in leaves.items():
         leaf.grad = _tensor(gradients[name])
-    new = {kind: {name: value.clone() for name, value in named.items()} for kind, named in memory.items()}
+    new = {
+        kind: {name: value.clone() for name, value in named.items()}
+        for kind, named in memory.items()
+    }
     with torch.no_grad():
         CLIPS[settings["clip"]](leaves, settings)
         OPTIMISERS[settings["optimiser"]](leaves, new, settings)
@@ -64,7 +71,9 @@ def _descend(leaves: Tensors, memory: dict[str, Tensors], settings: Named) -> No
         weight_decay=0.0,
         maximize=False,
     )
-    memory["momentum"] = {name: buffer for name, buffer in zip(leaves, buffers, strict=True) if buffer is not None}
+    memory["momentum"] = {
+        name: buffer for name, buffer in zip(leaves, buffers, strict=True) if buffer is not None
+    }
 
 
 def _adam(leaves: Tensors, memory: dict[str, Tensors], settings: Named) -> None:

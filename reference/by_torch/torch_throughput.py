@@ -1,8 +1,9 @@
 """torch as a contender in speed: one forward and backward of a cell under a linear head and softmax cross-entropy, summed.
 
-Each way returns a function of no arguments, to be timed, which gives the loss and the gradient for every variable; all that can
-be done once is done before. Variables are named and shaped as in reference.equations; sigmoid, tanh and cross-entropy are torch's
-own, as is what a user would write, and what does not wait for the state is computed for all steps at once.
+Each way returns a function of no arguments, to be timed, which gives the loss and the gradient for
+every variable; all that can be done once is done before. Variables are named and shaped as in
+reference.equations; sigmoid, tanh and cross-entropy are torch's own, as is what a user would write,
+and what does not wait for the state is computed for all steps at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +49,11 @@ def gru(own: Tensors, state: State, u: torch.Tensor) -> State:
     return (torch.lerp(n, h, torch.sigmoid(u_z + v_z)),)
 
 
-STEPS: dict[str, Callable[[Tensors, State, torch.Tensor], State]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
+STEPS: dict[str, Callable[[Tensors, State, torch.Tensor], State]] = {
+    "rnn": rnn,
+    "lstm": lstm,
+    "gru": gru,
+}
 
 
 def state_names(cell: str) -> tuple[str, ...]:
@@ -125,7 +130,9 @@ def module(cell: str, variables: Named, target: Array) -> Run:
         h, _ = built(leaves["x"], tuple(state) if len(state) > 1 else state[0])
         return under_head(leaves, h, target)
 
-    return differentiated(loss, leaves | {name: getattr(built, theirs) for name, theirs in own.items()}, target)
+    return differentiated(
+        loss, leaves | {name: getattr(built, theirs) for name, theirs in own.items()}, target
+    )
 
 
 def step_jacobians(

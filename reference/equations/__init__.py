@@ -1,9 +1,10 @@
 """The forward equations, typed a second time as array-API code, for engines that differentiate by themselves.
 
-Nothing here knows a derivative. Steps are `step(xp, params, state, x, **options) -> new state`; readouts are
-`readout(xp, params, states, constants, **options) -> scalar` on stacked states (T, B, ·). `xp` is an array-API namespace:
-NumPy, torch through array-api-compat, jax.numpy. The conventions are torch's: weights are (out, in), rows are samples; in a
-network of several layers or directions the names have the suffixes "_l0", "_l0_reverse", "_l1", ….
+Nothing here knows a derivative. Steps are `step(xp, params, state, x, **options) -> new state`;
+readouts are `readout(xp, params, states, constants, **options) -> scalar` on stacked states (T, B,
+·). `xp` is an array-API namespace: NumPy, torch through array-api-compat, jax.numpy. The
+conventions are torch's: weights are (out, in), rows are samples; in a network of several layers or
+directions the names have the suffixes "_l0", "_l0_reverse", "_l1", ….
 """
 
 from .diagonal import lru as lru

@@ -22,7 +22,9 @@ def gru(xp: Any, params: Named, state: Named, x: Any, *, reset: str) -> dict[str
     open_reset, update = sigmoid(xp, reset_x + reset_h), sigmoid(xp, update_x + update_h)
     if reset == "before":
         start = 2 * state["h"].shape[-1]
-        new_h = affine(xp, open_reset * state["h"], params["W_hh"][start:, :]) + params["b_hh"][start:]
+        new_h = (
+            affine(xp, open_reset * state["h"], params["W_hh"][start:, :]) + params["b_hh"][start:]
+        )
     else:
         new_h = open_reset * new_h
     new = xp.tanh(new_x + new_h)
@@ -34,7 +36,10 @@ def peephole_lstm(xp: Any, params: Named, state: Named, x: Any) -> dict[str, Any
     old = state["c"]
     gates = affine(xp, x, params["W_xh"]) + affine(xp, state["h"], params["W_hh"]) + params["b_h"]
     to_write, to_keep, candidate, to_show = blocks(gates, 4)
-    keep, write = sigmoid(xp, to_keep + old * params["p_f"]), sigmoid(xp, to_write + old * params["p_i"])
+    keep, write = (
+        sigmoid(xp, to_keep + old * params["p_f"]),
+        sigmoid(xp, to_write + old * params["p_i"]),
+    )
     cell = keep * old + write * xp.tanh(candidate)
     return {"h": xp.tanh(cell) * sigmoid(xp, to_show + cell * params["p_o"]), "c": cell}
 
@@ -51,11 +56,17 @@ def projected_lstm(
 def min_gru(xp: Any, params: Named, state: Named, x: Any, *, activation: str) -> dict[str, Any]:
     """Feng et al. 2024, section 3.1: between the old state and a candidate, update and candidate told by x alone."""
     update, candidate = blocks(affine(xp, x, params["W_xh"]) + params["b_h"], 2)
-    return {"h": sigmoid(xp, -update) * state["h"] + sigmoid(xp, update) * NONLINEARITIES[activation](xp, candidate)}
+    return {
+        "h": sigmoid(xp, -update) * state["h"]
+        + sigmoid(xp, update) * NONLINEARITIES[activation](xp, candidate)
+    }
 
 
 def min_lstm(xp: Any, params: Named, state: Named, x: Any, *, activation: str) -> dict[str, Any]:
     """Feng et al. 2024, section 3.2: forget and input gate over their sum."""
     to_keep, to_write, candidate = blocks(affine(xp, x, params["W_xh"]) + params["b_h"], 3)
     keep, write = sigmoid(xp, to_keep), sigmoid(xp, to_write)
-    return {"h": (keep * state["h"] + write * NONLINEARITIES[activation](xp, candidate)) / (keep + write)}
+    return {
+        "h": (keep * state["h"] + write * NONLINEARITIES[activation](xp, candidate))
+        / (keep + write)
+    }

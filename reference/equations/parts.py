@@ -16,7 +16,9 @@ def stop_gradient(value: Any) -> Any:
     if hasattr(value, "detach"):
         return value.detach()
     jax = sys.modules.get("jax")
-    return value if jax is None or not isinstance(value, jax.Array) else jax.lax.stop_gradient(value)
+    return (
+        value if jax is None or not isinstance(value, jax.Array) else jax.lax.stop_gradient(value)
+    )
 
 
 def relu(xp: Any, z: Any) -> Any:

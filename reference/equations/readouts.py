@@ -9,7 +9,10 @@ from .parts import Readout, affine, one_hot, side_by_side, stop_gradient
 
 def outputs(xp: Any, params: Named, states: Named, reads: tuple[str, ...]) -> Any:
     """Head: h W_hyᵀ + b_y for every step, (T, B, V), with h the states of these names side by side."""
-    return affine(xp, side_by_side(xp, [states[name] for name in reads]), params["W_hy"]) + params["b_y"]
+    return (
+        affine(xp, side_by_side(xp, [states[name] for name in reads]), params["W_hy"])
+        + params["b_y"]
+    )
 
 
 def average_or_sum(xp: Any, per_position: Any, mask: Any, reduction: str) -> Any:
@@ -29,7 +32,9 @@ def softmax_cross_entropy(
 ) -> Any:
     """−log softmax(y)[target] at each position, as logsumexp(y) − y[target]."""
     y = outputs(xp, params, states, reads)
-    peak = stop_gradient(xp.max(y, axis=-1, keepdims=True))  # it cancels; a gradient through max would hang on y == max(y)
+    peak = stop_gradient(
+        xp.max(y, axis=-1, keepdims=True)
+    )  # it cancels; a gradient through max would hang on y == max(y)
     logsumexp = xp.log(xp.sum(xp.exp(y - peak), axis=-1)) + peak[..., 0]
     chosen = xp.sum(y * one_hot(xp, constants["target"], y.shape[-1], y), axis=-1)
     return average_or_sum(xp, logsumexp - chosen, constants["mask"], reduction)

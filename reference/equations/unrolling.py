@@ -4,13 +4,15 @@
 
     function(xp, scan, variables, constants) -> (scalar, outputs by name),
 
-where `scan` is the engine's own time loop and the outputs are the trajectories. It adds to the parameters of every step, and to
-every state, an offset that is a variable of its own, such as "W_hh@t" (T, H, H) or "h@t" (T, B, H) for the suffix "@t", and zero
-in value. The gradient for an offset is the share of its step: the terms ∂L/∂s_t and (∂⁺s_t/∂W)ᵀ ∂L/∂s_t that the whole sums.
+where `scan` is the engine's own time loop and the outputs are the trajectories. It adds to the
+parameters of every step, and to every state, an offset that is a variable of its own, such as
+"W_hh@t" (T, H, H) or "h@t" (T, B, H) for the suffix "@t", and zero in value. The gradient for an
+offset is the share of its step: the terms ∂L/∂s_t and (∂⁺s_t/∂W)ᵀ ∂L/∂s_t that the whole sums.
 Offsets that are not among the variables are not added.
 
-A truncated gradient is that of a function in which states are held fixed at certain places, by `stop_gradient`: at the border of
-every chunk, or at the beginning of the window of every step, which is then run again (Williams and Peng 1990).
+A truncated gradient is that of a function in which states are held fixed at certain places, by
+`stop_gradient`: at the border of every chunk, or at the beginning of the window of every step,
+which is then run again (Williams and Peng 1990).
 """
 
 from collections.abc import Callable
@@ -58,8 +60,9 @@ ONE_RUN = Arrangement()
 class SequenceLoss:
     """The scalar function of a network of a step, over "x" from "<state>_0", read by a readout.
 
-    `offset` is the suffix of offsets; parameter_names and state_names are those of the step. A constant "lengths" (B,) says how
-    many steps each row has, where they differ; "dropout_l0", … are masks on what a layer hands on.
+    `offset` is the suffix of offsets; parameter_names and state_names are those of the step. A
+    constant "lengths" (B,) says how many steps each row has, where they differ; "dropout_l0", … are
+    masks on what a layer hands on.
     """
 
     step: Step
@@ -80,31 +83,56 @@ class SequenceLoss:
         """The states by name; no constant is read that is the readout's alone."""
         named = {**constants, **variables}
         signal, states = named["x"], dict[str, Any]()
-        lasting = {"alive": xp.arange(signal.shape[0])[:, None] < named["lengths"]} if "lengths" in named else {}
+        lasting = (
+            {"alive": xp.arange(signal.shape[0])[:, None] < named["lengths"]}
+            if "lengths" in named
+            else {}
+        )
         for number, layer in enumerate(self.arrangement.suffixes()):
             if number:
                 below = self.arrangement.suffixes()[number - 1]
-                signal = side_by_side(xp, [states[name + suffix] for suffix in below for name in self.arrangement.outputs])
+                signal = side_by_side(
+                    xp,
+                    [
+                        states[name + suffix]
+                        for suffix in below
+                        for name in self.arrangement.outputs
+                    ],
+                )
                 kept = named.get(f"dropout_l{number - 1}")
                 signal = signal if kept is None else signal * kept
             for suffix in layer:
                 own = {name: named[name + suffix] for name in self.parameter_names}
-                moved = [name for name in (*self.parameter_names, *self.state_names) if name + suffix + self.offset in named]
-                per_step = {"x": signal, **lasting} | {name: named[name + suffix + self.offset] for name in moved}
+                moved = [
+                    name
+                    for name in (*self.parameter_names, *self.state_names)
+                    if name + suffix + self.offset in named
+                ]
+                per_step = {"x": signal, **lasting} | {
+                    name: named[name + suffix + self.offset] for name in moved
+                }
                 body = one_step(xp, self.step, own, self.state_names)
                 initial = {name: named[f"{name}{suffix}_0"] for name in self.state_names}
                 reverse = suffix.endswith("_reverse")
                 loop = partial(cut_scan, xp, scan, self.arrangement)
-                trajectory = in_reverse(xp, loop, body, initial, per_step) if reverse else loop(body, initial, per_step)
+                trajectory = (
+                    in_reverse(xp, loop, body, initial, per_step)
+                    if reverse
+                    else loop(body, initial, per_step)
+                )
                 states |= {name + suffix: trajectory[name] for name in self.state_names}
         return states
 
 
-def one_step(xp: Any, step: Step, own: Named, state_names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
+def one_step(
+    xp: Any, step: Step, own: Named, state_names: tuple[str, ...]
+) -> Callable[..., dict[str, Any]]:
     """body(state, at_step) -> new state: the step with this step's offsets; rows that are not alive stay as they are."""
 
     def body(state: Named, at_step: Named) -> dict[str, Any]:
-        params = {name: value + at_step[name] if name in at_step else value for name, value in own.items()}
+        params = {
+            name: value + at_step[name] if name in at_step else value for name, value in own.items()
+        }
         x = at_step["x"]
         if "alive" in at_step:
             alive = at_step["alive"]
@@ -113,14 +141,19 @@ def one_step(xp: Any, step: Step, own: Named, state_names: tuple[str, ...]) -> C
             new = {name: xp.where(alive[:, None], new[name], state[name]) for name in state_names}
         else:
             new = step(xp, params, state, x)
-        return {name: new[name] + at_step[name] if name in at_step else new[name] for name in state_names}
+        return {
+            name: new[name] + at_step[name] if name in at_step else new[name]
+            for name in state_names
+        }
 
     return body
 
 
 def in_reverse(xp: Any, loop: Any, body: Any, state: Named, per_step: Named) -> dict[str, Any]:
     """The loop from the last step to the first; what it returns stands in the order of time."""
-    trajectory = loop(body, state, {name: xp.flip(value, axis=0) for name, value in per_step.items()})
+    trajectory = loop(
+        body, state, {name: xp.flip(value, axis=0) for name, value in per_step.items()}
+    )
     return {name: xp.flip(value, axis=0) for name, value in trajectory.items()}
 
 
@@ -130,21 +163,43 @@ def cut_scan(
     """The engine's loop, its gradient cut by window or chunks where the arrangement says so."""
     steps = per_step["x"].shape[0]
     if arrangement.window is not None:
-        return windows(xp, body, state, [{name: value[t] for name, value in per_step.items()} for t in range(steps)], arrangement)
+        return windows(
+            xp,
+            body,
+            state,
+            [{name: value[t] for name, value in per_step.items()} for t in range(steps)],
+            arrangement,
+        )
     chunk = arrangement.chunk or steps
     pieces = []
     for first in range(0, steps, chunk):
-        pieces.append(scan(body, state, {name: value[first : first + chunk] for name, value in per_step.items()}))
+        pieces.append(
+            scan(
+                body,
+                state,
+                {name: value[first : first + chunk] for name, value in per_step.items()},
+            )
+        )
         state = {name: stop_gradient(value[-1]) for name, value in pieces[-1].items()}
-    return pieces[0] if len(pieces) == 1 else {name: xp.concat([piece[name] for piece in pieces], axis=0) for name in pieces[0]}
+    return (
+        pieces[0]
+        if len(pieces) == 1
+        else {name: xp.concat([piece[name] for piece in pieces], axis=0) for name in pieces[0]}
+    )
 
 
-def windows(xp: Any, body: Any, state: Named, at: list[Any], arrangement: Arrangement) -> dict[str, Any]:
+def windows(
+    xp: Any, body: Any, state: Named, at: list[Any], arrangement: Arrangement
+) -> dict[str, Any]:
     """Every state by a run of its own over its window, from a state before it that is held fixed; s_0 is not."""
     trajectory = [dict(state)]
     for t in range(len(at)):
         first = max(0, t - (arrangement.window or 0))
-        new = trajectory[0] if first == 0 else {name: stop_gradient(value) for name, value in trajectory[first].items()}
+        new = (
+            trajectory[0]
+            if first == 0
+            else {name: stop_gradient(value) for name, value in trajectory[first].items()}
+        )
         for k in range(first, t + 1):
             new = body(new, at[k])
         trajectory.append(new)

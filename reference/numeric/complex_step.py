@@ -1,9 +1,10 @@
 """Complex step: f′(a) = Im f(a + ih) / h with h = 1e-30, exact to rounding, on NumPy code that follows complex numbers.
 
-No difference is taken, so that nothing cancels (Squire and Trapp 1998, "Using complex variables to estimate derivatives of real
-functions"). It needs an analytic function written in operations that carry complex numbers through: abs, max, comparisons and
-conversions to float do not, and may be silently wrong. Therefore the result is held against central differences before it
-is believed, along one random direction; where they disagree, `DoesNotFollow` is raised.
+No difference is taken, so that nothing cancels (Squire and Trapp 1998, "Using complex variables to
+estimate derivatives of real functions"). It needs an analytic function written in operations that
+carry complex numbers through: abs, max, comparisons and conversions to float do not, and may be
+silently wrong. Therefore the result is held against central differences before it is believed,
+along one random direction; where they disagree, `DoesNotFollow` is raised.
 """
 
 import warnings
@@ -60,20 +61,33 @@ def _slope(value: Value, point: Arrays, directions: Arrays) -> float:
         try:
             result = np.asarray(value({**point, **moved}))
         except (TypeError, ValueError, Warning) as error:
-            raise DoesNotFollow(f"the function does not carry complex numbers through ({error})") from error
+            raise DoesNotFollow(
+                f"the function does not carry complex numbers through ({error})"
+            ) from error
     return float(np.imag(result).sum() / STEP)
 
 
 def _believe(value: Value, point: Arrays, seed: int) -> None:
     """Raises DoesNotFollow where central differences along a random direction over all variables say otherwise."""
     rng = np.random.default_rng([seed, 3])
-    directions = {name: rng.choice((-1.0, 1.0), size=variable.shape) for name, variable in point.items()}
+    directions = {
+        name: rng.choice((-1.0, 1.0), size=variable.shape) for name, variable in point.items()
+    }
 
     def along(distance: Arrays) -> Any:
-        return value({name: point[name] + distance["d"] * direction for name, direction in directions.items()})
+        return value(
+            {
+                name: point[name] + distance["d"] * direction
+                for name, direction in directions.items()
+            }
+        )
 
-    _, differences, _, uncertainty, _ = finite_difference.gradients(along, {"d": np.zeros(())}, seed)
+    _, differences, _, uncertainty, _ = finite_difference.gradients(
+        along, {"d": np.zeros(())}, seed
+    )
     slope = _slope(value, point, directions)
     if not abs(slope - float(differences["d"])) <= uncertainty["d"] + 1e-6 * abs(slope):
-        both = f"complex step gives {slope:.6g} where differences give {float(differences['d']):.6g}"
+        both = (
+            f"complex step gives {slope:.6g} where differences give {float(differences['d']):.6g}"
+        )
         raise DoesNotFollow(f"{both}: some operation drops the imaginary part")

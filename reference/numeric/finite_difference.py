@@ -1,16 +1,19 @@
 """Central differences of high order with an adaptive step and an error estimate: scipy.differentiate on NumPy code.
 
-Needs nothing of the function but its value. Small variables are differentiated entry by entry; larger ones along random
-directions of ±1, whose inner products with the gradient are told instead. What differences cannot see: an error below
-their own uncertainty (given with every result), and, along directions, which entry is wrong.
+Needs nothing of the function but its value. Small variables are differentiated entry by entry;
+larger ones along random directions of ±1, whose inner products with the gradient are told instead.
+What differences cannot see: an error below their own uncertainty (given with every result), and,
+along directions, which entry is wrong.
 
-At a kink (relu or |x| at 0, a tie of max) central differences converge, to the middle of the derivatives from the right and from
-the left, with an error estimate of zero: what does not converge tells no kinks. Second differences do,
+At a kink (relu or |x| at 0, a tie of max) central differences converge, to the middle of the
+derivatives from the right and from the left, with an error estimate of zero: what does not converge
+tells no kinks. Second differences do,
 
     (f(h) − 2 f(0) + f(−h)) / h  →  f″ h where f is smooth, the gap between the one-sided derivatives at a kink           (1)
 
-at the cost of four more values a derivative. Where (1) does not shrink with h, one-sided differences settle it; half the gap is
-then told beside the middle, for any number between is what some convention chooses. Where f is smooth nothing changes.
+at the cost of four more values a derivative. Where (1) does not shrink with h, one-sided
+differences settle it; half the gap is then told beside the middle, for any number between is what
+some convention chooses. Where f is smooth nothing changes.
 """
 
 from collections.abc import Callable
@@ -25,7 +28,10 @@ Value = Callable[[Arrays], Any]
 
 ENTRIES = 80  # up to this size every entry, above it random directions
 DIRECTIONS = 16
-NEAR, SHRINK = 1e-4, 8.0  # h of (1) in steps, and by how much it shrinks: a kink nearer than h / SHRINK counts as one
+NEAR, SHRINK = (
+    1e-4,
+    8.0,
+)  # h of (1) in steps, and by how much it shrinks: a kink nearer than h / SHRINK counts as one
 SAFETY = 10.0  # the estimate is a difference between two orders: no bound
 
 
@@ -33,7 +39,9 @@ def lines(variable: Array, seed: int) -> Array | None:
     """None for entry by entry, or the random directions (DIRECTIONS, shape)."""
     if variable.size <= ENTRIES:
         return None
-    return np.random.default_rng([seed, variable.size]).choice((-1.0, 1.0), size=(DIRECTIONS, *variable.shape))
+    return np.random.default_rng([seed, variable.size]).choice(
+        (-1.0, 1.0), size=(DIRECTIONS, *variable.shape)
+    )
 
 
 def units(variable: Array) -> Array:
@@ -41,10 +49,13 @@ def units(variable: Array) -> Array:
     return np.eye(variable.size).reshape(variable.size, *variable.shape)
 
 
-def gradients(value: Value, variables: Named, seed: int) -> tuple[float, Arrays, Arrays, dict[str, float], Arrays]:
+def gradients(
+    value: Value, variables: Named, seed: int
+) -> tuple[float, Arrays, Arrays, dict[str, float], Arrays]:
     """(value, gradient or inner products by variable, directions of the latter, absolute uncertainty, kinks by variable).
 
-    The last: half the gap between the one-sided derivatives, in the shape of what is found; only where there is a kink.
+    The last: half the gap between the one-sided derivatives, in the shape of what is found; only
+    where there is a kink.
     """
     point = {name: np.array(variable) for name, variable in variables.items()}
     found: Arrays = {}
@@ -61,7 +72,11 @@ def gradients(value: Value, variables: Named, seed: int) -> tuple[float, Arrays,
         if chosen is not None:
             directions[name] = chosen
         if gaps.any():
-            kinks[name] = gaps.reshape(variable.shape) if chosen is None else _of_all_entries(value, point, name, len(gaps))
+            kinks[name] = (
+                gaps.reshape(variable.shape)
+                if chosen is None
+                else _of_all_entries(value, point, name, len(gaps))
+            )
     return float(value(point)), found, directions, uncertainty, kinks
 
 
@@ -69,7 +84,9 @@ def _line(value: Value, point: Arrays, name: str, direction: Array) -> tuple[Any
     """(the function along the direction, the step of differences)."""
 
     def along(distance: Array) -> Array:
-        values = [float(value({**point, name: point[name] + d * direction})) for d in np.ravel(distance)]
+        values = [
+            float(value({**point, name: point[name] + d * direction})) for d in np.ravel(distance)
+        ]
         return np.array(values).reshape(np.shape(distance))
 
     return along, 0.1 * max(1.0, float(np.max(np.abs(point[name] * (direction != 0)))))
@@ -81,7 +98,9 @@ def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[fl
     middle = float(value(point))
     rounding = np.finfo(np.float64).eps * abs(middle) / step
     if _gap(along, step, middle):
-        (right, right_error), (left, left_error) = (_derivative(along, step / 16, side) for side in (1, -1))
+        (right, right_error), (left, left_error) = (
+            _derivative(along, step / 16, side) for side in (1, -1)
+        )
         error = max(right_error, left_error) + 16 * rounding
         if abs(right - left) > 2 * SAFETY * error:
             return (right + left) / 2, error, abs(right - left) / 2
@@ -92,7 +111,11 @@ def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[fl
 def _derivative(along: Any, step: float, side: int) -> tuple[float, float]:
     """(derivative at 0, its estimated error): central, or from the right (1) or the left (−1)."""
     with np.errstate(all="ignore"):
-        options: dict[str, Any] = {"initial_step": step, "maxiter": 8, "tolerances": {"rtol": 1e-13, "atol": 0.0}}
+        options: dict[str, Any] = {
+            "initial_step": step,
+            "maxiter": 8,
+            "tolerances": {"rtol": 1e-13, "atol": 0.0},
+        }
         result = differentiate.derivative(along, 0.0, step_direction=side, **options)
     return float(result.df), float(result.error)
 
@@ -101,7 +124,10 @@ def _gap(along: Any, step: float, middle: float) -> float:
     """(1), where it does not shrink with h and is more than rounding; else 0."""
     wide = NEAR * step
     sides = along(np.array([wide, -wide, wide / SHRINK, -wide / SHRINK]))
-    far, near = (sides[0] - 2 * middle + sides[1]) / wide, (sides[2] - 2 * middle + sides[3]) / (wide / SHRINK)
+    far, near = (
+        (sides[0] - 2 * middle + sides[1]) / wide,
+        (sides[2] - 2 * middle + sides[3]) / (wide / SHRINK),
+    )
     rounding = 16 * np.finfo(np.float64).eps * abs(middle) / (wide / SHRINK)
     return abs(float(near)) if abs(near) > max(rounding, abs(far) / 4) else 0.0
 

@@ -1,18 +1,21 @@
 """Proof: the equations run on intervals that enclose the exact real numbers, as dual numbers.
 
-Every floating-point weight is an exact real number. Arb's ball arithmetic (Johansson 2017, "Arb: efficient arbitrary-precision
-midpoint-radius interval arithmetic") computes with balls that contain the exact result of every operation on every point of its
-arguments, rounding included. Run on dual numbers
+Every floating-point weight is an exact real number. Arb's ball arithmetic (Johansson 2017, "Arb:
+efficient arbitrary-precision midpoint-radius interval arithmetic") computes with balls that contain
+the exact result of every operation on every point of its arguments, rounding included. Run on dual
+numbers
 
     (v, v̇):   f(v, v̇) = (f(v), f′(v) v̇),    (a, ȧ)(b, ḃ) = (a b, ȧ b + a ḃ)                   (1)
 
-the forward equations yield a ball that provably contains the exact derivative of the loss along a direction, for the given
-weights: one direction is one entry of a gradient, or a random vector of ±1 with which a large gradient is multiplied. Nothing is
-rounded away, nothing is approximated, and nobody's autodiff is believed: (1) is a dozen rules, below.
+the forward equations yield a ball that provably contains the exact derivative of the loss along a
+direction, for the given weights: one direction is one entry of a gradient, or a random vector of ±1
+with which a large gradient is multiplied. Nothing is rounded away, nothing is approximated, and
+nobody's autodiff is believed: (1) is a dozen rules, below.
 
-Where a comparison (the branch of a select, the largest of some numbers) is undecided because the two balls overlap, or the
-result is not tight enough, the whole is computed again with twice the bits. A tie that is exact stays undecided for ever, unless
-both sides are exact: at a kink there is no derivative to enclose.
+Where a comparison (the branch of a select, the largest of some numbers) is undecided because the
+two balls overlap, or the result is not tight enough, the whole is computed again with twice the
+bits. A tie that is exact stays undecided for ever, unless both sides are exact: at a kink there is
+no derivative to enclose.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,8 +31,13 @@ from ..equations.parts import ScalarFunction
 
 FIRST_BITS, MOST_BITS = 128, 4096
 TIGHT = 2.0**-80  # radius over midpoint that is wanted of every derivative: float64's is 2^-53
-NOTHING = arb(2) ** -1080  # below float64's smallest number: a derivative that is zero, as far as anybody can tell
-ENTRIES, DIRECTIONS = 150, 8  # up to so many entries are enclosed one by one; above, along so many random directions
+NOTHING = (
+    arb(2) ** -1080
+)  # below float64's smallest number: a derivative that is zero, as far as anybody can tell
+ENTRIES, DIRECTIONS = (
+    150,
+    8,
+)  # up to so many entries are enclosed one by one; above, along so many random directions
 
 
 class Undecided(ArithmeticError):
@@ -47,7 +55,10 @@ def _each(function: Callable[..., Any], *arrays: Any) -> Any:
 
 def _balls(values: Any) -> Any:
     """Exact balls of floating-point numbers."""
-    return _each(lambda value: value if isinstance(value, arb) else arb(float(value)), np.asarray(values, dtype=object))
+    return _each(
+        lambda value: value if isinstance(value, arb) else arb(float(value)),
+        np.asarray(values, dtype=object),
+    )
 
 
 class Dual:
@@ -77,7 +88,9 @@ class Dual:
     def through(self, function: Callable[[Any], Any], slope: Callable[[Any, Any], Any]) -> "Dual":
         """f by (1), with slope(v, f(v)) = f′(v)."""
         value = _each(function, self.value)
-        return Dual(value, None if self.tangent is None else _each(slope, self.value, value) * self.tangent)
+        return Dual(
+            value, None if self.tangent is None else _each(slope, self.value, value) * self.tangent
+        )
 
     def detach(self) -> "Dual":
         """The same numbers, held fixed."""
@@ -100,8 +113,14 @@ class Dual:
     def __add__(self, other: Any) -> "Dual":
         other = dual(other)
         shape = np.broadcast_shapes(self.shape, other.shape)
-        tangents = [np.broadcast_to(each.tangent, shape) for each in (self, other) if each.tangent is not None]
-        return Dual(self.value + other.value, sum(tangents[1:], start=tangents[0]) if tangents else None)
+        tangents = [
+            np.broadcast_to(each.tangent, shape)
+            for each in (self, other)
+            if each.tangent is not None
+        ]
+        return Dual(
+            self.value + other.value, sum(tangents[1:], start=tangents[0]) if tangents else None
+        )
 
     __radd__ = __add__
 
@@ -158,7 +177,9 @@ def _product(one: Dual, other: Dual, times: Callable[[Any, Any], Any]) -> Dual:
     """A bilinear product by (1)."""
     tangents = [] if one.tangent is None else [times(one.tangent, other.value)]
     tangents += [] if other.tangent is None else [times(one.value, other.tangent)]
-    return Dual(times(one.value, other.value), sum(tangents[1:], start=tangents[0]) if tangents else None)
+    return Dual(
+        times(one.value, other.value), sum(tangents[1:], start=tangents[0]) if tangents else None
+    )
 
 
 def _matmul(one: Any, other: Any) -> Any:
@@ -169,7 +190,9 @@ def _matmul(one: Any, other: Any) -> Any:
     if not len(rows):
         return np.matmul(one, other)
     matrix: Any = arb_mat
-    product = matrix(*rows.shape, rows.ravel().tolist()) * matrix(*other.shape, other.ravel().tolist())
+    product = matrix(*rows.shape, rows.ravel().tolist()) * matrix(
+        *other.shape, other.ravel().tolist()
+    )
     found = np.empty(len(rows) * other.shape[1], dtype=object)
     found[:] = product.entries()
     return found.reshape(*one.shape[:-1], other.shape[1])
@@ -232,7 +255,12 @@ class Balls:
         if x.tangent is None and y.tangent is None:
             return Dual(value)
         zero = np.broadcast_to(_balls(0.0), value.shape)
-        return Dual(value, np.where(condition, *(zero if each.tangent is None else each.tangent for each in (x, y))))
+        return Dual(
+            value,
+            np.where(
+                condition, *(zero if each.tangent is None else each.tangent for each in (x, y))
+            ),
+        )
 
     def matmul(self, x: Any, y: Any) -> Dual:
         """x @ y."""
@@ -244,7 +272,11 @@ class Balls:
 
     def reshape(self, x: Any, shape: Any) -> Any:
         """The same entries in another shape."""
-        return x.rearranged(lambda entries: np.reshape(entries, shape)) if isinstance(x, Dual) else np.reshape(x, shape)
+        return (
+            x.rearranged(lambda entries: np.reshape(entries, shape))
+            if isinstance(x, Dual)
+            else np.reshape(x, shape)
+        )
 
     def sum(self, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         """Sum along an axis, or of all."""
@@ -259,7 +291,11 @@ class Balls:
 
     def max(self, x: Dual, axis: int, keepdims: bool = False) -> Dual:
         """The middle of the largest's ball along an axis, as a constant: for a shift that cancels, and for nothing else."""
-        largest = np.max(_each(lambda ball: float(ball.mid()), x.value).astype(np.float64), axis=axis, keepdims=keepdims)
+        largest = np.max(
+            _each(lambda ball: float(ball.mid()), x.value).astype(np.float64),
+            axis=axis,
+            keepdims=keepdims,
+        )
         return Dual(_balls(largest))
 
     def stack(self, parts: Any, axis: int = 0) -> Dual:
@@ -275,24 +311,39 @@ class Balls:
         if all(part.tangent is None for part in parts):
             return Dual(value)
         zero = _balls(0.0)
-        filled = [np.broadcast_to(zero, part.shape) if part.tangent is None else part.tangent for part in parts]
+        filled = [
+            np.broadcast_to(zero, part.shape) if part.tangent is None else part.tangent
+            for part in parts
+        ]
         return Dual(value, join(filled, axis=axis))
 
     def flip(self, x: Any, axis: int) -> Any:
         """Backwards along an axis."""
-        return x.rearranged(lambda entries: np.flip(entries, axis=axis)) if isinstance(x, Dual) else np.flip(x, axis=axis)
+        return (
+            x.rearranged(lambda entries: np.flip(entries, axis=axis))
+            if isinstance(x, Dual)
+            else np.flip(x, axis=axis)
+        )
 
     def expand_dims(self, x: Any, axis: int) -> Any:
         """With an axis of length one."""
-        return x.rearranged(lambda entries: np.expand_dims(entries, axis)) if isinstance(x, Dual) else np.expand_dims(x, axis)
+        return (
+            x.rearranged(lambda entries: np.expand_dims(entries, axis))
+            if isinstance(x, Dual)
+            else np.expand_dims(x, axis)
+        )
 
     def zeros_like(self, x: Any) -> Any:
         """Zeros of its shape."""
-        return Dual(np.broadcast_to(_balls(0.0), x.shape)) if isinstance(x, Dual) else np.zeros_like(x)
+        return (
+            Dual(np.broadcast_to(_balls(0.0), x.shape)) if isinstance(x, Dual) else np.zeros_like(x)
+        )
 
     def ones_like(self, x: Any) -> Any:
         """Ones of its shape."""
-        return Dual(np.broadcast_to(_balls(1.0), x.shape)) if isinstance(x, Dual) else np.ones_like(x)
+        return (
+            Dual(np.broadcast_to(_balls(1.0), x.shape)) if isinstance(x, Dual) else np.ones_like(x)
+        )
 
     def zeros(self, shape: Any, **kind: Any) -> Array:
         """Zeros."""
@@ -349,16 +400,30 @@ class Enclosure:
     def distance(self, found: Array) -> Array:
         """An upper bound of |found − exact|, provable, rounded up to float64; found is multiplied with the directions exactly."""
         with Precision(max(self.bits, FIRST_BITS)):
-            exact = _each(arb, np.asarray(found, dtype=np.float64)) if np.isfinite(found).all() else None
+            exact = (
+                _each(arb, np.asarray(found, dtype=np.float64))
+                if np.isfinite(found).all()
+                else None
+            )
             if exact is None:
                 return np.full(self.balls.shape, np.inf)
             if self.directions is not None:
                 flat = exact.reshape(-1)
-                exact = np.array([sum((s * v for s, v in zip(d, flat, strict=True)), start=arb(0)) for d in self._signs()])
-            return _each(lambda a, b: float(abs(a - b).upper()) * (1 + 2.0**-52), exact, self.balls).astype(np.float64)
+                exact = np.array(
+                    [
+                        sum((s * v for s, v in zip(d, flat, strict=True)), start=arb(0))
+                        for d in self._signs()
+                    ]
+                )
+            return _each(
+                lambda a, b: float(abs(a - b).upper()) * (1 + 2.0**-52), exact, self.balls
+            ).astype(np.float64)
 
     def _signs(self) -> Iterator[list[int]]:
-        return ([int(sign) for sign in direction.reshape(-1)] for direction in np.asarray(self.directions))
+        return (
+            [int(sign) for sign in direction.reshape(-1)]
+            for direction in np.asarray(self.directions)
+        )
 
 
 class Precision:
@@ -375,13 +440,19 @@ class Precision:
         flint.ctx.prec = self.before
 
 
-def directional(function: ScalarFunction, variables: Named, constants: Named, tangents: Named, bits: int) -> tuple[arb, arb]:
+def directional(
+    function: ScalarFunction, variables: Named, constants: Named, tangents: Named, bits: int
+) -> tuple[arb, arb]:
     """(value, derivative along `tangents`) as balls at this precision. Raises Undecided, NotEnclosed."""
     with Precision(bits):
         named = {
-            name: Dual(_balls(value), _balls(tangents[name]) if name in tangents else None) for name, value in variables.items()
+            name: Dual(_balls(value), _balls(tangents[name]) if name in tangents else None)
+            for name, value in variables.items()
         }
-        fixed = {name: dual(value) if np.asarray(value).dtype.kind == "f" else value for name, value in constants.items()}
+        fixed = {
+            name: dual(value) if np.asarray(value).dtype.kind == "f" else value
+            for name, value in constants.items()
+        }
         result, _ = function(BALLS, scan, named, fixed)
         result = dual(result)
         zero = np.broadcast_to(_balls(0.0), result.shape)
@@ -399,8 +470,9 @@ def enclosures(
 ) -> tuple[float, dict[str, Enclosure]]:
     """(the value, an Enclosure of the gradient for every variable named).
 
-    Up to `entries` entries in all every entry is enclosed; else `directions` random inner products of each gradient with ±1.
-    Raises NotEnclosed where the equations use an operation without a rule, stand at a kink, or overflow.
+    Up to `entries` entries in all every entry is enclosed; else `directions` random inner products
+    of each gradient with ±1. Raises NotEnclosed where the equations use an operation without a
+    rule, stand at a kink, or overflow.
     """
     asked = tuple(variables) if names is None else names
     whole = sum(np.asarray(variables[name]).size for name in asked) <= entries
@@ -415,7 +487,9 @@ def enclosures(
             value, derivative, bits = _tight(function, variables, constants, {name: way}, bits)
             balls.append(derivative)
         found = np.array(balls, dtype=object)
-        told[name] = Enclosure(found.reshape(shape) if whole else found, None if whole else np.asarray(ways), bits)
+        told[name] = Enclosure(
+            found.reshape(shape) if whole else found, None if whole else np.asarray(ways), bits
+        )
     return float(value.mid()), told
 
 
@@ -427,7 +501,9 @@ def _units(shape: tuple[int, ...]) -> Iterator[Array]:
         yield unit
 
 
-def _tight(function: ScalarFunction, variables: Named, constants: Named, tangents: Named, bits: int) -> tuple[arb, arb, int]:
+def _tight(
+    function: ScalarFunction, variables: Named, constants: Named, tangents: Named, bits: int
+) -> tuple[arb, arb, int]:
     """(value, derivative, bits): at the first precision, from `bits` on, at which the derivative's ball is tight."""
     why = ""
     while bits <= MOST_BITS:
@@ -436,8 +512,15 @@ def _tight(function: ScalarFunction, variables: Named, constants: Named, tangent
         except Undecided as undecided:
             why = f"a branch is undecided at {bits} bits, as at a kink: {undecided}"
         else:
-            if derivative.rad() <= TIGHT * abs(derivative.mid()) or abs(derivative).upper() < NOTHING:
+            if (
+                derivative.rad() <= TIGHT * abs(derivative.mid())
+                or abs(derivative).upper() < NOTHING
+            ):
                 return value, derivative, bits
-            why = "the result overflows" if not derivative.is_finite() else f"not tight at {bits} bits: {derivative}"
+            why = (
+                "the result overflows"
+                if not derivative.is_finite()
+                else f"not tight at {bits} bits: {derivative}"
+            )
         bits *= 2
     raise NotEnclosed(why)

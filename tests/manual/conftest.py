@@ -14,7 +14,9 @@ Array = np.ndarray[Any, Any]
 
 NONLINEARITIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh,
-    "sigmoid": lambda z: functional.logsigmoid(z).exp(),  # torch.sigmoid's derivative loses its digits above 0
+    "sigmoid": lambda z: functional.logsigmoid(
+        z
+    ).exp(),  # torch.sigmoid's derivative loses its digits above 0
     "relu": torch.relu,
     "identity": lambda z: z,
     "softplus": lambda z: functional.softplus(z, threshold=500),
@@ -50,12 +52,19 @@ def random_sequence(
 ) -> Sequence:
     """Numbers for an RNN of moderate net inputs; W_hh has a spectral radius of about `gain`."""
     rng = np.random.default_rng(seed)
-    params = {name: rng.standard_normal(shape) for name, shape in RNN().parameter_shapes(input_size, hidden_size).items()}
+    params = {
+        name: rng.standard_normal(shape)
+        for name, shape in RNN().parameter_shapes(input_size, hidden_size).items()
+    }
     params["W_xh"] /= np.sqrt(input_size)
     params["W_hh"] *= gain / np.sqrt(hidden_size)
     shape = (steps, batch, hidden_size)
     h_0, cotangent = rng.standard_normal(shape[1:]), rng.standard_normal(shape)
-    x = rng.integers(input_size, size=shape[:2]) if tokens else rng.standard_normal((*shape[:2], input_size))
+    x = (
+        rng.integers(input_size, size=shape[:2])
+        if tokens
+        else rng.standard_normal((*shape[:2], input_size))
+    )
     locked = {name: read_only(value) for name, value in params.items()}
     return Sequence(locked, {"h": read_only(h_0)}, read_only(x), {"h": read_only(cotangent)})
 
@@ -64,7 +73,8 @@ def random_sequence(
 class Unrolled:
     """Autograd's gradients of Σ_t ⟨C_t, h_t⟩, the share of each step by itself.
 
-    states, d_state (T+1, B, H); delta (T, B, H); params name → (T, its shape); x (T, B, I), or None for tokens.
+    states, d_state (T+1, B, H); delta (T, B, H); params name → (T, its shape); x (T, B, I), or None
+    for tokens.
     """
 
     states: Array
@@ -85,7 +95,9 @@ def unrolled_by_torch(sequence: Sequence, activation: str = "tanh") -> Unrolled:
     params = {name: leaf(np.stack([value] * steps)) for name, value in sequence.params.items()}
     x, h = leaf(sequence.x), leaf(sequence.initial["h"])
     states, nets = [h], []
-    for t, (W_xh, W_hh, b_h) in enumerate(zip(params["W_xh"], params["W_hh"], params["b_h"], strict=True)):
+    for t, (W_xh, W_hh, b_h) in enumerate(
+        zip(params["W_xh"], params["W_hh"], params["b_h"], strict=True)
+    ):
         from_input = x[t] @ W_xh.T if x.requires_grad else W_xh.T[x[t]]
         nets.append(from_input + states[-1] @ W_hh.T + b_h)
         states.append(NONLINEARITIES[activation](nets[-1]))
@@ -122,7 +134,9 @@ class LeakyMemory:
         return d_params, delta, {"h": delta @ params["W"], "c": params["k"] * delta}
 
 
-def random_memory(steps: int = 4, batch: int = 2, hidden_size: int = 3, *, seed: int = 0) -> Sequence:
+def random_memory(
+    steps: int = 4, batch: int = 2, hidden_size: int = 3, *, seed: int = 0
+) -> Sequence:
     """Numbers for a LeakyMemory."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: read_only(rng.standard_normal(shape))  # noqa: E731

@@ -6,7 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from bptt_crosscheck.manual.activations import ACTIVATIONS, sigmoid_and_complement, sigmoid_derivative
+from bptt_crosscheck.manual.activations import (
+    ACTIVATIONS,
+    sigmoid_and_complement,
+    sigmoid_derivative,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -52,19 +56,30 @@ def slope_by_jax(name, z):
 
 @every_activation
 def test_value_and_derivative_equal_torch_number_by_number(name):
-    for found, expected in zip(value_and_slope(name, NET_INPUTS), value_and_slope_by_torch(name, NET_INPUTS), strict=True):
+    for found, expected in zip(
+        value_and_slope(name, NET_INPUTS), value_and_slope_by_torch(name, NET_INPUTS), strict=True
+    ):
         assert relative_error(found, expected, separately=1) <= ROUNDING
 
 
 @every_activation
 def test_derivative_equals_jax_number_by_number(name):
-    assert relative_error(value_and_slope(name, NET_INPUTS)[1], slope_by_jax(name, NET_INPUTS), separately=1) <= ROUNDING
+    assert (
+        relative_error(
+            value_and_slope(name, NET_INPUTS)[1], slope_by_jax(name, NET_INPUTS), separately=1
+        )
+        <= ROUNDING
+    )
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(name=st.sampled_from(sorted(ACTIVATIONS)), z=st.lists(st.floats(-5, 5), min_size=1, max_size=6))
+@given(
+    name=st.sampled_from(sorted(ACTIVATIONS)), z=st.lists(st.floats(-5, 5), min_size=1, max_size=6)
+)
 def test_value_and_derivative_equal_torch_anywhere(name, z):
-    for found, expected in zip(value_and_slope(name, np.array(z)), value_and_slope_by_torch(name, np.array(z)), strict=True):
+    for found, expected in zip(
+        value_and_slope(name, np.array(z)), value_and_slope_by_torch(name, np.array(z)), strict=True
+    ):
         assert relative_error(found, expected) <= ROUNDING
 
 
@@ -76,7 +91,11 @@ def test_value_and_derivative_equal_torch_anywhere(name, z):
         pytest.param("sigmoid", lambda z, value: value * (1 - z), id="sigmoid of the net input"),
         pytest.param("relu", lambda z, value: value, id="relu's value"),
         pytest.param("identity", lambda z, value: z, id="identity's value"),
-        pytest.param("softplus", lambda z, value: sigmoid_derivative(z, value), id="softplus differentiated twice"),
+        pytest.param(
+            "softplus",
+            lambda z, value: sigmoid_derivative(z, value),
+            id="softplus differentiated twice",
+        ),
         pytest.param("positive", lambda z, value: value, id="positive's value"),
     ],
 )
@@ -88,7 +107,12 @@ def test_a_mistaken_derivative_is_far_from_torch(name, mistaken_slope):
 @pytest.mark.parametrize("zero", [0.0, -0.0])
 def test_relu_has_slope_zero_at_the_kink_as_torch_and_jax_have(zero):
     kink = np.array([zero])
-    assert value_and_slope("relu", kink)[1] == value_and_slope_by_torch("relu", kink)[1] == slope_by_jax("relu", kink) == 0
+    assert (
+        value_and_slope("relu", kink)[1]
+        == value_and_slope_by_torch("relu", kink)[1]
+        == slope_by_jax("relu", kink)
+        == 0
+    )
 
 
 def test_positive_is_continuous_with_slope_1_at_its_kink():
@@ -119,14 +143,19 @@ def test_saturated_sigmoid_slope_has_every_digit_on_both_sides():
 
 def test_the_textbook_sigmoid_slope_has_lost_its_digits_at_30():
     value, _ = value_and_slope("sigmoid", SATURATED)
-    assert relative_error(value * (1 - value), sigmoid_slope_by_complex_step(SATURATED), separately=1) > 1e-4
+    assert (
+        relative_error(value * (1 - value), sigmoid_slope_by_complex_step(SATURATED), separately=1)
+        > 1e-4
+    )
 
 
 def test_saturated_tanh_slope_is_wrong_by_no_more_than_a_unit_in_the_last_place_of_1():
     _, slope = value_and_slope("tanh", SATURATED)
     exact = np.cosh(SATURATED) ** -2.0
     assert np.max(np.abs(slope - exact)) <= np.finfo(np.float64).eps
-    assert relative_error(slope, exact, separately=1) > 0.01, "the loss of digits that the module's text admits"
+    assert relative_error(slope, exact, separately=1) > 0.01, (
+        "the loss of digits that the module's text admits"
+    )
 
 
 @every_activation
@@ -162,7 +191,10 @@ def test_a_slope_of_relu_that_swallows_nan_is_not_torchs():
 
 @every_activation
 def test_single_precision_is_kept(name):
-    assert [array.dtype for array in value_and_slope(name, NET_INPUTS.astype(np.float32))] == [np.float32, np.float32]
+    assert [array.dtype for array in value_and_slope(name, NET_INPUTS.astype(np.float32))] == [
+        np.float32,
+        np.float32,
+    ]
 
 
 @every_activation
@@ -179,6 +211,8 @@ def test_the_value_is_the_same_under_torch_and_jax(name):
 def test_read_only_net_inputs_and_strided_views_are_accepted(name):
     every_other = np.repeat(NET_INPUTS, 2)[::2]
     every_other.setflags(write=False)
-    for strided, contiguous in zip(value_and_slope(name, every_other), value_and_slope(name, NET_INPUTS), strict=True):
+    for strided, contiguous in zip(
+        value_and_slope(name, every_other), value_and_slope(name, NET_INPUTS), strict=True
+    ):
         assert relative_error(strided, contiguous, separately=1) <= ROUNDING
     np.testing.assert_array_equal(every_other, NET_INPUTS)

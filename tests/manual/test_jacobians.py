@@ -59,11 +59,21 @@ def jacobian_by(framework, sequence, states, k, t, activation="tanh"):
             return h
 
         rows = zip(states[k], np.swapaxes(sequence.x, 0, 1)[:, k:t], strict=True)
-        return np.stack([np.asarray(library.jacrev(unrolled)(library.array(h), library.array(x))) for h, x in rows])
+        return np.stack(
+            [
+                np.asarray(library.jacrev(unrolled)(library.array(h), library.array(x)))
+                for h, x in rows
+            ]
+        )
 
 
 def step_jacobians_by(framework, sequence, states, activation="tanh"):
-    return np.stack([jacobian_by(framework, sequence, states, t, t + 1, activation) for t in range(len(sequence.x))])
+    return np.stack(
+        [
+            jacobian_by(framework, sequence, states, t, t + 1, activation)
+            for t in range(len(sequence.x))
+        ]
+    )
 
 
 @every_framework
@@ -79,7 +89,9 @@ def test_step_jacobians_equal_jacrev_entry_by_entry(draw_sequence, framework, ac
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     activation=st.sampled_from(sorted(ACTIVATIONS)),
-    shape=st.fixed_dictionaries(dict.fromkeys(("steps", "batch", "input_size", "hidden_size"), st.integers(1, 4))),
+    shape=st.fixed_dictionaries(
+        dict.fromkeys(("steps", "batch", "input_size", "hidden_size"), st.integers(1, 4))
+    ),
 )
 @example(activation="tanh", shape={"steps": 1, "batch": 1, "input_size": 1, "hidden_size": 1})
 def test_jacobians_and_products_equal_torch_for_every_size(draw_sequence, activation, shape):
@@ -87,7 +99,12 @@ def test_jacobians_and_products_equal_torch_for_every_size(draw_sequence, activa
     tape = tape_of(RNN(activation), sequence)
     found = jacobians.state_jacobians(RNN(activation), sequence.params, tape)
     whole = jacobian_by("torch", sequence, tape.states["h"], 0, shape["steps"], activation)
-    assert relative_error(found, step_jacobians_by("torch", sequence, tape.states["h"], activation), separately=2) <= ROUNDING
+    assert (
+        relative_error(
+            found, step_jacobians_by("torch", sequence, tape.states["h"], activation), separately=2
+        )
+        <= ROUNDING
+    )
     assert relative_error(jacobians.products_to_end(found)[0], whole, separately=1) <= ROUNDING
 
 
@@ -97,7 +114,12 @@ def test_a_cell_without_step_jacobian_is_pulled_back_row_by_row(draw_sequence, f
     cell = SimpleNamespace(step=RNN().step, step_backward=RNN().step_backward)
     tape = tape_of(cell, sequence)
     found = jacobians.state_jacobians(cell, sequence.params, tape)
-    assert relative_error(found, step_jacobians_by(framework, sequence, tape.states["h"]), separately=2) <= ROUNDING
+    assert (
+        relative_error(
+            found, step_jacobians_by(framework, sequence, tape.states["h"]), separately=2
+        )
+        <= ROUNDING
+    )
 
 
 def test_two_parts_of_state_equal_jacrev_in_the_order_of_the_state(leaky_memory, draw_memory):
@@ -112,7 +134,10 @@ def test_two_parts_of_state_equal_jacrev_in_the_order_of_the_state(leaky_memory,
 
     for t, b in np.ndindex(3, 2):
         s = torch.tensor(np.concatenate([tape.states["h"][t, b], tape.states["c"][t, b]]))
-        assert relative_error(found[t, b], torch.func.jacrev(step)(s, torch.tensor(sequence.x[t, b]))) <= ROUNDING
+        assert (
+            relative_error(found[t, b], torch.func.jacrev(step)(s, torch.tensor(sequence.x[t, b])))
+            <= ROUNDING
+        )
 
 
 class TransposedJacobian(RNN):
@@ -135,7 +160,9 @@ class SlopeOfTheOldState(RNN):
         return super().step_jacobian(params, {**cache, "h": cache["h_prev"]})
 
 
-@pytest.mark.parametrize("mistaken_cell", [TransposedJacobian, SlopeOnTheColumns, SlopeLeftOut, SlopeOfTheOldState])
+@pytest.mark.parametrize(
+    "mistaken_cell", [TransposedJacobian, SlopeOnTheColumns, SlopeLeftOut, SlopeOfTheOldState]
+)
 def test_a_mistaken_jacobian_is_far_from_jacrev_at_every_step_and_row(draw_sequence, mistaken_cell):
     sequence = draw_sequence(steps=3, batch=2, hidden_size=3)
     tape = tape_of(RNN(), sequence)
@@ -145,11 +172,15 @@ def test_a_mistaken_jacobian_is_far_from_jacrev_at_every_step_and_row(draw_seque
 
 
 @every_framework
-def test_products_to_the_end_equal_jacrev_of_the_unrolled_map_at_every_step(draw_sequence, framework):
+def test_products_to_the_end_equal_jacrev_of_the_unrolled_map_at_every_step(
+    draw_sequence, framework
+):
     sequence = draw_sequence(steps=4, batch=2, hidden_size=3)
     tape = tape_of(RNN(), sequence)
     found = jacobians.products_to_end(jacobians.state_jacobians(RNN(), sequence.params, tape))
-    expected = np.stack([jacobian_by(framework, sequence, tape.states["h"], k, 4) for k in range(4)])
+    expected = np.stack(
+        [jacobian_by(framework, sequence, tape.states["h"], k, 4) for k in range(4)]
+    )
     assert relative_error(found, expected, separately=2) <= ROUNDING
 
 
@@ -157,7 +188,9 @@ def test_vanished_products_have_all_their_digits(draw_sequence):
     sequence = draw_sequence(steps=40, batch=1, hidden_size=3, gain=0.1)
     tape = tape_of(RNN(), sequence)
     found = jacobians.products_to_end(jacobians.state_jacobians(RNN(), sequence.params, tape))
-    expected = np.stack([jacobian_by("torch", sequence, tape.states["h"], k, 40) for k in range(40)])
+    expected = np.stack(
+        [jacobian_by("torch", sequence, tape.states["h"], k, 40) for k in range(40)]
+    )
     assert 0 < np.max(np.abs(expected[0])) < 1e-40
     assert relative_error(found, expected, separately=2) <= ROUNDING
 
@@ -173,7 +206,9 @@ def test_the_newest_factor_stands_on_the_left(draw_sequence):
 
 def test_product_norms_are_1_on_the_diagonal_and_nan_above_it(draw_sequence):
     sequence = draw_sequence(steps=4, batch=2)
-    norms = jacobians.product_norms(jacobians.state_jacobians(RNN(), sequence.params, tape_of(RNN(), sequence)))
+    norms = jacobians.product_norms(
+        jacobians.state_jacobians(RNN(), sequence.params, tape_of(RNN(), sequence))
+    )
     assert norms.shape == (5, 5, 2)
     assert np.all(norms[np.diag_indices(5)] == 1)
     assert np.isnan(norms[np.triu_indices(5, 1)]).all()
@@ -186,19 +221,27 @@ def test_product_norms_are_the_spectral_norms_of_the_unrolled_maps(draw_sequence
     norms = jacobians.product_norms(jacobians.state_jacobians(RNN(), sequence.params, tape))
     for t, k in zip(*np.tril_indices(5, -1), strict=True):
         maps = torch.tensor(jacobian_by("torch", sequence, tape.states["h"], k, t))
-        assert relative_error(norms[t, k], torch.linalg.matrix_norm(maps, ord=2), separately=1) <= ROUNDING, (t, k)
+        assert (
+            relative_error(norms[t, k], torch.linalg.matrix_norm(maps, ord=2), separately=1)
+            <= ROUNDING
+        ), (t, k)
 
 
 def test_the_frobenius_norm_is_another(draw_sequence):
     sequence = draw_sequence(steps=1, batch=2, hidden_size=3)
     steps = jacobians.state_jacobians(RNN(), sequence.params, tape_of(RNN(), sequence))
     frobenius = torch.linalg.matrix_norm(torch.tensor(steps[0]))
-    assert all(relative_error(jacobians.product_norms(steps)[1, 0, b], frobenius[b]) > 1e-2 for b in range(2))
+    assert all(
+        relative_error(jacobians.product_norms(steps)[1, 0, b], frobenius[b]) > 1e-2
+        for b in range(2)
+    )
 
 
 def test_a_product_s_norm_is_at_most_the_product_of_the_norms(draw_sequence):
     sequence = draw_sequence(steps=5, batch=2)
-    norms = jacobians.product_norms(jacobians.state_jacobians(RNN(), sequence.params, tape_of(RNN(), sequence)))
+    norms = jacobians.product_norms(
+        jacobians.state_jacobians(RNN(), sequence.params, tape_of(RNN(), sequence))
+    )
     each = np.stack([norms[t + 1, t] for t in range(5)])
     for t, k in zip(*np.tril_indices(6, -1), strict=True):
         assert np.all(norms[t, k] <= np.prod(each[k:t], axis=0) * (1 + ROUNDING))
@@ -210,7 +253,10 @@ def random_products(shape=(3, 2, 4, 4)):
 
 def test_singular_values_equal_torch_largest_first():
     found = jacobians.singular_values(random_products())
-    assert relative_error(found, torch.linalg.svdvals(torch.tensor(random_products())), separately=2) <= ROUNDING
+    assert (
+        relative_error(found, torch.linalg.svdvals(torch.tensor(random_products())), separately=2)
+        <= ROUNDING
+    )
     assert np.all(np.diff(found) <= 0)
 
 
@@ -243,17 +289,28 @@ def test_growth_rates_add_up_to_the_growth_of_volume():
 def test_growth_rates_are_those_of_the_triangular_factor_of_the_whole_product():
     first, second, third = torch.tensor(random_products())
     products = third @ second @ first, first @ second @ third
-    rates = [torch.linalg.qr(product).R.diagonal(dim1=-2, dim2=-1).abs().log() / 3 for product in products]
+    rates = [
+        torch.linalg.qr(product).R.diagonal(dim1=-2, dim2=-1).abs().log() / 3
+        for product in products
+    ]
     newest_left, oldest_left = (rate.sort(descending=True).values for rate in rates)
-    assert relative_error(jacobians.growth_rates(random_products()), newest_left, separately=2) <= ROUNDING
-    assert relative_error(jacobians.growth_rates(random_products()), oldest_left, separately=2) > 0.1
+    assert (
+        relative_error(jacobians.growth_rates(random_products()), newest_left, separately=2)
+        <= ROUNDING
+    )
+    assert (
+        relative_error(jacobians.growth_rates(random_products()), oldest_left, separately=2) > 0.1
+    )
 
 
 def test_growth_rates_of_a_constant_jacobian_tend_to_the_logarithms_of_its_eigenvalues():
     basis = random_products()[0, 0]
     constant = basis @ np.diag([1.3, 0.2, -0.9, 0.5]) @ np.linalg.inv(basis)
     errors = [
-        np.abs(jacobians.growth_rates(np.broadcast_to(constant, (steps, 1, 4, 4)))[0] - np.log([1.3, 0.9, 0.5, 0.2])).max()
+        np.abs(
+            jacobians.growth_rates(np.broadcast_to(constant, (steps, 1, 4, 4)))[0]
+            - np.log([1.3, 0.9, 0.5, 0.2])
+        ).max()
         for steps in (200, 2000)
     ]
     assert errors[0] <= 0.05
@@ -262,19 +319,31 @@ def test_growth_rates_of_a_constant_jacobian_tend_to_the_logarithms_of_its_eigen
 
 def test_the_mean_of_step_norms_is_not_a_growth_rate():
     step_norms = np.linalg.norm(random_products(), ord=2, axis=(-2, -1))
-    assert relative_error(np.log(step_norms).mean(axis=0), jacobians.growth_rates(random_products())[:, 0], separately=1) > 0.1
+    assert (
+        relative_error(
+            np.log(step_norms).mean(axis=0),
+            jacobians.growth_rates(random_products())[:, 0],
+            separately=1,
+        )
+        > 0.1
+    )
 
 
 def test_a_rotation_neither_grows_nor_dies():
     rotation = np.array([[np.cos(1), -np.sin(1)], [np.sin(1), np.cos(1)]])
-    assert np.max(np.abs(jacobians.growth_rates(np.broadcast_to(rotation, (9, 1, 2, 2))))) <= ROUNDING
+    assert (
+        np.max(np.abs(jacobians.growth_rates(np.broadcast_to(rotation, (9, 1, 2, 2))))) <= ROUNDING
+    )
 
 
 def test_growth_rates_survive_where_the_product_over_and_underflows():
     steps = np.broadcast_to(np.diag([1e-3, 1e3]), (200, 1, 2, 2))
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         assert not np.isfinite(np.linalg.matrix_power(steps[0, 0], 200)).all()
-    assert relative_error(jacobians.growth_rates(steps), np.log([[1e3, 1e-3]]), separately=2) <= ROUNDING
+    assert (
+        relative_error(jacobians.growth_rates(steps), np.log([[1e3, 1e-3]]), separately=2)
+        <= ROUNDING
+    )
 
 
 def test_a_direction_killed_along_an_axis_has_rate_minus_infinity():
@@ -286,19 +355,26 @@ def contributions_by_torch(sequence):
     """‖∂L_t/∂W of step k‖ by parameter, from a copy of each parameter for each step."""
     steps = len(sequence.x)
     norms = {name: np.full((steps + 1, steps + 1), np.nan) for name in sequence.params}
-    copies = [[torch.tensor(value, requires_grad=True) for value in sequence.params.values()] for _ in range(steps)]
+    copies = [
+        [torch.tensor(value, requires_grad=True) for value in sequence.params.values()]
+        for _ in range(steps)
+    ]
     h = torch.tensor(sequence.initial["h"])
     for t, (W_xh, W_hh, b_h) in enumerate(copies, start=1):
         h = torch.tanh(torch.tensor(sequence.x[t - 1]) @ W_xh.T + h @ W_hh.T + b_h)
         loss = (h * torch.tensor(sequence.cotangents["h"][t - 1])).sum()
         for k, leaves in enumerate(copies[:t], start=1):
-            for name, gradient in zip(sequence.params, torch.autograd.grad(loss, leaves, retain_graph=True), strict=True):
+            for name, gradient in zip(
+                sequence.params, torch.autograd.grad(loss, leaves, retain_graph=True), strict=True
+            ):
                 norms[name][t, k] = gradient.norm()
     return norms
 
 
 def contributions(sequence, cotangents=None):
-    return jacobians.contribution_norms(RNN(), sequence.params, tape_of(RNN(), sequence), cotangents or sequence.cotangents)
+    return jacobians.contribution_norms(
+        RNN(), sequence.params, tape_of(RNN(), sequence), cotangents or sequence.cotangents
+    )
 
 
 def test_contribution_norms_equal_torch_pair_by_pair(draw_sequence):
@@ -363,4 +439,6 @@ def test_in_pieces_or_at_once_the_same(draw_sequence, monkeypatch, cache):
     tape = tape_of(RNN(), sequence)
     monkeypatch.setattr(jacobians, "CACHE", cache)
     each = [jacobians.state_jacobian(RNN(), sequence.params, tape, t) for t in range(7)]
-    np.testing.assert_allclose(jacobians.state_jacobians(RNN(), sequence.params, tape), each, rtol=1e-14)
+    np.testing.assert_allclose(
+        jacobians.state_jacobians(RNN(), sequence.params, tape), each, rtol=1e-14
+    )

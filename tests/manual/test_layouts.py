@@ -101,8 +101,16 @@ def run_network(cell, params, initial, x, layers, directions):
         sides = []
         for d in range(directions):
             suffix = f"_l{k}" + "_reverse" * d if layers * directions > 1 else ""
-            own = {name.removesuffix(suffix): value for name, value in params.items() if name.endswith(suffix)}
-            own = own if d or directions == 1 else {name: value for name, value in own.items() if "reverse" not in name}
+            own = {
+                name.removesuffix(suffix): value
+                for name, value in params.items()
+                if name.endswith(suffix)
+            }
+            own = (
+                own
+                if d or directions == 1
+                else {name: value for name, value in own.items() if "reverse" not in name}
+            )
             turn = slice(None, None, -1 if d else 1)
             start = {key: value[k * directions + d] for key, value in initial.items()}
             sides.append(run(cell, own, start, x[turn])[turn])
@@ -132,7 +140,12 @@ def test_without_biases_they_are_zero(name):
     outputs, initial = torch_states(module, x)
     params = layouts.from_torch(cell, module.state_dict())
     assert all(not params[bias].any() for bias in layouts.BIASES[cell])
-    assert relative_error(run_network(CELLS[name], params, initial, x.numpy(), 1, 1), outputs.detach().numpy()) <= ROUNDING
+    assert (
+        relative_error(
+            run_network(CELLS[name], params, initial, x.numpy(), 1, 1), outputs.detach().numpy()
+        )
+        <= ROUNDING
+    )
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -145,8 +158,12 @@ def test_gradients_of_torch_are_those_of_the_manual_backward(name):
     told = {key: parameter.grad.numpy() for key, parameter in module.named_parameters()}
 
     params = layouts.from_torch(cell, module.state_dict())
-    tape = bptt.forward(CELLS[name], params, {key: value[0] for key, value in initial.items()}, x.numpy())
-    cotangents = {key: np.zeros((T, *value.shape[1:])) for key, value in initial.items()} | {"h": cotangent.numpy()}
+    tape = bptt.forward(
+        CELLS[name], params, {key: value[0] for key, value in initial.items()}, x.numpy()
+    )
+    cotangents = {key: np.zeros((T, *value.shape[1:])) for key, value in initial.items()} | {
+        "h": cotangent.numpy()
+    }
     manual = bptt.backward(CELLS[name], params, tape, cotangents).params
     found = layouts.from_torch(cell, told, gradients=True)
     assert found.keys() == manual.keys()
@@ -155,18 +172,29 @@ def test_gradients_of_torch_are_those_of_the_manual_backward(name):
     for key, value in layouts.to_torch(cell, manual, gradients=True).items():
         assert relative_error(value, told[key]) <= ROUNDING
     as_if_weights = layouts.from_torch(cell, told)  # the twin: gradients of one sum, added
-    assert (relative_error(as_if_weights.get("b_h", 0), manual["b_h"]) > 0.9) if cell != "gru" else same(as_if_weights, found)
+    assert (
+        (relative_error(as_if_weights.get("b_h", 0), manual["b_h"]) > 0.9)
+        if cell != "gru"
+        else same(as_if_weights, found)
+    )
 
 
 def test_a_model_around_the_layers_and_a_cell_without_suffix():
     _, module = torch_module("lstm", num_layers=2)
-    model = torch.nn.ModuleDict({"encoder": module, "head": torch.nn.Linear(H, 1, dtype=torch.float64)})
+    model = torch.nn.ModuleDict(
+        {"encoder": module, "head": torch.nn.Linear(H, 1, dtype=torch.float64)}
+    )
     found = layouts.network_from_torch("lstm", model.state_dict(), prefix="encoder.")
     assert same(found, layouts.network_from_torch("lstm", module.state_dict()))
-    assert set(layouts.network_to_torch("lstm", found, prefix="encoder.")) == {f"encoder.{key}" for key in module.state_dict()}
+    assert set(layouts.network_to_torch("lstm", found, prefix="encoder.")) == {
+        f"encoder.{key}" for key in module.state_dict()
+    }
     single = torch.nn.GRUCell(I, H)
     params = layouts.from_torch("gru", single.state_dict(), suffix="")
-    assert same(layouts.to_torch("gru", params, suffix=""), {key: value.numpy() for key, value in single.state_dict().items()})
+    assert same(
+        layouts.to_torch("gru", params, suffix=""),
+        {key: value.numpy() for key, value in single.state_dict().items()},
+    )
 
 
 # ONNX.
@@ -186,9 +214,16 @@ def onnx_outputs(op, attributes, tensors, initial, x):
     order = ["X", "W", "R", "B", "", "initial_h", *(["initial_c", "P"] if op == "LSTM" else [])]
     inputs = [name if name in feeds else "" for name in order]
     direction = "bidirectional" if len(tensors["W"]) == 2 else "forward"
-    node = onnx.helper.make_node(op, inputs, ["Y"], hidden_size=H, direction=direction, **attributes)
-    infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, value.shape) for name, value in feeds.items()]
-    result = onnx.helper.make_tensor_value_info("Y", onnx.TensorProto.DOUBLE, (T, len(tensors["W"]), B, H))
+    node = onnx.helper.make_node(
+        op, inputs, ["Y"], hidden_size=H, direction=direction, **attributes
+    )
+    infos = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, value.shape)
+        for name, value in feeds.items()
+    ]
+    result = onnx.helper.make_tensor_value_info(
+        "Y", onnx.TensorProto.DOUBLE, (T, len(tensors["W"]), B, H)
+    )
     model = onnx.helper.make_model(onnx.helper.make_graph([node], op, infos, [result]))
     onnx.checker.check_model(model, full_check=True)
     return ReferenceEvaluator(model).run(None, feeds)[0]
@@ -226,10 +261,16 @@ def test_onnx_adds_its_two_biases_as_the_cell_does(name):
     tensors["B"] = draw(rng, *tensors["B"].shape)
     Y = onnx_outputs(op, attributes, tensors, initial, x)
     start = {key: value[0] for key, value in initial.items()}
-    assert relative_error(run(CELLS[name], layouts.from_onnx(cell, tensors), start, x), Y[:, 0]) <= ROUNDING
+    assert (
+        relative_error(run(CELLS[name], layouts.from_onnx(cell, tensors), start, x), Y[:, 0])
+        <= ROUNDING
+    )
     del tensors["B"]
     Y = onnx_outputs(op, attributes, tensors, initial, x)
-    assert relative_error(run(CELLS[name], layouts.from_onnx(cell, tensors), start, x), Y[:, 0]) <= ROUNDING
+    assert (
+        relative_error(run(CELLS[name], layouts.from_onnx(cell, tensors), start, x), Y[:, 0])
+        <= ROUNDING
+    )
 
 
 # Keras.
@@ -241,7 +282,9 @@ KERAS = {
     "gru-before": ("GRU", {"reset_after": False}),
 }
 KERAS_NAMES = ("kernel", "recurrent_kernel", "bias")
-SINGLE = 32 * float(np.finfo(np.float32).eps)  # Keras' matmul on torch is float32 in a float64 layer too (keras-team/keras#23223)
+SINGLE = 32 * float(
+    np.finfo(np.float32).eps
+)  # Keras' matmul on torch is float32 in a float64 layer too (keras-team/keras#23223)
 
 
 @pytest.fixture(scope="module")
@@ -259,13 +302,17 @@ def keras(tmp_path_factory):
 def keras_layer(keras, name, **options):
     """(cell, a layer of random weights, {"kernel": …, …})."""
     build, more = KERAS[name]
-    layer = getattr(keras.layers, build)(H, return_sequences=True, dtype="float32", **more, **options)
+    layer = getattr(keras.layers, build)(
+        H, return_sequences=True, dtype="float32", **more, **options
+    )
     layer.build((B, T, I))
     rng = np.random.default_rng(9)
     for weight in layer.weights:
         weight.assign(rng.normal(size=weight.shape))
     assert tuple(weight.name for weight in layer.weights) == KERAS_NAMES[: len(layer.weights)]
-    tensors = {weight.name: weight.value.detach().numpy() for weight in layer.weights}  # get_weights() is deprecated use of NumPy
+    tensors = {
+        weight.name: weight.value.detach().numpy() for weight in layer.weights
+    }  # get_weights() is deprecated use of NumPy
     return {"SimpleRNN": "rnn"}.get(build, build.lower()), layer, tensors
 
 
@@ -275,7 +322,10 @@ def keras_outputs(layer, cell, seed=2):
     single = lambda *shape: locked(rng.normal(size=shape).astype(np.float32))  # noqa: E731
     initial = {key: single(B, H) for key in (("h", "c") if cell == "lstm" else ("h",))}
     x = single(T, B, I)
-    outputs = layer(torch.tensor(np.swapaxes(x, 0, 1)), initial_state=[torch.tensor(value) for value in initial.values()])
+    outputs = layer(
+        torch.tensor(np.swapaxes(x, 0, 1)),
+        initial_state=[torch.tensor(value) for value in initial.values()],
+    )
     return outputs.transpose(0, 1), in_double(initial), x.astype(float)
 
 
@@ -289,7 +339,12 @@ def test_layers_of_keras_give_their_outputs(keras, name, use_bias):
     cell, layer, tensors = keras_layer(keras, name, use_bias=use_bias)
     outputs, initial, x = keras_outputs(layer, cell)
     params = layouts.from_keras(cell, tensors)
-    assert relative_error(run(CELLS[name], in_double(params), initial, x), outputs.detach().numpy(), separately=1) <= SINGLE
+    assert (
+        relative_error(
+            run(CELLS[name], in_double(params), initial, x), outputs.detach().numpy(), separately=1
+        )
+        <= SINGLE
+    )
     back = layouts.to_keras(cell, params, reset=name.partition("-")[2] or "after")
     assert same({key: back[key] for key in tensors}, tensors)
 
@@ -324,7 +379,10 @@ FORMATS = {
     ),
     "onnx": (layouts.to_onnx, layouts.from_onnx),
     "keras": (layouts.to_keras, layouts.from_keras),
-    "keras-before": (lambda cell, params, **how: layouts.to_keras(cell, params, reset="before", **how), layouts.from_keras),
+    "keras-before": (
+        lambda cell, params, **how: layouts.to_keras(cell, params, reset="before", **how),
+        layouts.from_keras,
+    ),
 }
 EXTRAS = {"torch": {"projected": P}, "onnx": {"peepholes": True}}
 LAYERS = [
@@ -342,14 +400,21 @@ def inner(one, other):
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
-@given(layer=st.sampled_from(LAYERS), sizes=st.tuples(size, size), seed=st.integers(0, 99), dtype=st.sampled_from("fd"))
+@given(
+    layer=st.sampled_from(LAYERS),
+    sizes=st.tuples(size, size),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from("fd"),
+)
 def test_there_and_back_is_where_it_was(layer, sizes, seed, dtype):
     other, cell, extra = layer
     to, back = FORMATS[other]
     params = draw_params(np.random.default_rng(seed), cell, *sizes, **extra)
     params = {name: locked(value.astype(dtype)) for name, value in params.items()}
     if other == "keras-before":
-        params["b_hh"] = locked(np.zeros_like(params["b_hh"]))  # there is one bias: the sum comes back in b_x
+        params["b_hh"] = locked(
+            np.zeros_like(params["b_hh"])
+        )  # there is one bias: the sum comes back in b_x
     tensors = to(cell, params)
     returned = back(cell, tensors)
     assert same(returned, params)
@@ -380,13 +445,20 @@ def test_gradients_go_by_the_transpose_of_the_weights_map(layer, sizes, seed):
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
-    cell=st.sampled_from(["rnn", "lstm", "gru"]), layers=st.integers(1, 11), directions=st.integers(1, 2), seed=st.integers(0, 99)
+    cell=st.sampled_from(["rnn", "lstm", "gru"]),
+    layers=st.integers(1, 11),
+    directions=st.integers(1, 2),
+    seed=st.integers(0, 99),
 )
 def test_networks_there_and_back(cell, layers, directions, seed):
     rng = np.random.default_rng(seed)
     suffixes = [f"_l{k}{d}" for k in range(layers) for d in ("", "_reverse")[:directions]]
     suffixes = [""] if suffixes == ["_l0"] else suffixes
-    params = {name + suffix: value for suffix in suffixes for name, value in draw_params(rng, cell, 2, 2).items()}
+    params = {
+        name + suffix: value
+        for suffix in suffixes
+        for name, value in draw_params(rng, cell, 2, 2).items()
+    }
     tensors = layouts.network_to_torch(cell, params, prefix="a.")
     assert all(name.startswith("a.") for name in tensors)
     assert same(layouts.network_from_torch(cell, tensors, prefix="a."), params)
@@ -409,16 +481,22 @@ BLOCKS_OF_TORCH = {
 
 
 def test_order_of_a_library_is_these_blocks_of_torch():
-    for cell, library, blocks in [(cell, *told) for cell, table in BLOCKS_OF_TORCH.items() for told in table.items()]:
+    for cell, library, blocks in [
+        (cell, *told) for cell, table in BLOCKS_OF_TORCH.items() for told in table.items()
+    ]:
         own = layouts.ORDERS["project"][cell]
         stacked = np.repeat(np.arange(len(own)), 2)
         table = np.stack([stacked, 10 + stacked])
         order, expected = layouts.ORDERS[library][cell], np.repeat(blocks, 2)
         np.testing.assert_array_equal(layouts.reorder(stacked, own, order), expected)
-        np.testing.assert_array_equal(layouts.reorder(table, tuple(own), tuple(order), axis=1), [expected, 10 + expected])
+        np.testing.assert_array_equal(
+            layouts.reorder(table, tuple(own), tuple(order), axis=1), [expected, 10 + expected]
+        )
 
 
-def only_the_right_order_agrees(monkeypatch, library, cell, outputs_by_converted, expected, tolerance):
+def only_the_right_order_agrees(
+    monkeypatch, library, cell, outputs_by_converted, expected, tolerance
+):
     right = layouts.ORDERS[library][cell]
     for wrong in map("".join, itertools.permutations(right)):
         monkeypatch.setitem(layouts.ORDERS[library], cell, wrong)
@@ -441,7 +519,9 @@ def test_any_other_order_gives_other_outputs_than_keras(keras, name, monkeypatch
     cell, layer, tensors = keras_layer(keras, name)
     outputs, initial, x = keras_outputs(layer, cell)
     converted = lambda: run(CELLS[name], in_double(layouts.from_keras(cell, tensors)), initial, x)  # noqa: E731
-    only_the_right_order_agrees(monkeypatch, "keras", cell, converted, outputs.detach().numpy(), SINGLE)
+    only_the_right_order_agrees(
+        monkeypatch, "keras", cell, converted, outputs.detach().numpy(), SINGLE
+    )
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru-after"])
@@ -450,8 +530,12 @@ def test_any_other_order_gives_other_outputs_than_torch(name, monkeypatch):
     x = torch.randn(T, B, I, dtype=torch.float64)
     outputs, initial = torch_states(module, x)
     start = {key: value[0] for key, value in initial.items()}
-    converted = lambda: run(CELLS[name], layouts.from_torch(cell, module.state_dict()), start, x.numpy())  # noqa: E731
-    only_the_right_order_agrees(monkeypatch, "torch", cell, converted, outputs.detach().numpy(), ROUNDING)
+    converted = lambda: run(
+        CELLS[name], layouts.from_torch(cell, module.state_dict()), start, x.numpy()
+    )  # noqa: E731
+    only_the_right_order_agrees(
+        monkeypatch, "torch", cell, converted, outputs.detach().numpy(), ROUNDING
+    )
 
 
 def test_any_other_order_of_the_peepholes_gives_other_outputs(monkeypatch):
@@ -476,7 +560,9 @@ def test_the_other_reset_gives_other_outputs():
 
 def drawn(cell="lstm", **more: Any) -> dict[str, Any]:
     """Parameters for I = 3, H = 2, with zeros of the given shapes besides, or instead."""
-    return draw_params(np.random.default_rng(0), cell, 3, 2) | {name: np.zeros(shape) for name, shape in more.items()}
+    return draw_params(np.random.default_rng(0), cell, 3, 2) | {
+        name: np.zeros(shape) for name, shape in more.items()
+    }
 
 
 def without(named, *names):
@@ -484,23 +570,33 @@ def without(named, *names):
 
 
 def refused_of_torch(cell="lstm", drawn_as="lstm", gradients=False, **more: Any) -> Any:
-    tensors = layouts.to_torch(drawn_as, drawn(drawn_as)) | {f"{name}_l0": np.zeros(shape) for name, shape in more.items()}
+    tensors = layouts.to_torch(drawn_as, drawn(drawn_as)) | {
+        f"{name}_l0": np.zeros(shape) for name, shape in more.items()
+    }
     return layouts.from_torch(cell, tensors, gradients=gradients)
 
 
 def refused_of_network(cell="rnn", prefix="", lacking="", **more: Any) -> Any:
-    params = {name + suffix: value for suffix in ("_l0", "_l1") for name, value in drawn("rnn").items()}
+    params = {
+        name + suffix: value for suffix in ("_l0", "_l1") for name, value in drawn("rnn").items()
+    }
     tensors = layouts.network_to_torch("rnn", {**params, "W_xh_l1": np.zeros((2, 2))}) | more
     return layouts.network_from_torch("rnn", without(tensors, lacking), prefix)
 
 
 def refused_of_onnx(cell="lstm", direction=0, **more: Any) -> Any:
-    tensors = layouts.to_onnx(cell, drawn(cell)) | {name: np.zeros(shape) for name, shape in more.items()}
+    tensors = layouts.to_onnx(cell, drawn(cell)) | {
+        name: np.zeros(shape) for name, shape in more.items()
+    }
     return layouts.from_onnx(cell, tensors, direction)
 
 
 def refused_of_keras(cell="lstm", **more: Any) -> Any:
-    return layouts.from_keras(cell, layouts.to_keras(cell, drawn(cell)) | {name: np.zeros(shape) for name, shape in more.items()})
+    return layouts.from_keras(
+        cell,
+        layouts.to_keras(cell, drawn(cell))
+        | {name: np.zeros(shape) for name, shape in more.items()},
+    )
 
 
 REFUSED = [

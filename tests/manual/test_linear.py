@@ -54,7 +54,9 @@ def test_dense_rows_equal_torch_linear(leading, inputs, outputs, seed):
 def test_tokens_equal_torch_embedding(leading, vocabulary, outputs, seed):
     W, _, delta = draw(leading, vocabulary, outputs, seed)
     tokens = np.random.default_rng(seed).integers(vocabulary, size=leading)
-    value, d_W = pulled_back_by_torch(lambda W: functional.embedding(torch.tensor(tokens), W.T), delta, W)
+    value, d_W = pulled_back_by_torch(
+        lambda W: functional.embedding(torch.tensor(tokens), W.T), delta, W
+    )
     found, d_tokens = linear_backward(W, tokens, delta)
     assert d_tokens is None
     assert relative_error(linear(np, W, tokens), value) == 0
@@ -65,7 +67,12 @@ def test_tokens_are_one_hot_rows():
     W, _, delta = draw(REPEATED.shape, 3, 4)
     one_hot = np.eye(3)[REPEATED]
     np.testing.assert_array_equal(linear(np, W, REPEATED), linear(np, W, one_hot))
-    assert relative_error(linear_backward(W, REPEATED, delta)[0], linear_backward(W, one_hot, delta)[0]) <= ROUNDING
+    assert (
+        relative_error(
+            linear_backward(W, REPEATED, delta)[0], linear_backward(W, one_hot, delta)[0]
+        )
+        <= ROUNDING
+    )
 
 
 def test_a_repeated_token_accumulates_and_fancy_indexing_does_not():
@@ -74,8 +81,12 @@ def test_a_repeated_token_accumulates_and_fancy_indexing_does_not():
     overwritten = np.zeros_like(W)
     overwritten[:, REPEATED.reshape(-1)] += delta.reshape(-1, 4).T
     assert relative_error(linear_backward(W, REPEATED, delta)[0], expected) <= ROUNDING
-    assert relative_error(overwritten[:, :2], expected[:, :2]) <= ROUNDING, "tokens 0 and 1 occur once"
-    assert relative_error(overwritten[:, 2], expected[:, 2]) > 0.1, "token 2 occurs four times and keeps one term"
+    assert relative_error(overwritten[:, :2], expected[:, :2]) <= ROUNDING, (
+        "tokens 0 and 1 occur once"
+    )
+    assert relative_error(overwritten[:, 2], expected[:, 2]) > 0.1, (
+        "token 2 occurs four times and keeps one term"
+    )
 
 
 def test_the_transposed_weight_is_far_from_torch():
@@ -110,19 +121,31 @@ def test_the_value_is_the_same_under_torch_and_jax(tokens):
 
 @pytest.mark.parametrize("tokens", [False, True])
 @pytest.mark.parametrize(
-    "layout", [np.asfortranarray, lambda a: np.repeat(a, 2, axis=-1)[..., ::2], lambda a: a[::-1].copy()[::-1]]
+    "layout",
+    [
+        np.asfortranarray,
+        lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+        lambda a: a[::-1].copy()[::-1],
+    ],
 )
 def test_the_memory_layout_does_not_matter(layout, tokens):
     W, x, delta = draw(REPEATED.shape, 3, 4)
     x = REPEATED if tokens else x
-    for strided, contiguous in zip(linear_backward(*map(layout, (W, x, delta))), linear_backward(W, x, delta), strict=True):
+    for strided, contiguous in zip(
+        linear_backward(*map(layout, (W, x, delta))), linear_backward(W, x, delta), strict=True
+    ):
         assert strided is contiguous is None or relative_error(strided, contiguous) <= ROUNDING
 
 
 def test_an_expanded_cotangent_is_accepted():
     W, x, delta = draw((4, 3), 2, 5)
     expanded = np.broadcast_to(delta[0, 0], delta.shape)
-    assert relative_error(linear_backward(W, x, expanded)[0], linear_backward(W, x, expanded.copy())[0]) <= ROUNDING
+    assert (
+        relative_error(
+            linear_backward(W, x, expanded)[0], linear_backward(W, x, expanded.copy())[0]
+        )
+        <= ROUNDING
+    )
 
 
 def test_nan_in_delta_reaches_the_columns_of_its_own_token_only():

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from bptt_crosscheck.manual.losses import LOSSES, position_weights, softmax_cross_entropy, squared_error
+from bptt_crosscheck.manual.losses import (
+    LOSSES,
+    position_weights,
+    softmax_cross_entropy,
+    squared_error,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -19,7 +24,11 @@ every_loss = pytest.mark.parametrize("name", LOSSES)
 def draw(name, steps=3, batch=2, output_size=4, seed=0):
     rng = np.random.default_rng(seed)
     shape = (steps, batch, output_size)
-    target = rng.integers(output_size, size=shape[:2]) if name == "softmax-cross-entropy" else rng.standard_normal(shape)
+    target = (
+        rng.integers(output_size, size=shape[:2])
+        if name == "softmax-cross-entropy"
+        else rng.standard_normal(shape)
+    )
     arrays = rng.standard_normal(shape), target, rng.random(shape[:2])
     for array in arrays:
         array.setflags(write=False)
@@ -51,10 +60,19 @@ def by_jax(name, y, target, weights):
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(name=st.sampled_from(sorted(LOSSES)), steps=sizes, batch=sizes, output_size=sizes, seed=st.integers(0, 99))
+@given(
+    name=st.sampled_from(sorted(LOSSES)),
+    steps=sizes,
+    batch=sizes,
+    output_size=sizes,
+    seed=st.integers(0, 99),
+)
 def test_value_and_gradient_equal_torch_position_by_position(name, steps, batch, output_size, seed):
     y, target, weights = draw(name, steps, batch, output_size, seed)
-    (loss, d_y), (expected_loss, expected_d_y) = LOSSES[name](y, target, weights), by_torch(name, y, target, weights)
+    (loss, d_y), (expected_loss, expected_d_y) = (
+        LOSSES[name](y, target, weights),
+        by_torch(name, y, target, weights),
+    )
     assert relative_error(loss, expected_loss) <= ROUNDING
     assert relative_error(d_y, expected_d_y, separately=2) <= ROUNDING
 
@@ -62,7 +80,10 @@ def test_value_and_gradient_equal_torch_position_by_position(name, steps, batch,
 @every_loss
 def test_value_and_gradient_equal_jax(name):
     y, target, weights = draw(name)
-    (loss, d_y), (expected_loss, expected_d_y) = LOSSES[name](y, target, weights), by_jax(name, y, target, weights)
+    (loss, d_y), (expected_loss, expected_d_y) = (
+        LOSSES[name](y, target, weights),
+        by_jax(name, y, target, weights),
+    )
     assert relative_error(loss, expected_loss) <= ROUNDING
     assert relative_error(d_y, expected_d_y, separately=2) <= ROUNDING
 
@@ -72,7 +93,12 @@ def logits_less_one_hot(y, target, weights):
 
 
 def probabilities_at_the_target_only(y, target, weights):
-    return -np.exp(y) / np.exp(y).sum(-1, keepdims=True) * np.eye(y.shape[-1])[target] * weights[..., None]
+    return (
+        -np.exp(y)
+        / np.exp(y).sum(-1, keepdims=True)
+        * np.eye(y.shape[-1])[target]
+        * weights[..., None]
+    )
 
 
 def without_the_half(y, target, weights):
@@ -105,7 +131,8 @@ def test_huge_logits_give_torch_s_finite_loss_and_gradient(sign):
     y = sign * np.array([[[1e4, 0.0, -1e4], [1e4, 1e4 - 1, 3.0]]])
     target, weights = np.array([[1, 0]]), np.ones((1, 2))
     (loss, d_y), (expected_loss, expected_d_y) = (
-        evaluate(y, target, weights) for evaluate in (softmax_cross_entropy, lambda *a: by_torch("softmax-cross-entropy", *a))
+        evaluate(y, target, weights)
+        for evaluate in (softmax_cross_entropy, lambda *a: by_torch("softmax-cross-entropy", *a))
     )
     assert relative_error(loss, expected_loss) <= ROUNDING
     assert relative_error(d_y, expected_d_y, separately=2) <= ROUNDING
@@ -118,7 +145,9 @@ def test_the_unshifted_softmax_overflows_at_huge_logits():
 
 
 def test_one_class_alone_has_no_loss_and_no_gradient():
-    loss, d_y = softmax_cross_entropy(np.full((2, 1, 1), 7.0), np.zeros((2, 1), dtype=int), np.ones((2, 1)))
+    loss, d_y = softmax_cross_entropy(
+        np.full((2, 1, 1), 7.0), np.zeros((2, 1), dtype=int), np.ones((2, 1))
+    )
     assert loss == 0
     assert not d_y.any()
 
@@ -145,11 +174,21 @@ def test_nan_in_one_output_reaches_the_loss_and_its_own_position_only(name):
 
 @every_loss
 @pytest.mark.parametrize(
-    "layout", [np.asfortranarray, lambda y: np.repeat(y, 2, axis=-1)[..., ::2], lambda y: y[::-1].copy()[::-1]]
+    "layout",
+    [
+        np.asfortranarray,
+        lambda y: np.repeat(y, 2, axis=-1)[..., ::2],
+        lambda y: y[::-1].copy()[::-1],
+    ],
 )
 def test_the_memory_layout_of_the_outputs_does_not_matter(name, layout):
     y, target, weights = draw(name)
-    assert relative_error(LOSSES[name](layout(y), target, weights)[1], LOSSES[name](y, target, weights)[1]) <= ROUNDING
+    assert (
+        relative_error(
+            LOSSES[name](layout(y), target, weights)[1], LOSSES[name](y, target, weights)[1]
+        )
+        <= ROUNDING
+    )
 
 
 def test_sum_weighs_by_the_mask_itself():
@@ -163,7 +202,9 @@ def test_mean_is_over_counted_positions_as_in_torch_with_an_ignored_index():
     mask[2:, 1] = mask[3, 2] = 0
     leaf = torch.tensor(y, requires_grad=True)
     padded = torch.tensor(np.where(mask == 1, target, -1))
-    expected = functional.cross_entropy(leaf.movedim(-1, 1), padded, ignore_index=-1, reduction="mean")
+    expected = functional.cross_entropy(
+        leaf.movedim(-1, 1), padded, ignore_index=-1, reduction="mean"
+    )
     expected.backward()
     loss, d_y = softmax_cross_entropy(y, target, position_weights(mask, "mean"))
     assert relative_error(loss, expected.item()) <= ROUNDING

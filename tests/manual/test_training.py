@@ -5,7 +5,15 @@ import numpy as np
 import optax
 import pytest
 import torch
-from bptt_crosscheck.manual.training import SGD, Adam, Moments, clip_by_global_norm, clip_by_value, global_norm, sgd
+from bptt_crosscheck.manual.training import (
+    SGD,
+    Adam,
+    Moments,
+    clip_by_global_norm,
+    clip_by_value,
+    global_norm,
+    sgd,
+)
 
 from tests.closeness import ROUNDING, relative_error
 
@@ -15,7 +23,9 @@ LOUD = 100  # some gradients are as large as this, some as small as 1e-6
 
 def draw(seed, dtype=np.float64, scale=1.0):
     rng = np.random.default_rng(seed)
-    arrays = {name: (scale * rng.standard_normal(shape)).astype(dtype) for name, shape in SHAPES.items()}
+    arrays = {
+        name: (scale * rng.standard_normal(shape)).astype(dtype) for name, shape in SHAPES.items()
+    }
     for array in arrays.values():
         array.setflags(write=False)
     return arrays
@@ -104,7 +114,11 @@ def test_nan_in_a_gradient_reaches_its_own_entry_only():
 # name → by hand, by torch, by optax
 RULES = {
     "sgd": (SGD(0.1), lambda leaves: torch.optim.SGD(leaves, lr=0.1), optax.sgd(0.1)),
-    "momentum": (SGD(0.1, 0.9), lambda leaves: torch.optim.SGD(leaves, lr=0.1, momentum=0.9), optax.sgd(0.1, 0.9)),
+    "momentum": (
+        SGD(0.1, 0.9),
+        lambda leaves: torch.optim.SGD(leaves, lr=0.1, momentum=0.9),
+        optax.sgd(0.1, 0.9),
+    ),
     "nesterov": (
         SGD(0.1, 0.9, nesterov=True),
         lambda leaves: torch.optim.SGD(leaves, lr=0.1, momentum=0.9, nesterov=True),
@@ -132,7 +146,9 @@ class Dampened(SGD):
     """v is an average, not a sum."""
 
     def update(self, params, gradients, memory):
-        return super().update(params, {name: (1 - self.momentum) * g for name, g in gradients.items()}, memory)
+        return super().update(
+            params, {name: (1 - self.momentum) * g for name, g in gradients.items()}, memory
+        )
 
 
 class Uncorrected(Adam):
@@ -140,7 +156,9 @@ class Uncorrected(Adam):
 
     def update(self, params, gradients, memory):
         _, moments = super().update(params, gradients, memory)
-        along = {name: moments.m[name] / (np.sqrt(moments.v[name]) + self.epsilon) for name in params}
+        along = {
+            name: moments.m[name] / (np.sqrt(moments.v[name]) + self.epsilon) for name in params
+        }
         return sgd(params, along, self.learning_rate), moments
 
 
@@ -150,7 +168,10 @@ class Inside(Adam):
     def update(self, params, gradients, memory):
         _, moments = super().update(params, gradients, memory)
         one, two = 1 - self.beta1**moments.updates, 1 - self.beta2**moments.updates
-        along = {name: moments.m[name] / one / np.sqrt(moments.v[name] / two + self.epsilon) for name in params}
+        along = {
+            name: moments.m[name] / one / np.sqrt(moments.v[name] / two + self.epsilon)
+            for name in params
+        }
         return sgd(params, along, self.learning_rate), moments
 
 
@@ -160,7 +181,10 @@ class ConstantEpsilon(Adam):
     def update(self, params, gradients, memory):
         _, moments = super().update(params, gradients, memory)
         scale = np.sqrt(1 - self.beta2**moments.updates) / (1 - self.beta1**moments.updates)
-        along = {name: scale * moments.m[name] / (np.sqrt(moments.v[name]) + self.epsilon) for name in params}
+        along = {
+            name: scale * moments.m[name] / (np.sqrt(moments.v[name]) + self.epsilon)
+            for name in params
+        }
         return sgd(params, along, self.learning_rate), moments
 
 
@@ -175,7 +199,15 @@ class ConstantEpsilon(Adam):
         (ConstantEpsilon(0.1), "adam"),
         (Adam(0.1, 0.999, 0.9), "adam"),
     ],
-    ids=["dampened", "no look-ahead", "no momentum", "no bias correction", "ε inside", "constant ε̂", "βs exchanged"],
+    ids=[
+        "dampened",
+        "no look-ahead",
+        "no momentum",
+        "no bias correction",
+        "ε inside",
+        "constant ε̂",
+        "βs exchanged",
+    ],
 )
 def test_a_rule_that_is_nearly_right_is_far_from_torch_and_optax(twin, name):
     _, torchs, optaxs = RULES[name]
@@ -188,7 +220,10 @@ def test_a_rule_that_is_nearly_right_is_far_from_torch_and_optax(twin, name):
 def test_a_rule_keeps_dtypes_and_what_it_is_given(name, dtype):
     """Its arguments are read-only; the same again gives the same; a NumPy scalar among the numbers widens nothing."""
     rule = RULES[name][0]
-    numbers = {key: value if isinstance(value, bool) else np.float64(value) for key, value in vars(rule).items()}
+    numbers = {
+        key: value if isinstance(value, bool) else np.float64(value)
+        for key, value in vars(rule).items()
+    }
     start, gradients = draw(0, dtype), draw(1, dtype)
     memory = locked(rule.start(start))
     once, kept = rule.update(start, gradients, memory)
@@ -259,7 +294,9 @@ def test_numbers_that_make_no_rule(make, message):
 
 
 def clipped_by_torch(clip, gradients):
-    leaves = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in gradients.items()}
+    leaves = {
+        name: torch.zeros(value.shape, dtype=torch.float64) for name, value in gradients.items()
+    }
     for name, leaf in leaves.items():
         leaf.grad = torch.tensor(gradients[name])
     clip(leaves.values())
@@ -268,14 +305,19 @@ def clipped_by_torch(clip, gradients):
 
 def clipped_by_optax(rule, gradients):
     with jax.enable_x64(True):
-        return {name: np.asarray(value) for name, value in rule.update(dict(gradients), rule.init(gradients))[0].items()}
+        return {
+            name: np.asarray(value)
+            for name, value in rule.update(dict(gradients), rule.init(gradients))[0].items()
+        }
 
 
 @pytest.mark.parametrize(("limit", "scale"), [(0.0, 1.0), (0.5, 1e-3), (0.5, 1.0), (2.0, LOUD)])
 def test_clipping_by_value_equals_torch_and_optax(limit, scale):
     gradients = draw(1, scale=scale)
     found = clip_by_value(gradients, limit)
-    expected = clipped_by_torch(lambda leaves: torch.nn.utils.clip_grad_value_(leaves, limit), gradients)
+    expected = clipped_by_torch(
+        lambda leaves: torch.nn.utils.clip_grad_value_(leaves, limit), gradients
+    )
     for name, value in clipped_by_optax(optax.clip(limit), gradients).items():
         np.testing.assert_array_equal(found[name], value)
         np.testing.assert_array_equal(found[name], expected[name])
@@ -283,7 +325,9 @@ def test_clipping_by_value_equals_torch_and_optax(limit, scale):
 
 def test_a_one_sided_clip_lets_minus_a_hundred_pass():
     gradients = {"b_h": np.array([-100.0, 0.5, 100.0])}
-    expected = clipped_by_torch(lambda leaves: torch.nn.utils.clip_grad_value_(leaves, 1.0), gradients)["b_h"]
+    expected = clipped_by_torch(
+        lambda leaves: torch.nn.utils.clip_grad_value_(leaves, 1.0), gradients
+    )["b_h"]
     one_sided = np.where(gradients["b_h"] > 1, 1.0, gradients["b_h"])
     np.testing.assert_array_equal(clip_by_value(gradients, 1.0)["b_h"], expected)
     assert expected.tolist() == [-1, 0.5, 1]
@@ -294,12 +338,16 @@ def test_a_one_sided_clip_lets_minus_a_hundred_pass():
 @pytest.mark.parametrize(("max_norm", "scale"), [(0.0, 1.0), (0.5, 1e-3), (0.5, 1.0), (2.0, LOUD)])
 def test_clipping_by_global_norm_equals_torch_and_optax(max_norm, scale):
     gradients = draw(1, scale=scale)
-    torchs = clipped_by_torch(lambda leaves: torch.nn.utils.clip_grad_norm_(leaves, max_norm), gradients)
+    torchs = clipped_by_torch(
+        lambda leaves: torch.nn.utils.clip_grad_norm_(leaves, max_norm), gradients
+    )
     optaxs = clipped_by_optax(optax.clip_by_global_norm(max_norm), gradients)
     assert worst(clip_by_global_norm(gradients, max_norm), torchs) <= ROUNDING
     assert worst(clip_by_global_norm(gradients, max_norm, 0.0), optaxs) <= ROUNDING
     if 0 < max_norm < global_norm(gradients):
-        assert worst(clip_by_global_norm(gradients, max_norm, 0.0), torchs) > 1e-10, "the conventions differ"
+        assert worst(clip_by_global_norm(gradients, max_norm, 0.0), torchs) > 1e-10, (
+            "the conventions differ"
+        )
         assert worst(clip_by_global_norm(gradients, max_norm), optaxs) > 1e-10
 
 
@@ -317,14 +365,21 @@ def test_clipped_training_equals_torch_and_optax(name):
 
 def test_each_array_by_its_own_norm_is_another_clip():
     gradients = draw(1, scale=LOUD)
-    expected = clipped_by_torch(lambda leaves: torch.nn.utils.clip_grad_norm_(leaves, 1.0), gradients)
+    expected = clipped_by_torch(
+        lambda leaves: torch.nn.utils.clip_grad_norm_(leaves, 1.0), gradients
+    )
     apart = {name: clip_by_global_norm({name: g}, 1.0)[name] for name, g in gradients.items()}
     assert worst(apart, expected) > 0.01
 
 
 def test_the_global_norm():
     assert global_norm({"a": np.array([3.0]), "b": np.array([[0.0, -4.0]])}) == 5
-    assert global_norm({}) == global_norm({"a": np.zeros(3)}) == global_norm({"a": np.zeros((0, 3))}) == 0
+    assert (
+        global_norm({})
+        == global_norm({"a": np.zeros(3)})
+        == global_norm({"a": np.zeros((0, 3))})
+        == 0
+    )
     assert np.isnan(global_norm({"a": np.array([1.0, np.nan])}))
     assert global_norm({"a": np.array([-np.inf])}) == np.inf
     half = {"a": np.full(100, 100, np.float16)}
@@ -353,7 +408,10 @@ def test_nothing_to_clip(epsilon):
 
 def test_direction_is_kept_by_norm_and_not_by_value():
     gradients = {"b_h": np.array([10.0, 1.0])}
-    by_norm, by_value = clip_by_global_norm(gradients, 1.0)["b_h"], clip_by_value(gradients, 1.0)["b_h"]
+    by_norm, by_value = (
+        clip_by_global_norm(gradients, 1.0)["b_h"],
+        clip_by_value(gradients, 1.0)["b_h"],
+    )
     assert by_norm[0] / by_norm[1] == pytest.approx(10, rel=1e-15)
     assert by_value[0] / by_value[1] == 1
 
@@ -361,7 +419,9 @@ def test_direction_is_kept_by_norm_and_not_by_value():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_does_not_pass_unseen(bad):
     gradients = {"W_hh": np.ones(2), "b_h": np.array([1.0, bad])}
-    expected = clipped_by_torch(lambda leaves: torch.nn.utils.clip_grad_norm_(leaves, 1.0), gradients)
+    expected = clipped_by_torch(
+        lambda leaves: torch.nn.utils.clip_grad_norm_(leaves, 1.0), gradients
+    )
     for name, value in clip_by_global_norm(gradients, 1.0).items():
         np.testing.assert_array_equal(value, expected[name])
     assert np.isnan(expected["b_h"][1])

@@ -1,7 +1,8 @@
 """Every built-in cell against torch's autograd on equations typed a second time: each gradient, each step's share, each Jacobian.
 
-CELLS is the table: a cell, and its step in reference.equations. Every comparison gives the names that are wrong; the right cell
-has none, and a mistake planted in a cell has those that it should have.
+CELLS is the table: a cell, and its step in reference.equations. Every comparison gives the names
+that are wrong; the right cell has none, and a mistake planted in a cell has those that it should
+have.
 """
 
 import math
@@ -68,8 +69,12 @@ def draw(cell, steps=5, batch=2, seed=3, tokens=False):
     But not the IRNN's: with W_hh = I a carry that forgets W_hh is right.
     """
     rng = np.random.default_rng(seed)
-    params = {name: 0.5 * rng.normal(size=shape) for name, shape in cell.parameter_shapes(I, H).items()}
-    initial = {name: rng.normal(size=(batch, *shape)) for name, shape in cell.state_shapes(H).items()}
+    params = {
+        name: 0.5 * rng.normal(size=shape) for name, shape in cell.parameter_shapes(I, H).items()
+    }
+    initial = {
+        name: rng.normal(size=(batch, *shape)) for name, shape in cell.state_shapes(H).items()
+    }
     x = rng.integers(I, size=(steps, batch)) if tokens else rng.normal(size=(steps, batch, I))
     cotangents = {name: rng.normal(size=(steps, *value.shape)) for name, value in initial.items()}
     if hasattr(cell, "initialise") and not isinstance(cell, IRNN):
@@ -83,17 +88,26 @@ def draw(cell, steps=5, batch=2, seed=3, tokens=False):
 def function_of(name, step):
     cell = CELLS[name][0]
     return equations.SequenceLoss(
-        step, equations.projection, tuple(cell.parameter_shapes(I, H)), tuple(cell.state_shapes(H)), "@t"
+        step,
+        equations.projection,
+        tuple(cell.parameter_shapes(I, H)),
+        tuple(cell.state_shapes(H)),
+        "@t",
     )
 
 
 def by_torch(name, params, initial, x, cotangents, rounding_seed=None, step=None):
     """Gradients of Σ_t ⟨C_t, s_t⟩ by name; "W_hh@t" and "h@t" are the shares of the steps 1..T."""
-    offsets = {f"{key}@t": np.zeros((len(x), *value.shape), value.dtype) for key, value in {**params, **initial}.items()}
+    offsets = {
+        f"{key}@t": np.zeros((len(x), *value.shape), value.dtype)
+        for key, value in {**params, **initial}.items()
+    }
     variables = {**params, **{f"{key}_0": value for key, value in initial.items()}, **offsets}
     constants = {f"cotangent_{key}": value for key, value in cotangents.items()}
     (constants if x.dtype.kind == "i" else variables)["x"] = x
-    return torch_autograd.gradients(function_of(name, step or CELLS[name][1]), variables, constants, rounding_seed)[2]
+    return torch_autograd.gradients(
+        function_of(name, step or CELLS[name][1]), variables, constants, rounding_seed
+    )[2]
 
 
 def swept(cell, params, initial, x, cotangents):
@@ -103,7 +117,10 @@ def swept(cell, params, initial, x, cotangents):
 def by_hand(cell, params, initial, x, cotangents):
     """The same gradients from the derivation: the whole by the sequence form, the shares by the step form."""
     tape = bptt.forward(cell, params, initial, x)
-    whole, apart = bptt.backward(cell, params, tape, cotangents), bptt.shares(cell, params, tape, cotangents)
+    whole, apart = (
+        bptt.backward(cell, params, tape, cotangents),
+        bptt.shares(cell, params, tape, cotangents),
+    )
     found = {**whole.params, **({} if whole.x is None else {"x": whole.x})}
     found |= {f"{key}_0": value[0] for key, value in whole.d_state.items()}
     found |= {f"{key}@t": value for key, value in apart.params.items()}
@@ -115,7 +132,9 @@ def wrong(found, expected, tolerance=ROUNDING):
     assert found.keys() == expected.keys()
     timed = {name: int(name == "x" or name.endswith("@t")) for name in expected}
     return {
-        name for name, value in expected.items() if not relative_error(found[name], value, separately=timed[name]) <= tolerance
+        name
+        for name, value in expected.items()
+        if not relative_error(found[name], value, separately=timed[name]) <= tolerance
     }
 
 
@@ -154,7 +173,12 @@ def test_jacobians_of_step_and_of_the_unrolled_map(name):
     sizes = {key: value.shape[-1] for key, value in initial.items()}
     told = torch_autograd.jacobians(step, params, sizes, jacobians.flatten_state(initial), x)
     assert relative_error(local, told["state_jacobian"], separately=2) <= ROUNDING
-    assert relative_error(jacobians.products_to_end(local), told["jacobian_product_to_end"], separately=2) <= ROUNDING
+    assert (
+        relative_error(
+            jacobians.products_to_end(local), told["jacobian_product_to_end"], separately=2
+        )
+        <= ROUNDING
+    )
     by_backward = jacobians.state_jacobians(StepForm(cell), params, tape)
     assert relative_error(by_backward, local, separately=2) <= ROUNDING
 
@@ -164,7 +188,9 @@ def test_a_jacobian_in_the_other_layout_is_seen():
     cell, step = CELLS["lstm"]
     params, initial, x, _ = draw(cell)
     local = jacobians.state_jacobians(cell, params, bptt.forward(cell, params, initial, x))
-    told = torch_autograd.jacobians(step, params, {"h": H, "c": H}, jacobians.flatten_state(initial), x)["state_jacobian"]
+    told = torch_autograd.jacobians(
+        step, params, {"h": H, "c": H}, jacobians.flatten_state(initial), x
+    )["state_jacobian"]
     assert relative_error(np.swapaxes(local, -1, -2), told, separately=2) > 0.1
 
 
@@ -175,7 +201,10 @@ def saturated(name, sign):
     """(params, …) with every bias at ±30; the LRU has none: ν says how near |λ| is to 0 or to 1."""
     params, *others = draw(CELLS[name][0])
     there = {"nu"} if name == "lru" else {key for key in params if key.startswith("b_")}
-    return {key: np.full_like(value, sign * 30) if key in there else value for key, value in params.items()}, *others
+    return {
+        key: np.full_like(value, sign * 30) if key in there else value
+        for key, value in params.items()
+    }, *others
 
 
 def beyond_noise(name, found, numbers):
@@ -185,7 +214,9 @@ def beyond_noise(name, found, numbers):
     worst = set()
     for key, value in expected.items():
         rows = (len(value), -1) if key == "x" or key.endswith("@t") else (1, -1)
-        noise = np.max([np.abs(other[key] - value).reshape(rows).max(axis=1) for other in moved], axis=0)
+        noise = np.max(
+            [np.abs(other[key] - value).reshape(rows).max(axis=1) for other in moved], axis=0
+        )
         noise = noise + np.finfo(float).eps * np.abs(value).reshape(rows).max(axis=1)
         if not (np.abs(found[key] - value).reshape(rows).max(axis=1) <= LIMIT * noise).all():
             worst.add(key)
@@ -200,7 +231,9 @@ def test_saturated_units_have_the_digits_that_torch_has(name):
         found = by_hand(CELLS[name][0], *numbers)
         assert all(np.isfinite(value).all() for value in found.values())
         assert beyond_noise(name, found, numbers) == set()
-        assert "W_xh" in beyond_noise(name, {**found, "W_xh": found["W_xh"] + 1e-9 + found["W_xh"].max()}, numbers)
+        assert "W_xh" in beyond_noise(
+            name, {**found, "W_xh": found["W_xh"] + 1e-9 + found["W_xh"].max()}, numbers
+        )
 
 
 # The blocks of b_h (b_x) that go through σ, of how many.
@@ -220,7 +253,10 @@ def gru_by_complement(xp, params, state, x, *, reset):
     """equations.gru with 1 − z as σ(−a): n + z (h − n) has no digits left for n where z is 1, nor has its derivative."""
     from_x = equations.affine(xp, x, params["W_xh"]) + params["b_x"]
     (r_x, z_x, n_x), h = equations.blocks(from_x, 3), state["h"]
-    (W_r, W_z, W_n), (b_r, b_z, b_n) = torch.chunk(params["W_hh"], 3), torch.chunk(params["b_hh"], 3)
+    (W_r, W_z, W_n), (b_r, b_z, b_n) = (
+        torch.chunk(params["W_hh"], 3),
+        torch.chunk(params["b_hh"], 3),
+    )
     r, a = equations.sigmoid(xp, r_x + h @ W_r.T + b_r), z_x + h @ W_z.T + b_z
     n = xp.tanh(n_x + (r * (h @ W_n.T + b_n) if reset == "after" else (r * h) @ W_n.T + b_n))
     return {"h": equations.sigmoid(xp, -a) * n + equations.sigmoid(xp, a) * h}
@@ -229,7 +265,10 @@ def gru_by_complement(xp, params, state, x, *, reset):
 def min_gru_by_complement(xp, params, state, x):
     """equations.min_gru, likewise."""
     a, candidate = equations.blocks(equations.affine(xp, x, params["W_xh"]) + params["b_h"], 2)
-    return {"h": equations.sigmoid(xp, -a) * state["h"] + equations.sigmoid(xp, a) * equations.positive(xp, candidate)}
+    return {
+        "h": equations.sigmoid(xp, -a) * state["h"]
+        + equations.sigmoid(xp, a) * equations.positive(xp, candidate)
+    }
 
 
 WITH_ALL_DIGITS = {
@@ -247,8 +286,14 @@ def wrong_blocks(name, cell, sign):
     for number in gates:
         np.split(moved, count)[number][...] = sign * 30
     numbers = ({**params, bias: moved}, *others)
-    found, expected = by_hand(cell, *numbers), by_torch(name, *numbers, step=WITH_ALL_DIGITS.get(name))
-    blocks = [relative_error(*(np.split(gradients[bias], count)[k] for gradients in (found, expected))) for k in range(count)]
+    found, expected = (
+        by_hand(cell, *numbers),
+        by_torch(name, *numbers, step=WITH_ALL_DIGITS.get(name)),
+    )
+    blocks = [
+        relative_error(*(np.split(gradients[bias], count)[k] for gradients in (found, expected)))
+        for k in range(count)
+    ]
     return {k for k, error in enumerate(blocks) if not error <= ROUNDING} | wrong(found, expected)
 
 
@@ -258,7 +303,9 @@ def test_saturated_gates_alone_have_all_their_digits(name):
         assert wrong_blocks(name, CELLS[name][0], sign) == set()
 
 
-@pytest.mark.parametrize(("name", "gate", "number"), [("lstm", "f", 1), ("peephole-lstm", "o", 3), ("gru-after", "r", 0)])
+@pytest.mark.parametrize(
+    ("name", "gate", "number"), [("lstm", "f", 1), ("peephole-lstm", "o", 3), ("gru-after", "r", 0)]
+)
 def test_a_complement_by_subtraction_has_lost_its_digits(name, gate, number):
     """1 − σ(30) is 9e-14 with three digits."""
 
@@ -277,7 +324,9 @@ def test_zeros_everywhere_but_in_the_cotangents(name):
     """At the kinks of relu and of "positive" both sides take the documented derivative; the sLSTM's n is 1 after a step."""
     cell = CELLS[name][0]
     params, initial, x, cotangents = draw(cell, steps=3)
-    zeros = [{key: np.zeros_like(value) for key, value in arrays.items()} for arrays in (params, initial)]
+    zeros = [
+        {key: np.zeros_like(value) for key, value in arrays.items()} for arrays in (params, initial)
+    ]
     numbers = (*zeros, np.zeros_like(x), cotangents)
     assert wrong(by_hand(cell, *numbers), by_torch(name, *numbers)) == set()
     nothing = {key: np.zeros_like(value) for key, value in cotangents.items()}
@@ -291,9 +340,13 @@ def test_another_slope_at_the_kink_is_seen_at_zero():
 
     cell = OneAtZero("relu")
     params, initial, x, cotangents = draw(cell, steps=3)
-    zeros = [{key: np.zeros_like(value) for key, value in arrays.items()} for arrays in (params, initial)]
+    zeros = [
+        {key: np.zeros_like(value) for key, value in arrays.items()} for arrays in (params, initial)
+    ]
     numbers = (*zeros, np.zeros_like(x), cotangents)
-    assert wrong(by_hand(cell, *numbers), by_torch("rnn-relu", *numbers)) == {"b_h", "b_h@t"}, "all else is times a zero"
+    assert wrong(by_hand(cell, *numbers), by_torch("rnn-relu", *numbers)) == {"b_h", "b_h@t"}, (
+        "all else is times a zero"
+    )
 
 
 @every_cell
@@ -304,9 +357,13 @@ def test_nan_stays_in_its_row(name):
     poisoned = x.copy()
     poisoned[2, 1] = np.nan
     found = by_hand(cell, params, initial, poisoned, cotangents)
-    per_row = [key for key in found if key == "x" or key.removesuffix("@t").removesuffix("_0") in initial]
+    per_row = [
+        key for key in found if key == "x" or key.removesuffix("@t").removesuffix("_0") in initial
+    ]
     for key in per_row:
-        np.testing.assert_array_equal(found[key][..., [0, 2], :], clean[key][..., [0, 2], :], err_msg=key)
+        np.testing.assert_array_equal(
+            found[key][..., [0, 2], :], clean[key][..., [0, 2], :], err_msg=key
+        )
     assert np.isnan(found["W_xh"]).any(), "not swallowed"
 
 
@@ -336,7 +393,10 @@ def test_the_memory_layout_does_not_matter(name):
     cell = CELLS[name][0]
     numbers = draw(cell)
     for layout in LAYOUTS.values():
-        strided = [layout(one) if isinstance(one, np.ndarray) else {k: layout(v) for k, v in one.items()} for one in numbers]
+        strided = [
+            layout(one) if isinstance(one, np.ndarray) else {k: layout(v) for k, v in one.items()}
+            for one in numbers
+        ]
         assert not strided[2].flags.c_contiguous
         assert wrong(by_hand(cell, *strided), by_hand(cell, *numbers)) == set()
     *numbers, cotangents = numbers
@@ -348,7 +408,9 @@ def test_the_memory_layout_does_not_matter(name):
 
 class InMemoryOrder(LSTM):
     def accumulate(self, params, cache, delta):
-        in_memory = {key: value.ravel(order="K").reshape(value.shape) for key, value in cache.items()}
+        in_memory = {
+            key: value.ravel(order="K").reshape(value.shape) for key, value in cache.items()
+        }
         return super().accumulate(params, in_memory, delta)
 
 
@@ -356,8 +418,13 @@ class IgnoresStrides(LSTM):
     """What a kernel does that walks through the cotangent's memory as if it were contiguous."""
 
     def delta(self, params, cache, d_state):
-        flat = {key: np.lib.stride_tricks.as_strided(v, (v.size,), (v.itemsize,), writeable=False) for key, v in d_state.items()}
-        return super().delta(params, cache, {key: flat[key].reshape(value.shape) for key, value in d_state.items()})
+        flat = {
+            key: np.lib.stride_tricks.as_strided(v, (v.size,), (v.itemsize,), writeable=False)
+            for key, v in d_state.items()
+        }
+        return super().delta(
+            params, cache, {key: flat[key].reshape(value.shape) for key, value in d_state.items()}
+        )
 
 
 def test_code_that_reads_memory_in_its_own_order_is_seen():
@@ -365,10 +432,16 @@ def test_code_that_reads_memory_in_its_own_order_is_seen():
     x = np.asfortranarray(x.transpose(0, 2, 1)).transpose(0, 2, 1)
     _, cache = LSTM().step(np, params, initial, np.asfortranarray(x[0]))
     d_state = {key: value[0] for key, value in cotangents.items()}
-    right, found = LSTM().step_backward(params, cache, d_state), InMemoryOrder().step_backward(params, cache, d_state)
+    right, found = (
+        LSTM().step_backward(params, cache, d_state),
+        InMemoryOrder().step_backward(params, cache, d_state),
+    )
     assert relative_error(found[0]["W_xh"], right[0]["W_xh"]) > 0.1
     odd = {key: np.asfortranarray(value) for key, value in d_state.items()}
-    assert relative_error(IgnoresStrides().step_backward(params, cache, odd)[2]["h"], right[2]["h"]) > 0.1
+    assert (
+        relative_error(IgnoresStrides().step_backward(params, cache, odd)[2]["h"], right[2]["h"])
+        > 0.1
+    )
 
 
 @every_cell
@@ -390,11 +463,18 @@ def test_a_token_that_overwrites_instead_of_adding_is_seen():
             return {**d_params, "W_xh": overwritten}, d_x
 
     numbers = draw(MinGRU(), steps=6, batch=3, tokens=True)
-    assert wrong(by_hand(Overwrites(), *numbers), by_torch("min-gru", *numbers)) == {"W_xh", "W_xh@t"}
+    assert wrong(by_hand(Overwrites(), *numbers), by_torch("min-gru", *numbers)) == {
+        "W_xh",
+        "W_xh@t",
+    }
 
 
 def cast(given, dtype):
-    return {key: value.astype(dtype) for key, value in given.items()} if isinstance(given, dict) else given.astype(dtype)
+    return (
+        {key: value.astype(dtype) for key, value in given.items()}
+        if isinstance(given, dict)
+        else given.astype(dtype)
+    )
 
 
 SINGLE = 2e-5  # measured over six draws of every cell: at most 5e-6, of a step of the LRU
@@ -407,8 +487,13 @@ def test_single_precision_is_kept_and_right(name):
     found = by_hand(cell, *single)
     tape = bptt.forward(cell, *single[:3])
     local = jacobians.state_jacobians(cell, single[0], tape)
-    assert {value.dtype.name for value in (*found.values(), *tape.states.values(), local)} == {"float32"}
-    assert wrong(found, by_torch(name, *(cast(given, np.float64) for given in single)), SINGLE) == set()
+    assert {value.dtype.name for value in (*found.values(), *tape.states.values(), local)} == {
+        "float32"
+    }
+    assert (
+        wrong(found, by_torch(name, *(cast(given, np.float64) for given in single)), SINGLE)
+        == set()
+    )
 
 
 def test_a_thousandth_in_single_precision_is_seen():
@@ -443,9 +528,17 @@ def test_irnn_starts_at_identity_and_passes_the_gradient_of_an_active_unit_on_un
     assert not drawn["b_h"].any()
     params, initial, x, cotangents = draw(cell, steps=6)
     params = {**params, **drawn, "W_xh": np.abs(params["W_xh"])}
-    found = swept(cell, params, {"h": np.abs(initial["h"])}, np.abs(x), only_at(-1, cotangents)).d_state["h"]
+    found = swept(
+        cell, params, {"h": np.abs(initial["h"])}, np.abs(x), only_at(-1, cotangents)
+    ).d_state["h"]
     np.testing.assert_array_equal(found, np.broadcast_to(cotangents["h"][-1], found.shape))
-    moved = swept(cell, {**params, "W_hh": 0.9 * params["W_hh"]}, {"h": np.abs(initial["h"])}, np.abs(x), only_at(-1, cotangents))
+    moved = swept(
+        cell,
+        {**params, "W_hh": 0.9 * params["W_hh"]},
+        {"h": np.abs(initial["h"])},
+        np.abs(x),
+        only_at(-1, cotangents),
+    )
     assert relative_error(moved.d_state["h"][0], cotangents["h"][-1]) > 0.4, "0.9⁶"
 
 
@@ -454,11 +547,17 @@ def test_at_the_kink_of_positive_the_slope_is_one(cell, name):
     """g jumps in slope from ¼ to 1 at zero; h is continuous there, so that only the derivative tells."""
     params, initial, x, cotangents = draw(cell, steps=1, batch=1)
     gates = len(params["b_h"]) - H
-    params = {**params, "b_h": np.concatenate([params["b_h"][:gates], -(params["W_xh"] @ x[0, 0])[gates:]])}
+    params = {
+        **params,
+        "b_h": np.concatenate([params["b_h"][:gates], -(params["W_xh"] @ x[0, 0])[gates:]]),
+    }
     _, cache = cell.step(np, params, initial, x[0])
     at_kink = {**cache, "a_h": np.zeros_like(cache["a_h"])}
     left = {**cache, "a_h": np.full_like(cache["a_h"], -1e-9), "g": np.full_like(cache["g"], 0.5)}
-    at, below = (cell.delta(params, given, {"h": cotangents["h"][0]})[0][0, gates:] for given in (at_kink, left))
+    at, below = (
+        cell.delta(params, given, {"h": cotangents["h"][0]})[0][0, gates:]
+        for given in (at_kink, left)
+    )
     assert relative_error(at, 4 * below) <= 1e-8
     zero = {key: np.zeros_like(value) for key, value in params.items()}
     numbers = (zero, initial, x, cotangents)
@@ -474,9 +573,12 @@ def test_the_lru_cannot_explode():
     assert (radius <= 1 + 2 * np.finfo(float).eps).all()
     assert (np.hypot(*eigenvalues(np, {"nu": nu[nu > -34], "theta": theta[nu > -34]})) < 1).all()
     assert (
-        np.max(np.hypot(*eigenvalues(np, {"nu": np.array([-700.0, -40.0]), "theta": np.zeros(2)}))) <= 1 + 2 * np.finfo(float).eps
+        np.max(np.hypot(*eigenvalues(np, {"nu": np.array([-700.0, -40.0]), "theta": np.zeros(2)})))
+        <= 1 + 2 * np.finfo(float).eps
     )
-    assert np.abs(np.exp(nu) * np.exp(1j * np.exp(theta))).max() > 1, "without −e^ν in the exponent it can"
+    assert np.abs(np.exp(nu) * np.exp(1j * np.exp(theta))).max() > 1, (
+        "without −e^ν in the exponent it can"
+    )
     drawn = LRU(0.5, 0.9).initialise(np.random.default_rng(0), I, 1000, 1)
     radius = np.hypot(*eigenvalues(np, drawn))
     assert radius.min() >= 0.5 - 1e-12
@@ -509,7 +611,9 @@ def test_the_bias_gradients_of_the_gru_differ_by_r_in_each_step_and_row_and_by_n
     r, b_x_n, b_hh_n = (np.array(parts) for parts in zip(*shares, strict=True))
     assert relative_error(b_hh_n.sum(axis=0), r.mean(axis=0) * b_x_n.sum(axis=0)) > 1e-3
     ratio = b_hh_n.sum(axis=0) / b_x_n.sum(axis=0)
-    assert not (np.abs(r - ratio) <= 1e-3).all(axis=1).any(), "no step's r is the factor of the sums"
+    assert not (np.abs(r - ratio) <= 1e-3).all(axis=1).any(), (
+        "no step's r is the factor of the sums"
+    )
 
 
 @pytest.mark.parametrize("cell", [cell for cell, _ in CELLS.values()], ids=list(CELLS))
@@ -534,7 +638,9 @@ def test_the_lru_is_complex_multiplication():
     tape = bptt.forward(LRU(), params, initial, x)
     for t, u_t in enumerate(u):
         s = lambda_ * s + u_t
-        assert relative_error(tape.states["re"][t + 1] + 1j * tape.states["im"][t + 1], s) <= ROUNDING
+        assert (
+            relative_error(tape.states["re"][t + 1] + 1j * tape.states["im"][t + 1], s) <= ROUNDING
+        )
     local = jacobians.state_jacobians(LRU(), params, tape)[0, 0]
     moved = np.array([0.3, -0.2, 0.5, 1.0]) + 1j * np.array([1.0, 0.4, -0.7, 0.1])
     image = local @ np.concatenate([moved.real, moved.imag])
@@ -559,7 +665,9 @@ def test_torch_s_complex_gradient_is_dre_plus_i_dim_and_jax_s_its_conjugate():
     assert relative_error(s.grad.numpy(), by_parts) <= ROUNDING
     u, e = u.numpy(), e.numpy()
     with jax.enable_x64(True):
-        told = np.asarray(jax.grad(lambda s: real_loss(lambda s: lambda_ * s, s))(jax.numpy.asarray(s_0)))
+        told = np.asarray(
+            jax.grad(lambda s: real_loss(lambda s: lambda_ * s, s))(jax.numpy.asarray(s_0))
+        )
     assert relative_error(told, np.conj(by_parts)) <= ROUNDING
     assert relative_error(told, by_parts) > 0.1
 
@@ -579,12 +687,16 @@ class StabiliserDetached(SLSTM):
         dh, o, n = d_state["h"], cache["o"], cache["n"]
         dc, dn = d_state["c"] + dh * o / n, d_state["n"] - dh * o * cache["v"] / n
         di, df = dc * cache["z"] + dn, dc * cache["c_prev"] + dn * cache["n_prev"]
-        delta, previous = super().delta(params, cache, {**d_state, "m": di * cache["i"] + df * cache["f"]})
+        delta, previous = super().delta(
+            params, cache, {**d_state, "m": di * cache["i"] + df * cache["f"]}
+        )
         return delta, {**previous, "m": np.zeros_like(dh)}
 
 
 def reading(part, cotangents):
-    return {key: value if key == part else np.zeros_like(value) for key, value in cotangents.items()}
+    return {
+        key: value if key == part else np.zeros_like(value) for key, value in cotangents.items()
+    }
 
 
 def test_a_loss_that_reads_h_alone_does_not_ask_how_the_stabiliser_is_differentiated():
@@ -598,7 +710,10 @@ def test_a_loss_that_reads_h_alone_does_not_ask_how_the_stabiliser_is_differenti
                 assert relative_error(other.params[key], value) <= ROUNDING
             assert relative_error(other.x, found.x, separately=1) <= ROUNDING
             for key, value in found.d_state.items():
-                assert relative_error(other.d_state[key], value, separately=int(key != "m")) <= ROUNDING, key
+                assert (
+                    relative_error(other.d_state[key], value, separately=int(key != "m"))
+                    <= ROUNDING
+                ), key
 
 
 def test_a_detached_stabiliser_is_right_for_a_loss_that_reads_h_alone_but_for_its_own_start():
@@ -612,13 +727,22 @@ def test_a_detached_stabiliser_is_right_for_a_loss_that_reads_h_alone_but_for_it
 
 def half_each(xp, params, state, x):
     """The sLSTM with a maximum that shares a tie, as torch.maximum does."""
-    gates = equations.affine(xp, x, params["W_xh"]) + equations.affine(xp, state["h"], params["W_hh"]) + params["b_h"]
+    gates = (
+        equations.affine(xp, x, params["W_xh"])
+        + equations.affine(xp, state["h"], params["W_hh"])
+        + params["b_h"]
+    )
     log_input, to_keep, candidate, to_show = equations.blocks(gates, 4)
     log_kept = state["m"] - xp.logaddexp(xp.zeros_like(to_keep), -to_keep)
     peak = torch.maximum(log_input, log_kept)
     write, keep = xp.exp(log_input - peak), xp.exp(log_kept - peak)
     cell, normaliser = write * xp.tanh(candidate) + keep * state["c"], write + keep * state["n"]
-    return {"h": equations.sigmoid(xp, to_show) * (cell / normaliser), "c": cell, "n": normaliser, "m": peak}
+    return {
+        "h": equations.sigmoid(xp, to_show) * (cell / normaliser),
+        "c": cell,
+        "n": normaliser,
+        "m": peak,
+    }
 
 
 @pytest.mark.parametrize(("part", "differing"), [("h", False), ("m", True)])
@@ -637,7 +761,9 @@ def test_a_tie_of_the_stabiliser_shows_only_where_m_is_read(part, differing):
     names = tuple(params), tuple(initial)
     variables = {**params, **{f"{key}_0": value for key, value in initial.items()}, "x": x}
     function = equations.SequenceLoss(half_each, equations.projection, *names, "@t")
-    shared = torch_autograd.gradients(function, variables, {f"cotangent_{k}": v for k, v in numbers[3].items()})[2]
+    shared = torch_autograd.gradients(
+        function, variables, {f"cotangent_{k}": v for k, v in numbers[3].items()}
+    )[2]
     found = {key: value for key, value in by_hand(cell, *numbers).items() if key in shared}
     assert wrong(by_hand(cell, *numbers), by_torch("slstm", *numbers)) <= {"m_0"}
     assert bool(np.max(np.abs(found["m_0"] - shared["m_0"])) > 0.1) is differing
@@ -652,7 +778,9 @@ def with_delta(change):
     """The methods of a cell whose delta is changed: change(self, params, cache, d_state, delta, previous)."""
 
     def delta(self, params, cache, d_state):
-        return change(self, params, cache, d_state, *super(type(self), self).delta(params, cache, d_state))
+        return change(
+            self, params, cache, d_state, *super(type(self), self).delta(params, cache, d_state)
+        )
 
     return {"delta": delta}
 
@@ -661,7 +789,9 @@ def with_accumulate(change):
     """The same of accumulate: change(self, params, cache, delta, d_params, d_x)."""
 
     def accumulate(self, params, cache, delta):
-        return change(self, params, cache, delta, *super(type(self), self).accumulate(params, cache, delta))
+        return change(
+            self, params, cache, delta, *super(type(self), self).accumulate(params, cache, delta)
+        )
 
     return {"accumulate": accumulate}
 
@@ -692,12 +822,16 @@ def block(number, change):
     """Another δ of one gate: change(params, cache, d_state, its right value). What comes of δ goes on from the wrong one."""
 
     def changed(self, params, cache, d_state, delta, previous):
-        size = next(iter(cache.values())).shape[-1] if "x" not in cache else cache["h_prev"].shape[-1]
+        size = (
+            next(iter(cache.values())).shape[-1] if "x" not in cache else cache["h_prev"].shape[-1]
+        )
         moved = np.array(delta)
         gate(moved, number, size)[...] = change(params, cache, d_state, gate(delta, number, size))
         after = dict(previous)
         if "W_hh" in params:
-            after["h"] = previous["h"] + (moved - delta)[..., : len(params["W_hh"])] @ params["W_hh"]
+            after["h"] = (
+                previous["h"] + (moved - delta)[..., : len(params["W_hh"])] @ params["W_hh"]
+            )
         return moved, after
 
     return with_delta(changed)
@@ -717,18 +851,24 @@ def peephole_by_old_cell(params, cache, delta, right):
 
 
 def minus_peephole(name, number):
-    return carry("c", lambda p, c, d, delta, right: right - p[name] * gate(delta, number, len(p[name])))
+    return carry(
+        "c", lambda p, c, d, delta, right: right - p[name] * gate(delta, number, len(p[name]))
+    )
 
 
 def output_peephole_left_out(self, params, cache, d_state):
-    return super(type(self), self).delta({**params, "p_o": np.zeros_like(params["p_o"])}, cache, d_state)
+    return super(type(self), self).delta(
+        {**params, "p_o": np.zeros_like(params["p_o"])}, cache, d_state
+    )
 
 
 def swapped(one, other):
     """A delta that takes one entry of the cache for the other."""
 
     def delta(self, params, cache, d_state):
-        return super(type(self), self).delta(params, {**cache, one: cache[other], other: cache[one]}, d_state)
+        return super(type(self), self).delta(
+            params, {**cache, one: cache[other], other: cache[one]}, d_state
+        )
 
     return {"delta": delta}
 
@@ -739,12 +879,16 @@ def gates_permuted(params, cache, delta, right):
 
 
 def without_tanh_of_cell(self, params, cache, d_state):
-    return super(type(self), self).delta(params, {**cache, "tanh_c": np.zeros_like(cache["tanh_c"])}, d_state)
+    return super(type(self), self).delta(
+        params, {**cache, "tanh_c": np.zeros_like(cache["tanh_c"])}, d_state
+    )
 
 
 def projected_without_o(params, cache, delta, right):
     width, size = params["W_hh"].shape
-    return delta[..., width:].reshape(-1, size).T @ cache["tanh_c"].reshape(-1, params["W_hr"].shape[1])
+    return delta[..., width:].reshape(-1, size).T @ cache["tanh_c"].reshape(
+        -1, params["W_hr"].shape[1]
+    )
 
 
 def seen_without_reset(self, params, cache, delta):
@@ -820,7 +964,11 @@ def test_own_step_is_differentiated_to_the_same(name):
 
 def wrong_rows(name, candidate, **options):
     """The gradients that are said to be wrong along the way that built-in cells take."""
-    problem = problem_of(Case(name, name, steps=4, batch=2, input_size=2, hidden_size=3, loss="projection", **options))
+    problem = problem_of(
+        Case(
+            name, name, steps=4, batch=2, input_size=2, hidden_size=3, loss="projection", **options
+        )
+    )
     case = check_problem(problem, candidate, select(("torch",)))
     assert not case.forward_differs
     return {row.gradient for row in case.failures()}
@@ -870,7 +1018,9 @@ class OwnDerivativeOfH(CellCandidate):
         return answer
 
 
-@pytest.mark.parametrize(("candidate", "said"), [(CellCandidate, set()), (OwnDerivativeOfH, {"W_hr"})])
+@pytest.mark.parametrize(
+    ("candidate", "said"), [(CellCandidate, set()), (OwnDerivativeOfH, {"W_hr"})]
+)
 def test_the_projection_s_gradient_has_the_carry_in_it(candidate, said):
     options = {"options": {"projection_size": 2}}
     assert wrong_rows("projected-lstm", candidate(ProjectedLSTM(2)), **options) == said

@@ -20,21 +20,31 @@ every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 def one_step(cell, sequence):
     """(h_1, gradients by name, h the one of h_0) of the only step of a sequence."""
     state, cache = cell.step(np, sequence.params, sequence.initial, sequence.x[0])
-    d_params, d_x, d_state = cell.step_backward(sequence.params, cache, {"h": sequence.cotangents["h"][0]})
+    d_params, d_x, d_state = cell.step_backward(
+        sequence.params, cache, {"h": sequence.cotangents["h"][0]}
+    )
     return state["h"], {**d_params, "x": d_x, "h": d_state["h"]}
 
 
 def expected_step(truth):
     """The same from autograd."""
     by_name = {name: share[0] for name, share in truth.params.items()}
-    return truth.states[1], {**by_name, "x": None if truth.x is None else truth.x[0], "h": truth.d_state[0]}
+    return truth.states[1], {
+        **by_name,
+        "x": None if truth.x is None else truth.x[0],
+        "h": truth.d_state[0],
+    }
 
 
 def errors(found, expected):
     """Relative error by gradient; tokens have none for x."""
     assert found.keys() == expected.keys()
     assert (found["x"] is None) == (expected["x"] is None)
-    return {name: relative_error(found[name], value) for name, value in expected.items() if value is not None}
+    return {
+        name: relative_error(found[name], value)
+        for name, value in expected.items()
+        if value is not None
+    }
 
 
 def check_step(cell, sequence, truth):
@@ -58,7 +68,9 @@ def test_step_and_its_gradients_equal_torch(draw_sequence, unrolled, activation,
 @every_activation
 def test_zero_weights_give_torch_s_gradients(draw_sequence, unrolled, activation):
     sequence = draw_sequence(1)
-    for value in (zeros := {name: np.zeros_like(value) for name, value in sequence.params.items()}).values():
+    for value in (
+        zeros := {name: np.zeros_like(value) for name, value in sequence.params.items()}
+    ).values():
         value.setflags(write=False)
     sequence.params.update(zeros)
     check_step(RNN(activation), sequence, unrolled(sequence, activation))
@@ -129,7 +141,9 @@ ALL = {"W_xh", "W_hh", "b_h", "h"}
         (TokensOverwritten, {"W_xh"}),
     ],
 )
-def test_a_mistake_in_one_equation_shows_in_its_own_gradients_and_no_other(draw_sequence, unrolled, mistaken_cell, wrong):
+def test_a_mistake_in_one_equation_shows_in_its_own_gradients_and_no_other(
+    draw_sequence, unrolled, mistaken_cell, wrong
+):
     sequence = draw_sequence(1, batch=4, input_size=3, tokens=True)
     found, expected = one_step(mistaken_cell(), sequence)[1], expected_step(unrolled(sequence))[1]
     found_errors = errors(found, expected)
@@ -158,7 +172,10 @@ def test_the_step_is_the_same_under_torch_and_jax(draw_sequence, activation):
     h = one_step(RNN(activation), sequence)[0]
 
     def under(xp, array):
-        params, state = ({name: array(value) for name, value in arrays.items()} for arrays in (sequence.params, sequence.initial))
+        params, state = (
+            {name: array(value) for name, value in arrays.items()}
+            for arrays in (sequence.params, sequence.initial)
+        )
         return np.asarray(RNN(activation).step(xp, params, state, array(sequence.x[0]))[0]["h"])
 
     assert relative_error(under(torch_namespace, torch.tensor), h) <= ROUNDING

@@ -47,10 +47,18 @@ def check_against(truth, tape, found):
 @given(
     activation=st.sampled_from(sorted(ACTIVATIONS)),
     tokens=st.booleans(),
-    shape=st.fixed_dictionaries(dict.fromkeys(("steps", "batch", "input_size", "hidden_size"), sizes)),
+    shape=st.fixed_dictionaries(
+        dict.fromkeys(("steps", "batch", "input_size", "hidden_size"), sizes)
+    ),
 )
-@example(activation="tanh", tokens=False, shape={"steps": 1, "batch": 1, "input_size": 1, "hidden_size": 1})
-def test_every_gradient_at_every_step_equals_torch(draw_sequence, unrolled, form, activation, tokens, shape):
+@example(
+    activation="tanh",
+    tokens=False,
+    shape={"steps": 1, "batch": 1, "input_size": 1, "hidden_size": 1},
+)
+def test_every_gradient_at_every_step_equals_torch(
+    draw_sequence, unrolled, form, activation, tokens, shape
+):
     sequence = draw_sequence(**shape, tokens=tokens)
     check_against(unrolled(sequence, activation), *swept(form(RNN(activation)), sequence))
 
@@ -85,7 +93,9 @@ def test_a_cell_with_the_step_form_alone_tells_no_delta(draw_sequence):
 def test_walk_deltas_equals_torch_without_weight_gradients(draw_sequence, unrolled):
     sequence = draw_sequence()
     truth = unrolled(sequence)
-    delta, d_state = bptt.walk_deltas(RNN(), sequence.params, swept(RNN(), sequence)[0], sequence.cotangents)
+    delta, d_state = bptt.walk_deltas(
+        RNN(), sequence.params, swept(RNN(), sequence)[0], sequence.cotangents
+    )
     assert relative_error(delta, truth.delta, separately=1) <= ROUNDING
     assert relative_error(d_state["h"], truth.d_state, separately=1) <= ROUNDING
 
@@ -102,7 +112,9 @@ def test_two_parts_of_state_equal_jax(leaky_memory, draw_memory):
         return total
 
     with jax.enable_x64(True):
-        d_params, d_initial, d_x = jax.grad(loss, (0, 1, 2))(sequence.params, sequence.initial, jnp.asarray(sequence.x))
+        d_params, d_initial, d_x = jax.grad(loss, (0, 1, 2))(
+            sequence.params, sequence.initial, jnp.asarray(sequence.x)
+        )
     assert list(tape.states) == list(found.d_state) == ["h", "c"]
     assert relative_error(found.x, d_x, separately=1) <= ROUNDING
     for name in ("k", "W"):
@@ -112,7 +124,9 @@ def test_two_parts_of_state_equal_jax(leaky_memory, draw_memory):
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_a_cotangent_at_one_step_reaches_all_earlier_steps_and_no_later_one(draw_sequence, unrolled, step):
+def test_a_cotangent_at_one_step_reaches_all_earlier_steps_and_no_later_one(
+    draw_sequence, unrolled, step
+):
     sequence = draw_sequence(steps=5)
     alone = np.zeros_like(sequence.cotangents["h"])
     alone[step - 1] = sequence.cotangents["h"][step - 1]
@@ -127,7 +141,10 @@ def test_a_cotangent_at_one_step_reaches_all_earlier_steps_and_no_later_one(draw
 @pytest.mark.parametrize("bias", [30.0, -30.0, 0.0])
 def test_saturated_units_and_zero_weights_equal_torch(draw_sequence, unrolled, activation, bias):
     sequence = draw_sequence(steps=3)
-    sequence.params.update({name: np.zeros_like(value) for name, value in sequence.params.items()}, b_h=np.full(5, bias))
+    sequence.params.update(
+        {name: np.zeros_like(value) for name, value in sequence.params.items()},
+        b_h=np.full(5, bias),
+    )
     check_against(unrolled(sequence, activation), *swept(RNN(activation), sequence))
 
 
@@ -143,12 +160,17 @@ def terms_by_torch(sequence, window=None):
             h = torch.tensor(sequence.initial["h"])
             for x in sequence.x[: first - 1]:
                 h = torch_step([torch.tensor(value) for value in sequence.params.values()], h, x)
-        copies = {k: [torch.tensor(v, requires_grad=True) for v in sequence.params.values()] for k in range(first, t + 1)}
+        copies = {
+            k: [torch.tensor(v, requires_grad=True) for v in sequence.params.values()]
+            for k in range(first, t + 1)
+        }
         for k, params in copies.items():
             h = torch_step(params, h, sequence.x[k - 1])
         (h * torch.tensor(sequence.cotangents["h"][t - 1])).sum().backward()
         for k, params in copies.items():
-            terms[t, k] = {name: leaf.grad.numpy() for name, leaf in zip(sequence.params, params, strict=True)}
+            terms[t, k] = {
+                name: leaf.grad.numpy() for name, leaf in zip(sequence.params, params, strict=True)
+            }
     return terms
 
 
@@ -166,7 +188,10 @@ def test_every_term_of_the_double_sum_equals_torch(draw_sequence):
     sequence = draw_sequence(steps=4)
     expected = terms_by_torch(sequence)
     tape, _ = swept(RNN(), sequence)
-    found = {(t, k): term for t, k, term in bptt.double_sum_terms(RNN(), sequence.params, tape, sequence.cotangents)}
+    found = {
+        (t, k): term
+        for t, k, term in bptt.double_sum_terms(RNN(), sequence.params, tape, sequence.cotangents)
+    }
     assert found.keys() == expected.keys() == {(t, k) for t in range(1, 5) for k in range(1, t + 1)}
     for pair, term in expected.items():
         for name, value in term.items():
@@ -184,7 +209,9 @@ def test_the_double_sum_equals_the_single_sum(draw_sequence, form):
 
 
 @pytest.mark.parametrize("window", [0, 1, 2, 4, 9])
-def test_a_windowed_double_sum_equals_torch_with_the_state_detached_before_the_window(draw_sequence, window):
+def test_a_windowed_double_sum_equals_torch_with_the_state_detached_before_the_window(
+    draw_sequence, window
+):
     sequence = draw_sequence(steps=5)
     tape, _ = swept(RNN(), sequence)
     found = bptt.double_sum(RNN(), sequence.params, tape, sequence.cotangents, window)
@@ -197,13 +224,21 @@ def test_a_window_one_step_longer_is_another_gradient(draw_sequence, window):
     sequence = draw_sequence(steps=5)
     tape, _ = swept(RNN(), sequence)
     found = bptt.double_sum(RNN(), sequence.params, tape, sequence.cotangents, window + 1)
-    assert relative_error(found["W_hh"], summed(terms_by_torch(sequence, window).values())["W_hh"]) > 1e-3
+    assert (
+        relative_error(found["W_hh"], summed(terms_by_torch(sequence, window).values())["W_hh"])
+        > 1e-3
+    )
 
 
 def test_a_window_visits_its_earlier_steps_and_the_loss_s_own(draw_sequence):
     sequence = draw_sequence(steps=5)
     tape, _ = swept(RNN(), sequence)
-    visited = [(t, k) for t, k, _ in bptt.double_sum_terms(RNN(), sequence.params, tape, sequence.cotangents, window=2)]
+    visited = [
+        (t, k)
+        for t, k, _ in bptt.double_sum_terms(
+            RNN(), sequence.params, tape, sequence.cotangents, window=2
+        )
+    ]
     assert [k for t, k in visited if t == 5] == [5, 4, 3]
     assert [k for t, k in visited if t == 2] == [2, 1]
 
@@ -231,13 +266,20 @@ class CarryWithoutTheSlope(RNN):
 
 @pytest.mark.parametrize("form", [lambda cell: cell, step_form], ids=["sequence form", "step form"])
 @pytest.mark.parametrize("mistaken_cell", [CarryDropped, TransposedCarry, CarryWithoutTheSlope])
-def test_a_wrong_carry_shows_at_every_step_before_the_last_and_in_every_parameter(draw_sequence, unrolled, form, mistaken_cell):
+def test_a_wrong_carry_shows_at_every_step_before_the_last_and_in_every_parameter(
+    draw_sequence, unrolled, form, mistaken_cell
+):
     sequence = draw_sequence(steps=5)
     truth = unrolled(sequence)
     _, found = swept(form(mistaken_cell()), sequence)
-    assert relative_error(found.d_state["h"][5], truth.d_state[5]) <= ROUNDING, "nothing has been carried yet"
+    assert relative_error(found.d_state["h"][5], truth.d_state[5]) <= ROUNDING, (
+        "nothing has been carried yet"
+    )
     assert all(relative_error(found.d_state["h"][t], truth.d_state[t]) > 0.1 for t in range(5))
-    assert all(relative_error(found.params[name], shares.sum(axis=0)) > 0.01 for name, shares in truth.params.items())
+    assert all(
+        relative_error(found.params[name], shares.sum(axis=0)) > 0.01
+        for name, shares in truth.params.items()
+    )
 
 
 class NewStateForOld(RNN):
@@ -247,7 +289,9 @@ class NewStateForOld(RNN):
 
 class LastStepLeftOut(RNN):
     def accumulate(self, params, cache, delta):
-        return super().accumulate(params, cache, np.concatenate([delta[:-1], np.zeros_like(delta[-1:])]))
+        return super().accumulate(
+            params, cache, np.concatenate([delta[:-1], np.zeros_like(delta[-1:])])
+        )
 
 
 class InitialStateForgotten(RNN):
@@ -258,10 +302,14 @@ class InitialStateForgotten(RNN):
 
 
 @pytest.mark.parametrize("mistaken_cell", [NewStateForOld, LastStepLeftOut, InitialStateForgotten])
-def test_a_wrong_sum_over_time_shows_in_the_recurrent_weights(draw_sequence, unrolled, mistaken_cell):
+def test_a_wrong_sum_over_time_shows_in_the_recurrent_weights(
+    draw_sequence, unrolled, mistaken_cell
+):
     sequence = draw_sequence(steps=5)
     _, found = swept(mistaken_cell(), sequence)
-    assert relative_error(found.params["W_hh"], unrolled(sequence).params["W_hh"].sum(axis=0)) > 0.05
+    assert (
+        relative_error(found.params["W_hh"], unrolled(sequence).params["W_hh"].sum(axis=0)) > 0.05
+    )
 
 
 def test_a_zero_initial_state_hides_that_it_was_forgotten(draw_sequence, unrolled):
@@ -269,7 +317,9 @@ def test_a_zero_initial_state_hides_that_it_was_forgotten(draw_sequence, unrolle
     check_against(unrolled(sequence), *swept(InitialStateForgotten(), sequence))
 
 
-def test_a_carry_that_replaces_the_loss_s_own_derivative_is_detected(draw_sequence, unrolled, monkeypatch):
+def test_a_carry_that_replaces_the_loss_s_own_derivative_is_detected(
+    draw_sequence, unrolled, monkeypatch
+):
     def replacing(tape, cotangents, pull_back, chunk):
         totals = [{name: value[-1] for name, value in cotangents.items()}]
         for t in reversed(range(tape.steps)):
@@ -299,7 +349,9 @@ def test_a_vanished_gradient_has_all_its_digits(draw_sequence, unrolled):
     check_against(truth, *swept(RNN(), sequence))
 
 
-def test_ten_per_cent_at_one_vanished_step_shows_at_that_step_and_hides_in_the_whole(draw_sequence, unrolled):
+def test_ten_per_cent_at_one_vanished_step_shows_at_that_step_and_hides_in_the_whole(
+    draw_sequence, unrolled
+):
     sequence = vanishing(draw_sequence)
     shares = unrolled(sequence).params["W_hh"]
     tape, _ = swept(RNN(), sequence)
@@ -328,9 +380,13 @@ def test_no_input_is_changed(draw_sequence, form):
     arrays = lambda s: {**s.params, "h_0": s.initial["h"], "x": s.x, "C": s.cotangents["h"]}  # noqa: E731
     sequence = draw_sequence()
     writable = replace(
-        sequence, params={n: v.copy() for n, v in sequence.params.items()}, initial={"h": sequence.initial["h"].copy()}
+        sequence,
+        params={n: v.copy() for n, v in sequence.params.items()},
+        initial={"h": sequence.initial["h"].copy()},
     )
-    writable = replace(writable, x=sequence.x.copy(), cotangents={"h": sequence.cotangents["h"].copy()})
+    writable = replace(
+        writable, x=sequence.x.copy(), cotangents={"h": sequence.cotangents["h"].copy()}
+    )
     tape, _ = swept(form(RNN()), writable)
     states = tape.states["h"].copy()
     bptt.double_sum(form(RNN()), writable.params, tape, writable.cotangents)
@@ -352,7 +408,12 @@ LAYOUTS = {
 def test_the_memory_layout_of_the_inputs_does_not_matter(draw_sequence, layout, tokens):
     sequence = draw_sequence(tokens=tokens)
     every = lambda arrays: {name: layout(value) for name, value in arrays.items()}  # noqa: E731
-    strided = type(sequence)(every(sequence.params), every(sequence.initial), layout(sequence.x), every(sequence.cotangents))
+    strided = type(sequence)(
+        every(sequence.params),
+        every(sequence.initial),
+        layout(sequence.x),
+        every(sequence.cotangents),
+    )
     (_, found), (_, expected) = swept(RNN(), strided), swept(RNN(), sequence)
     for name, value in expected.params.items():
         assert relative_error(found.params[name], value) <= ROUNDING, name
@@ -362,20 +423,26 @@ def test_the_memory_layout_of_the_inputs_does_not_matter(draw_sequence, layout, 
 
 def test_an_expanded_cotangent_equals_torch(draw_sequence, unrolled):
     sequence = draw_sequence()
-    expanded = {"h": np.broadcast_to(sequence.cotangents["h"][0, 0], sequence.cotangents["h"].shape)}
+    expanded = {
+        "h": np.broadcast_to(sequence.cotangents["h"][0, 0], sequence.cotangents["h"].shape)
+    }
     assert expanded["h"].strides[:2] == (0, 0)
     sequence = replace(sequence, cotangents=expanded)
     check_against(unrolled(sequence), *swept(RNN(), sequence))
 
 
 @every_activation
-def test_nan_in_the_cotangent_of_one_row_reaches_the_parameters_and_no_other_row(draw_sequence, activation):
+def test_nan_in_the_cotangent_of_one_row_reaches_the_parameters_and_no_other_row(
+    draw_sequence, activation
+):
     sequence = draw_sequence(steps=4, batch=3)
     cotangent = sequence.cotangents["h"].copy()
     cotangent[2, 1] = np.nan
     _, found = swept(RNN(activation), replace(sequence, cotangents={"h": cotangent}))
     assert all(np.isnan(value).any() for value in found.params.values())
-    np.testing.assert_array_equal(np.isnan(found.x).any(axis=-1), [[False, True, False]] * 3 + [[False] * 3])
+    np.testing.assert_array_equal(
+        np.isnan(found.x).any(axis=-1), [[False, True, False]] * 3 + [[False] * 3]
+    )
 
 
 def test_nan_in_an_input_is_not_swallowed(draw_sequence):
@@ -403,5 +470,11 @@ def test_all_zero_gradients_never_agree_with_a_vanished_one(draw_sequence, unrol
 def test_single_precision_is_kept(draw_sequence):
     single = lambda arrays: {name: value.astype(np.float32) for name, value in arrays.items()}  # noqa: E731
     s = draw_sequence()
-    _, found = swept(RNN(), type(s)(single(s.params), single(s.initial), s.x.astype(np.float32), single(s.cotangents)))
-    assert {value.dtype.name for value in (*found.params.values(), found.x, found.delta, found.d_state["h"])} == {"float32"}
+    _, found = swept(
+        RNN(),
+        type(s)(single(s.params), single(s.initial), s.x.astype(np.float32), single(s.cotangents)),
+    )
+    assert {
+        value.dtype.name
+        for value in (*found.params.values(), found.x, found.delta, found.d_state["h"])
+    } == {"float32"}

@@ -58,7 +58,9 @@ def at_once(made, question, mask=None, chunk=None):
 def identical(found, expected):
     """Of one dtype, and equal in every bit, that of the sign of zero included."""
     assert found.keys() == expected.keys()
-    return all(found[n].dtype == v.dtype and found[n].tobytes() == v.tobytes() for n, v in expected.items())
+    return all(
+        found[n].dtype == v.dtype and found[n].tobytes() == v.tobytes() for n, v in expected.items()
+    )
 
 
 def masked(steps, batch):
@@ -74,13 +76,18 @@ def step_form(cell):
 @every_cell
 def test_the_gradient_is_identical(name, checkpoint, dtype, blocks_of_four):
     question = draw(CELLS[name], (23, 2, 3, 4), dtype)
-    (plain, expected), (tape, found) = ask(CELLS[name], question, **PLAIN), ask(CELLS[name], question, checkpoint=checkpoint)
+    (plain, expected), (tape, found) = (
+        ask(CELLS[name], question, **PLAIN),
+        ask(CELLS[name], question, checkpoint=checkpoint),
+    )
     assert (type(plain.caches), type(tape.caches)) == (Kept, Recomputed)
     assert identical(found, expected)
     assert unlike(found, at_once(CELLS[name], question)) == set()
 
 
-@pytest.mark.parametrize("sizes", [(2, 1, 1, 1), (5, 1, 3, 1), (23, 1, 1, 5), (24, 3, 2, 4)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(2, 1, 1, 1), (5, 1, 3, 1), (23, 1, 1, 5), (24, 3, 2, 4)], ids=str
+)
 @every_cell
 def test_in_blocks_of_one_step_every_segment_is_its_own_length(name, sizes, monkeypatch):
     of_steps(1, monkeypatch)
@@ -109,7 +116,9 @@ def test_with_masks_tokens_and_chunks_too(name, tokens, chunk, dtype, blocks_of_
         _, expected = ask(CELLS[name], question, mask, chunk, **PLAIN)
         assert unlike(expected, at_once(CELLS[name], question, mask, chunk)) == set()
         for checkpoint in (1, 8, 100):
-            assert identical(ask(CELLS[name], question, mask, chunk, checkpoint=checkpoint)[1], expected)
+            assert identical(
+                ask(CELLS[name], question, mask, chunk, checkpoint=checkpoint)[1], expected
+            )
 
 
 def test_what_stands_behind_the_end_of_a_row_is_not_read(blocks_of_four):
@@ -145,7 +154,14 @@ def test_a_segment_that_hands_nothing_on_is_found(blocks_of_four, monkeypatch):
     question, whole = draw(LSTM(), (23, 2, 3, 4)), bptt.gradients
     expected = at_once(LSTM(), question)
     monkeypatch.setattr(bptt, "gradients", lambda *given: whole(*given[:5]))
-    assert unlike(ask(LSTM(), question, checkpoint=4)[1], expected) == {"W_xh", "W_hh", "b_h", "x", "h_0", "c_0"}
+    assert unlike(ask(LSTM(), question, checkpoint=4)[1], expected) == {
+        "W_xh",
+        "W_hh",
+        "b_h",
+        "x",
+        "h_0",
+        "c_0",
+    }
 
 
 def test_a_wrong_border_is_found(blocks_of_four):
@@ -164,15 +180,22 @@ def test_a_wrong_border_is_found(blocks_of_four):
 @pytest.mark.parametrize("how", [PLAIN, {"checkpoint": 8}], ids=["kept", "recomputed"])
 def test_the_caches_are_those_of_the_steps(name, how, blocks_of_four):
     params, initial, x, cotangents = draw(CELLS[name], (23, 2, 3, 4))
-    tape, plain = checkpointing.run(CELLS[name], params, initial, x, **how), bptt.forward(CELLS[name], params, initial, x)
+    tape, plain = (
+        checkpointing.run(CELLS[name], params, initial, x, **how),
+        bptt.forward(CELLS[name], params, initial, x),
+    )
     assert tape.steps == len(tape.caches) == 23
     for t in (0, 3, 4, 8, 22, -1, -23):
         assert unlike(tape.caches[t], plain.caches[t]) == set()
-    assert [unlike(*pair) for pair in zip(tape.caches[5:14:2], plain.caches[5:14:2], strict=True)] == [set()] * 5
+    assert [
+        unlike(*pair) for pair in zip(tape.caches[5:14:2], plain.caches[5:14:2], strict=True)
+    ] == [set()] * 5
     with pytest.raises(IndexError):
         tape.caches[23]
     shares = bptt.added_up(bptt.shares(CELLS[name], params, tape, cotangents))
-    assert unlike(told(tape, shares), at_once(CELLS[name], (params, initial, x, cotangents))) == set()
+    assert (
+        unlike(told(tape, shares), at_once(CELLS[name], (params, initial, x, cotangents))) == set()
+    )
 
 
 @pytest.mark.parametrize("mask", [None, masked(23, 2)], ids=["sequence form", "plain loop"])
@@ -182,14 +205,21 @@ def test_a_tape_past_the_budget_is_not_kept(mask, blocks_of_four):
     assert isinstance(run.caches, Kept)
     size = sum(checkpointing._bytes(tape) for tape in run.caches.tapes)
     if mask is None:
-        assert size == 23 * 2 * (6 * 4 + 3 + 1 + 4) * 8  # what multiplies dh and d̃c, six numbers a unit, and (x, 1, h)
-    assert isinstance(checkpointing.run(LSTM(), params, initial, x, mask, budget=1.1 * size).caches, Kept)
+        assert (
+            size == 23 * 2 * (6 * 4 + 3 + 1 + 4) * 8
+        )  # what multiplies dh and d̃c, six numbers a unit, and (x, 1, h)
+    assert isinstance(
+        checkpointing.run(LSTM(), params, initial, x, mask, budget=1.1 * size).caches, Kept
+    )
     beyond = checkpointing.run(LSTM(), params, initial, x, mask, budget=0.9 * size)
     assert isinstance(beyond.caches, Recomputed)
     assert (beyond.caches.together, len(beyond.caches.borders)) == (8, 3)  # √23, made up to blocks
 
 
-@pytest.mark.parametrize(("changed", "message"), [({"checkpoint": 0}, "at least 1"), ({"x": np.zeros((0, 2, 3))}, "one step")])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"checkpoint": 0}, "at least 1"), ({"x": np.zeros((0, 2, 3))}, "one step")],
+)
 def test_what_cannot_be_asked(changed, message):
     params, initial, x, _ = draw(RNN())
     with pytest.raises(ValueError, match=message):
@@ -208,22 +238,37 @@ def network_question(net, steps=11, lengths=False):
     rng = np.random.default_rng(0)
     params = {key: rng.normal(size=s) / 2 for key, s in net.parameter_shapes(3, 4).items()}
     inputs = {f"{key}_0": rng.normal(size=(2, *s)) for key, s in net.state_shapes(4).items()}
-    inputs |= {f"cotangent_{key}": rng.normal(size=(steps, 2, *s)) for key, s in net.state_shapes(4).items()}
-    inputs |= {"x": rng.normal(size=(steps, 2, 3)), "target": rng.normal(size=(steps, 2, 3)), "mask": np.ones((steps, 2))}
+    inputs |= {
+        f"cotangent_{key}": rng.normal(size=(steps, 2, *s))
+        for key, s in net.state_shapes(4).items()
+    }
+    inputs |= {
+        "x": rng.normal(size=(steps, 2, 3)),
+        "target": rng.normal(size=(steps, 2, 3)),
+        "mask": np.ones((steps, 2)),
+    }
     return params, inputs | ({"lengths": np.array([steps, 5])} if lengths else {})
 
 
 @pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("readout", [Projection(), Head("squared-error", "mean", 3)], ids=["projection", "head"])
+@pytest.mark.parametrize(
+    "readout", [Projection(), Head("squared-error", "mean", 3)], ids=["projection", "head"]
+)
 @pytest.mark.parametrize(
     "kind",
     [{}, {"chunk": 3}, {"layers": 2}, {"layers": 2, "bidirectional": True}],
     ids=["one layer", "chunks", "two layers", "both directions"],
 )
 @pytest.mark.parametrize("name", ["lstm", "min-gru"])
-def test_a_network_with_checkpoints_has_the_same_gradient(name, kind, readout, lengths, blocks_of_four):
+def test_a_network_with_checkpoints_has_the_same_gradient(
+    name, kind, readout, lengths, blocks_of_four
+):
     net = Network(CELLS[name], readout, tuple(CELLS[name].state_shapes(4)), **kind)
-    net = replace(net, readout=replace(readout, reads=net.reads())) if isinstance(readout, Head) else net
+    net = (
+        replace(net, readout=replace(readout, reads=net.reads()))
+        if isinstance(readout, Head)
+        else net
+    )
     params, inputs = network_question(net, lengths=lengths)
     answers = []
     for each in (net, replace(net, checkpoint=8), replace(net, budget=0)):
@@ -257,7 +302,9 @@ def peak(made, steps, **how):
     return most - sum(value.nbytes for value in told(tape, found).values())
 
 
-@pytest.mark.parametrize(("name", "fraction"), [("rnn", 0.15), ("lstm", 0.2), ("gru-after", 0.2), ("lru", 0.15)])
+@pytest.mark.parametrize(
+    ("name", "fraction"), [("rnn", 0.15), ("lstm", 0.2), ("gru-after", 0.2), ("lru", 0.15)]
+)
 def test_checkpoints_take_a_fraction_of_the_memory(name, fraction, monkeypatch):
     of_steps(64, monkeypatch)
     most, least = peak(CELLS[name], 2000, **PLAIN), peak(CELLS[name], 2000, checkpoint=64)

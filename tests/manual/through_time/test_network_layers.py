@@ -1,7 +1,8 @@
 """Layers, directions, dropout and unequal lengths, against torch's own modules and against a network unrolled by hand in torch.
 
-torch tells the outputs of the top layer and the final states of every run: the cotangents here are on these. What torch has no
-module for (other cells, dropout with a given mask) is unrolled in `unrolled`, with the steps of reference.equations.
+torch tells the outputs of the top layer and the final states of every run: the cotangents here are
+on these. What torch has no module for (other cells, dropout with a given mask) is unrolled in
+`unrolled`, with the steps of reference.equations.
 """
 
 from dataclasses import dataclass, replace
@@ -81,7 +82,9 @@ def ask(cell, layers=3, both=True, lengths=None, dropout=False, only_ends=False,
     """A question with random weights and initial states; cotangents on the top layer's output and on every final state."""
     rng = np.random.default_rng(1)
     net = kind(cell, Projection(), tuple(cell.state_shapes(H)), layers, both)
-    params = {name: 0.7 * rng.normal(size=shape) for name, shape in net.parameter_shapes(I, H).items()}
+    params = {
+        name: 0.7 * rng.normal(size=shape) for name, shape in net.parameter_shapes(I, H).items()
+    }
     inputs = {"x": rng.normal(size=(T, B, I))}
     for name, shape in net.state_shapes(H).items():
         inputs[f"{name}_0"] = rng.normal(size=(B, *shape)) + 3 * name.startswith("n_l")
@@ -119,35 +122,68 @@ def leaves_of(question):
 
 
 def gradients_of(total, leaves):
-    return dict(zip(leaves, (g.numpy() for g in torch.autograd.grad(total, list(leaves.values()))), strict=True))
+    return dict(
+        zip(
+            leaves,
+            (g.numpy() for g in torch.autograd.grad(total, list(leaves.values()))),
+            strict=True,
+        )
+    )
 
 
 def by_module(question, module_of):
     """(top layer's outputs (T, B, ·), final states by name, gradients) from torch.nn."""
     leaves, inputs, net = leaves_of(question), question.inputs, question.net
-    module = module_of(I, H, num_layers=net.layers, bidirectional=net.bidirectional, dtype=torch.float64)
+    module = module_of(
+        I, H, num_layers=net.layers, bidirectional=net.bidirectional, dtype=torch.float64
+    )
     suffixes = [run.suffix for layer in net.directions() for run in layer]
     named = {}
     for suffix in suffixes:
         both = "b_hh" + suffix in leaves
         b = leaves["b_x" + suffix] if both else leaves["b_h" + suffix]
-        named |= {f"weight_ih{suffix}": leaves["W_xh" + suffix], f"weight_hh{suffix}": leaves["W_hh" + suffix]}
-        named |= {f"bias_ih{suffix}": b, f"bias_hh{suffix}": leaves["b_hh" + suffix] if both else torch.zeros_like(b)}
-        named |= {f"weight_hr{suffix}": leaves["W_hr" + suffix]} if "W_hr" + suffix in leaves else {}
+        named |= {
+            f"weight_ih{suffix}": leaves["W_xh" + suffix],
+            f"weight_hh{suffix}": leaves["W_hh" + suffix],
+        }
+        named |= {
+            f"bias_ih{suffix}": b,
+            f"bias_hh{suffix}": leaves["b_hh" + suffix] if both else torch.zeros_like(b),
+        }
+        named |= (
+            {f"weight_hr{suffix}": leaves["W_hr" + suffix]} if "W_hr" + suffix in leaves else {}
+        )
     assert named.keys() == dict(module.named_parameters()).keys()
-    initial = [torch.stack([leaves[f"{name}{suffix}_0"] for suffix in suffixes]) for name in net.state_names]
+    initial = [
+        torch.stack([leaves[f"{name}{suffix}_0"] for suffix in suffixes])
+        for name in net.state_names
+    ]
     x = leaves["x"]
     if "lengths" in inputs:
         x = pack_padded_sequence(x, torch.tensor(inputs["lengths"]), enforce_sorted=False)
-    output, last = torch.func.functional_call(module, named, (x, tuple(initial) if len(initial) > 1 else initial[0]))
+    output, last = torch.func.functional_call(
+        module, named, (x, tuple(initial) if len(initial) > 1 else initial[0])
+    )
     if "lengths" in inputs:
         output = pad_packed_sequence(output, total_length=T)[0]
     last = last if len(initial) > 1 else (last,)
-    final = {name + suffix: last[k][n] for k, name in enumerate(net.state_names) for n, suffix in enumerate(suffixes)}
-    total = sum((torch.tensor(inputs[f"cotangent_{name}"][ends(name)]) * value).sum() for name, value in final.items())
-    for name, part in zip(net.reads(), torch.tensor_split(output, len(net.reads()), dim=-1), strict=True):
+    final = {
+        name + suffix: last[k][n]
+        for k, name in enumerate(net.state_names)
+        for n, suffix in enumerate(suffixes)
+    }
+    total = sum(
+        (torch.tensor(inputs[f"cotangent_{name}"][ends(name)]) * value).sum()
+        for name, value in final.items()
+    )
+    for name, part in zip(
+        net.reads(), torch.tensor_split(output, len(net.reads()), dim=-1), strict=True
+    ):
         steps = np.arange(T) != ends(name) % T  # that of the end stands for the final state
-        total = total + (torch.tensor(inputs[f"cotangent_{name}"][steps]) * part[torch.tensor(steps)]).sum()
+        total = (
+            total
+            + (torch.tensor(inputs[f"cotangent_{name}"][steps]) * part[torch.tensor(steps)]).sum()
+        )
     told = {name: value.detach().numpy() for name, value in final.items()}
     return output.detach().numpy(), told, gradients_of(total, leaves)
 
@@ -166,14 +202,23 @@ def unrolled(question, step):
             for t in reversed(range(T)) if way else range(T):
                 alive = (t < lengths)[:, None]
                 new = step(xp, params, state, y[t])
-                state = at[t] = {name: torch.where(alive, new[name], state[name]) for name in net.state_names}
-            states |= {name + suffix: torch.stack([at[t][name] for t in range(T)]) for name in net.state_names}
+                state = at[t] = {
+                    name: torch.where(alive, new[name], state[name]) for name in net.state_names
+                }
+            states |= {
+                name + suffix: torch.stack([at[t][name] for t in range(T)])
+                for name in net.state_names
+            }
             handed_on += [states[name + suffix] for name in output_names(net.cell)]
         y = torch.cat(handed_on, dim=-1)
         if f"dropout_l{layer}" in inputs:
             y = y * torch.tensor(inputs[f"dropout_l{layer}"])
-    total = sum((torch.tensor(inputs[f"cotangent_{name}"]) * value).sum() for name, value in states.items())
-    return {name: value.detach().numpy() for name, value in states.items()}, gradients_of(total, leaves)
+    total = sum(
+        (torch.tensor(inputs[f"cotangent_{name}"]) * value).sum() for name, value in states.items()
+    )
+    return {name: value.detach().numpy() for name, value in states.items()}, gradients_of(
+        total, leaves
+    )
 
 
 def check_against_module(question, module_of):
@@ -220,7 +265,12 @@ def test_layers_directions_dropout_and_lengths_equal_the_unrolled_network(name):
 
 def test_dropout_masks_differ_from_none():
     masked = ask(LSTM(), dropout=True)
-    plain = replace(masked, inputs={name: value for name, value in masked.inputs.items() if not name.startswith("dropout")})
+    plain = replace(
+        masked,
+        inputs={
+            name: value for name, value in masked.inputs.items() if not name.startswith("dropout")
+        },
+    )
     found, other = masked.by_hand()[1], plain.by_hand()[1]
     assert wrong(found, other) >= {"W_xh_l0", "W_xh_l1", "x", "h_l0_0"}
 
@@ -232,7 +282,11 @@ def padded(like):
     return np.broadcast_to((np.arange(T)[:, None] >= LENGTHS)[..., None], like.shape)
 
 
-@pytest.mark.parametrize("cell", [RNN("relu"), LSTM(), GRU("before"), MinLSTM(), LRU(), SLSTM()], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize(
+    "cell",
+    [RNN("relu"), LSTM(), GRU("before"), MinLSTM(), LRU(), SLSTM()],
+    ids=lambda c: type(c).__name__,
+)
 def test_what_stands_in_the_padding_is_never_read(cell):
     question = ask(cell, lengths=LENGTHS)
     expected_states, expected = question.by_hand()
@@ -265,7 +319,9 @@ def test_garbage_within_a_row_is_read():
     assert np.isnan(question.but(x=x).by_hand()[1]["W_xh_l0"]).any()
 
 
-@pytest.mark.parametrize("cell", [LSTM(), GRU(), LRU(), SLSTM()], ids=lambda cell: type(cell).__name__)
+@pytest.mark.parametrize(
+    "cell", [LSTM(), GRU(), LRU(), SLSTM()], ids=lambda cell: type(cell).__name__
+)
 @pytest.mark.parametrize("both", [False, True])
 def test_a_row_s_gradients_are_those_of_the_row_alone_at_its_own_length(cell, both):
     question = ask(cell, both=both, lengths=LENGTHS, only_ends=True)
@@ -276,7 +332,9 @@ def test_a_row_s_gradients_are_those_of_the_row_alone_at_its_own_length(cell, bo
             mine = value[row : row + 1] if value.ndim < 3 else value[:, row : row + 1]
             if name.startswith("cotangent_"):
                 others_still[name] = np.where(np.arange(B)[:, None] == row, value, 0)
-                mine = mine[:length] if name.endswith("_reverse") else mine[-length:]  # its end stays where the run ends
+                mine = (
+                    mine[:length] if name.endswith("_reverse") else mine[-length:]
+                )  # its end stays where the run ends
             alone[name] = mine[:length] if name == "x" else mine
         del alone["lengths"]
         expected = replace(question, inputs=alone).by_hand()[1]
@@ -285,24 +343,35 @@ def test_a_row_s_gradients_are_those_of_the_row_alone_at_its_own_length(cell, bo
         own["x"] = found["x"][:length, row : row + 1]
         assert wrong(own, expected) == set()
         together = {**own, **{name: found[name] for name in question.params}}
-        assert wrong(together, expected) == set(question.params), "the other rows have a share in these"
+        assert wrong(together, expected) == set(question.params), (
+            "the other rows have a share in these"
+        )
 
 
-@pytest.mark.parametrize(("lengths", "said"), [([0, 6, 1], "not 0 … 6"), ([4, 7, 1], "not 1 … 7"), ([-1, 2, 2], "not -1 … 2")])
+@pytest.mark.parametrize(
+    ("lengths", "said"),
+    [([0, 6, 1], "not 0 … 6"), ([4, 7, 1], "not 1 … 7"), ([-1, 2, 2], "not -1 … 2")],
+)
 def test_lengths_out_of_range_are_refused(lengths, said):
     question = ask(LSTM(), lengths=LENGTHS).but(lengths=np.array(lengths))
     with pytest.raises(ValueError, match=f"lengths are 1 … 6, the number of steps; {said}"):
         question.by_hand()
 
 
-@pytest.mark.parametrize("cell", [LSTM(), GRU("before"), LRU(), SLSTM()], ids=lambda cell: type(cell).__name__)
+@pytest.mark.parametrize(
+    "cell", [LSTM(), GRU("before"), LRU(), SLSTM()], ids=lambda cell: type(cell).__name__
+)
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["equal", "unequal"])
 def test_the_shares_of_the_steps_sum_to_the_whole(cell, lengths):
     question = ask(cell, lengths=lengths, dropout=True)
     done = question.net.forward(question.params, question.inputs)
-    whole, apart = (question.net.backward(question.params, done, by_step) for by_step in (False, True))
+    whole, apart = (
+        question.net.backward(question.params, done, by_step) for by_step in (False, True)
+    )
     together = {name: apart[name].sum(axis=0) for name in question.params}
-    together |= {name: apart[name][-1 if "_reverse" in name else 0] for name in whole if name.endswith("_0")}
+    together |= {
+        name: apart[name][-1 if "_reverse" in name else 0] for name in whole if name.endswith("_0")
+    }
     assert wrong({**together, "x": apart["x"]}, whole) == set()
     assert all(len(apart[name]) == T for name in question.params)
     one_left_out = {name: together[name] - apart[name][2] for name in question.params}
@@ -347,18 +416,31 @@ class DirectionsExchanged(Network):
         return super()._apart(layer, done, d_y)[::-1]
 
 
-@pytest.mark.parametrize("mistaken", [LayersCut, DropoutForgotten, PaddingPassedThrough, DirectionsExchanged])
+@pytest.mark.parametrize(
+    "mistaken", [LayersCut, DropoutForgotten, PaddingPassedThrough, DirectionsExchanged]
+)
 def test_a_mistake_between_layers_shows_below_and_not_above(mistaken):
     question = ask(LSTM(), lengths=LENGTHS, dropout=True)
     expected = unrolled(question, equations.lstm)[1]
     above = {name for name in expected if "_l2" in name}
     if mistaken is PaddingPassedThrough:
-        above = {"W_xh_l2_reverse"}  # backwards in time the padding comes first, with x taken as zero
-    assert wrong(question.by_hand(mistaken(**vars(question.net)))[1], expected) == set(expected) - above
+        above = {
+            "W_xh_l2_reverse"
+        }  # backwards in time the padding comes first, with x taken as zero
+    assert (
+        wrong(question.by_hand(mistaken(**vars(question.net)))[1], expected)
+        == set(expected) - above
+    )
 
 
 def test_the_same_mistakes_are_hidden_by_equal_lengths_one_layer_or_no_dropout():
     plain, single = ask(LSTM()), ask(LSTM(), layers=1)
-    for question, mistaken in ((plain, PaddingPassedThrough), (plain, DropoutForgotten), (single, LayersCut)):
-        expected = unrolled(question, equations.lstm)[1] if question is plain else question.by_hand()[1]
+    for question, mistaken in (
+        (plain, PaddingPassedThrough),
+        (plain, DropoutForgotten),
+        (single, LayersCut),
+    ):
+        expected = (
+            unrolled(question, equations.lstm)[1] if question is plain else question.by_hand()[1]
+        )
         assert wrong(question.by_hand(mistaken(**vars(question.net)))[1], expected) == set()

@@ -48,12 +48,19 @@ def cell(name, leaky_memory):
 def draw(cell, steps, batch=2, hidden_size=H, masked=False):
     """(params, tape, cotangents)."""
     rng = np.random.default_rng(2)
-    params = {key: 0.7 * rng.normal(size=shape) for key, shape in cell.parameter_shapes(I, hidden_size).items()}
+    params = {
+        key: 0.7 * rng.normal(size=shape)
+        for key, shape in cell.parameter_shapes(I, hidden_size).items()
+    }
     states = cell.state_shapes(hidden_size).items()
     initial = {key: rng.normal(size=(batch, *shape)) + 3 * (key == "n") for key, shape in states}
     cotangents = {key: rng.normal(size=(steps, *value.shape)) for key, value in initial.items()}
     mask = MASK[:steps] if masked else None
-    return params, bptt.forward(cell, params, initial, rng.normal(size=(steps, batch, I)), mask), cotangents
+    return (
+        params,
+        bptt.forward(cell, params, initial, rng.normal(size=(steps, batch, I)), mask),
+        cotangents,
+    )
 
 
 def wrong(found, expected):
@@ -62,7 +69,11 @@ def wrong(found, expected):
     everything = {**d_params, **{f"{key}_0": value for key, value in d_start.items()}}
     truth = {**expected.params, **{f"{key}_0": value[0] for key, value in expected.d_state.items()}}
     assert everything.keys() == truth.keys()
-    return {key for key, value in truth.items() if not relative_error(everything[key], value) <= ROUNDING}
+    return {
+        key
+        for key, value in truth.items()
+        if not relative_error(everything[key], value) <= ROUNDING
+    }
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -83,17 +94,23 @@ def test_the_influence_of_a_row_is_its_own_step_s_derivative(cell):
         total = bptt.within(tape, t, {key: cotangents[key][t] for key in tape.states})
         for key, value in cell.step_backward(params, tape.caches[t], total)[0].items():
             assert relative_error(np.einsum("bi,bi...->...", e, at_once[key]), value) <= ROUNDING
-            assert t != 1 or not at_once[key][1].any(), "a row without a step has no influence at once"
+            assert t != 1 or not at_once[key][1].any(), (
+                "a row without a step has no influence at once"
+            )
 
 
 def without_jacobian(monkeypatch, cell):
     told = jacobians.state_jacobian
-    monkeypatch.setattr(jacobians, "state_jacobian", lambda *arguments: np.zeros_like(told(*arguments)))
+    monkeypatch.setattr(
+        jacobians, "state_jacobian", lambda *arguments: np.zeros_like(told(*arguments))
+    )
 
 
 def with_transposed_jacobian(monkeypatch, cell):
     told = jacobians.state_jacobian
-    monkeypatch.setattr(jacobians, "state_jacobian", lambda *arguments: np.swapaxes(told(*arguments), -1, -2))
+    monkeypatch.setattr(
+        jacobians, "state_jacobian", lambda *arguments: np.swapaxes(told(*arguments), -1, -2)
+    )
 
 
 def without_immediate(monkeypatch, cell):
@@ -109,8 +126,12 @@ def test_an_influence_that_forgets_a_term_is_seen(monkeypatch, cell, mistake):
     expected, expected_alone = bptt.backward(cell, *drawn), bptt.backward(cell, *alone)
     starts, weights = {f"{key}_0" for key in drawn[2]}, set(drawn[0])
     mistake(monkeypatch, cell)
-    assert wrong(rtrl.gradients(cell, *drawn), expected) == (weights if mistake is without_immediate else weights | starts)
-    assert wrong(rtrl.gradients(cell, *alone), expected_alone) == (weights if mistake is without_immediate else starts)
+    assert wrong(rtrl.gradients(cell, *drawn), expected) == (
+        weights if mistake is without_immediate else weights | starts
+    )
+    assert wrong(rtrl.gradients(cell, *alone), expected_alone) == (
+        weights if mistake is without_immediate else starts
+    )
 
 
 def peak(cell, drawn):

@@ -38,16 +38,22 @@ def read_only(arrays):
 def draw(made, sizes=(9, 2, 3, 4), dtype=np.float64, *, tokens=False, bias=0.0, gates=None, seed=0):
     """(params, initial, x, cotangents), all read-only; in these gates, or all, one bias is `bias` more, the next so much less."""
     (T, B, I, H), rng = sizes, np.random.default_rng(seed)  # noqa: E741
-    params = {name: rng.normal(size=s, scale=s[-1] ** -0.5) for name, s in made.parameter_shapes(I, H).items()}
+    params = {
+        name: rng.normal(size=s, scale=s[-1] ** -0.5)
+        for name, s in made.parameter_shapes(I, H).items()
+    }
     for name in params.keys() & {"b_h", "b_x"}:
         moved = np.isin(np.arange(len(params[name])) // H, range(4) if gates is None else gates)
-        params[name] = params[name] + bias * moved * np.where(np.arange(len(params[name])) % 2, 1, -1)
+        params[name] = params[name] + bias * moved * np.where(
+            np.arange(len(params[name])) % 2, 1, -1
+        )
     initial = {name: rng.normal(size=(B, *shape)) for name, shape in made.state_shapes(H).items()}
     cotangents = {name: rng.normal(size=(T, *value.shape)) for name, value in initial.items()}
     x = rng.integers(I, size=(T, B)) if tokens else rng.normal(size=(T, B, I)).astype(dtype)
     x.setflags(write=False)
     params, initial, cotangents = (
-        read_only({n: v.astype(dtype) for n, v in each.items()}) for each in (params, initial, cotangents)
+        read_only({n: v.astype(dtype) for n, v in each.items()})
+        for each in (params, initial, cotangents)
     )
     return params, initial, x, cotangents
 
@@ -55,7 +61,11 @@ def draw(made, sizes=(9, 2, 3, 4), dtype=np.float64, *, tokens=False, bias=0.0, 
 def told(tape, found):
     """Everything by name: the trajectory, the gradients for the parameters, x and the initial state."""
     named = {f"{name}_t": value for name, value in tape.states.items()} | found.params
-    return named | {f"{name}_0": d[0] for name, d in found.d_state.items()} | ({} if found.x is None else {"x": found.x})
+    return (
+        named
+        | {f"{name}_0": d[0] for name, d in found.d_state.items()}
+        | ({} if found.x is None else {"x": found.x})
+    )
 
 
 def by_steps(made, params, initial, x, cotangents):
@@ -73,8 +83,15 @@ def unlike(found, expected, roundings=ROUNDINGS):
     """The names in which two answers differ, in an entry or in the dtype."""
     assert found.keys() == expected.keys()
     tolerance = {name: roundings * np.finfo(value.dtype).eps for name, value in expected.items()}
-    agrees = {name: relative_error(found[name], value) <= tolerance[name] for name, value in expected.items()}
-    return {name for name, value in expected.items() if not agrees[name] or found[name].dtype != value.dtype}
+    agrees = {
+        name: relative_error(found[name], value) <= tolerance[name]
+        for name, value in expected.items()
+    }
+    return {
+        name
+        for name, value in expected.items()
+        if not agrees[name] or found[name].dtype != value.dtype
+    }
 
 
 @every_dtype
@@ -119,11 +136,16 @@ def worst_entry(found, expected, gates):
 
 
 @every_dtype
-@pytest.mark.parametrize(("name", "gates"), [("lstm", (0, 1, 3)), ("gru-after", (0, 1)), ("gru-before", (0, 1))])
+@pytest.mark.parametrize(
+    ("name", "gates"), [("lstm", (0, 1, 3)), ("gru-after", (0, 1)), ("gru-before", (0, 1))]
+)
 def test_gates_that_are_closed_or_wide_open_keep_their_digits(name, gates, dtype):
     question = draw(CELLS[name], (1, 1, 3, 4), dtype, bias=30, gates=gates)
     expected = by_steps(CELLS[name], *question)
-    assert worst_entry(by_sequence(CELLS[name], *question), expected, gates) < ROUNDINGS * np.finfo(dtype).eps
+    assert (
+        worst_entry(by_sequence(CELLS[name], *question), expected, gates)
+        < ROUNDINGS * np.finfo(dtype).eps
+    )
     if name == "lstm":
         assert worst_entry(by_steps(FromOne(), *question), expected, gates) > 1e-3
 
@@ -150,7 +172,10 @@ LAYOUTS = {
 @every_cell
 def test_the_memory_layout_does_not_matter(name, layout, tokens):
     params, initial, x, cotangents = draw(CELLS[name], tokens=tokens)
-    turned = [read_only({key: LAYOUTS[layout](value) for key, value in each.items()}) for each in (params, initial, cotangents)]
+    turned = [
+        read_only({key: LAYOUTS[layout](value) for key, value in each.items()})
+        for each in (params, initial, cotangents)
+    ]
     found = by_sequence(CELLS[name], turned[0], turned[1], LAYOUTS[layout](x), turned[2])
     assert unlike(found, by_steps(CELLS[name], params, initial, x, cotangents)) == set()
 
@@ -182,7 +207,9 @@ def test_panels_do_not_matter(name, cache, small, monkeypatch):
 def test_backward_twice_is_identical(name):
     params, initial, x, cotangents = draw(CELLS[name])
     tape = bptt.run(CELLS[name], params, initial, x)
-    once, again = (told(tape, bptt.gradients(CELLS[name], params, tape, cotangents)) for _ in range(2))
+    once, again = (
+        told(tape, bptt.gradients(CELLS[name], params, tape, cotangents)) for _ in range(2)
+    )
     assert all(np.array_equal(once[key], again[key]) for key in once)
 
 
@@ -193,7 +220,8 @@ def test_a_cotangent_known_to_be_zero_is_zero():
     assert not are_zeros(np.zeros_like(nothing))
     assert not are_zeros(np.broadcast_to(1.0, nothing.shape))
     found, expected = (
-        by_sequence(LSTM(), params, initial, x, {**cotangents, "c": each}) for each in (nothing, np.zeros_like(nothing))
+        by_sequence(LSTM(), params, initial, x, {**cotangents, "c": each})
+        for each in (nothing, np.zeros_like(nothing))
     )
     assert all(np.array_equal(found[key], expected[key]) for key in expected)
 
@@ -213,33 +241,53 @@ def test_who_changes_the_step_has_no_sequence_form():
 @every_cell
 def test_the_caches_of_the_steps_are_those_of_the_step_form(name):
     params, initial, x, cotangents = draw(CELLS[name])
-    tape, plain = bptt.run(CELLS[name], params, initial, x), bptt.forward(CELLS[name], params, initial, x)
+    tape, plain = (
+        bptt.run(CELLS[name], params, initial, x),
+        bptt.forward(CELLS[name], params, initial, x),
+    )
     assert tape.steps == plain.steps == len(x)
     assert tape.caches[-1].keys() == plain.caches[-1].keys()
     shares = bptt.added_up(bptt.shares(CELLS[name], params, tape, cotangents))
-    assert unlike(told(tape, shares), by_steps(CELLS[name], params, initial, x, cotangents)) == set()
+    assert (
+        unlike(told(tape, shares), by_steps(CELLS[name], params, initial, x, cotangents)) == set()
+    )
 
 
 def test_what_the_sequence_form_cannot_do_is_done_by_the_step_form():
     params, initial, x, cotangents = draw(LSTM())
     mask = np.ones(x.shape[:2], dtype=bool)
     single = {key: value.astype(np.float32) for key, value in initial.items()}
-    half = [{key: value.astype(np.float16) for key, value in each.items()} for each in (params, initial)]
+    half = [
+        {key: value.astype(np.float16) for key, value in each.items()} for each in (params, initial)
+    ]
     plain = [bptt.run(LSTM(), params, initial, x, mask), bptt.run(LSTM(), params, single, x)]
-    plain += [bptt.run(LSTM(), *half, x.astype(np.float16)), bptt.run(AnotherDelta(), params, initial, x)]
+    plain += [
+        bptt.run(LSTM(), *half, x.astype(np.float16)),
+        bptt.run(AnotherDelta(), params, initial, x),
+    ]
     assert not any(isinstance(tape.caches, bptt.SequenceCaches) for tape in plain)
     tape = bptt.run(LSTM(), params, initial, x)
     for found, expected in (
-        (bptt.gradients(LSTM(), params, tape, cotangents, chunk=2), bptt.backward(LSTM(), params, tape, cotangents, chunk=2)),
-        (bptt.gradients(LSTM(), params, replace(tape, mask=mask), cotangents), bptt.backward(LSTM(), params, tape, cotangents)),
+        (
+            bptt.gradients(LSTM(), params, tape, cotangents, chunk=2),
+            bptt.backward(LSTM(), params, tape, cotangents, chunk=2),
+        ),
+        (
+            bptt.gradients(LSTM(), params, replace(tape, mask=mask), cotangents),
+            bptt.backward(LSTM(), params, tape, cotangents),
+        ),
     ):
         assert found.delta is not None
-        assert all(np.array_equal(found.params[key], value) for key, value in expected.params.items())
+        assert all(
+            np.array_equal(found.params[key], value) for key, value in expected.params.items()
+        )
     with pytest.raises(ValueError, match="at least one step"):
         bptt.run(LSTM(), params, initial, x[:0])
 
 
-@pytest.mark.parametrize("readout", [Projection(), Head("squared-error", "mean", 3)], ids=["projection", "head"])
+@pytest.mark.parametrize(
+    "readout", [Projection(), Head("squared-error", "mean", 3)], ids=["projection", "head"]
+)
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, False), (2, True)])
 @pytest.mark.parametrize("name", ["rnn-tanh", *GATED])
 def test_a_network_by_either_form_is_the_same(name, layers, bidirectional, readout):
@@ -250,12 +298,19 @@ def test_a_network_by_either_form_is_the_same(name, layers, bidirectional, reado
         net = Network(each, readout, tuple(made.state_shapes(4)), layers, bidirectional)
         rng = np.random.default_rng(0)
         params = {key: rng.normal(size=s) / 2 for key, s in net.parameter_shapes(3, 4).items()}
-        inputs = {f"{key}_0": rng.normal(size=(2, *s)) for key, s in net.state_shapes(4).items()} | {
-            "x": rng.normal(size=(5, 2, 3))
+        inputs = {
+            f"{key}_0": rng.normal(size=(2, *s)) for key, s in net.state_shapes(4).items()
+        } | {"x": rng.normal(size=(5, 2, 3))}
+        inputs |= {
+            f"cotangent_{key}": rng.normal(size=(5, 2, *s))
+            for key, s in net.state_shapes(4).items()
         }
-        inputs |= {f"cotangent_{key}": rng.normal(size=(5, 2, *s)) for key, s in net.state_shapes(4).items()}
         inputs |= {"target": rng.normal(size=(5, 2, 3)), "mask": np.ones((5, 2))}
-        net = replace(net, readout=replace(readout, reads=net.reads())) if isinstance(readout, Head) else net
+        net = (
+            replace(net, readout=replace(readout, reads=net.reads()))
+            if isinstance(readout, Head)
+            else net
+        )
         done = net.forward(params, inputs)
         answers.append({"loss": np.array(done.loss), **done.states, **net.backward(params, done)})
     assert unlike(*answers) == set()
@@ -293,13 +348,18 @@ def test_spare_memory_is_bounded(monkeypatch):
     del held
     assert len(sequences._SPARE) == 2
     sequences.empty((125,), np.float64)
-    assert [each.nbytes for each in sequences._SPARE] == [400], "what is not asked for any more makes room"
+    assert [each.nbytes for each in sequences._SPARE] == [400], (
+        "what is not asked for any more makes room"
+    )
 
 
 def test_two_tapes_of_one_process_do_not_share_memory():
     question = draw(LSTM(), (64, 64, 3, 33))
     tapes = [bptt.run(LSTM(), *question[:3]) for _ in range(2)]
-    assert not any(np.shares_memory(tapes[0].caches.tape[name], value) for name, value in tapes[1].caches.tape.items())
+    assert not any(
+        np.shares_memory(tapes[0].caches.tape[name], value)
+        for name, value in tapes[1].caches.tape.items()
+    )
     expected = told(tapes[0], bptt.gradients(LSTM(), question[0], tapes[0], question[3]))
     del tapes[0]
     again = bptt.run(LSTM(), *question[:3])

@@ -1,6 +1,7 @@
 """Windows and chunks against torch loops that detach, and against each other: both ways of windowing, and the double sum.
 
-A copy of every parameter for each step, and an offset at each state, tell torch's share of every step and ∂L/∂s_t at every t.
+A copy of every parameter for each step, and an offset at each state, tell torch's share of every
+step and ∂L/∂s_t at every t.
 """
 
 from types import SimpleNamespace
@@ -25,7 +26,9 @@ from tests.closeness import ROUNDING, relative_error
 T, B, I, H = 7, 3, 3, 3  # noqa: E741
 WINDOWS = (0, 1, 3, T - 2, T - 1, T, T + 5)
 CHUNKS = (1, 2, 3, T, T + 1)
-MASK = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 0]], dtype=bool)
+MASK = np.array(
+    [[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 0]], dtype=bool
+)
 
 
 def equation(name, **options):
@@ -39,7 +42,10 @@ CELLS = {
     "gru-before": (GRU("before"), equation("gru", reset="before")),
     "lru": (LRU(), equation("lru")),
     "slstm": (SLSTM(), equation("slstm")),
-    "step form alone": (SimpleNamespace(**{n: getattr(LSTM(), n) for n in ("step", "step_backward")}), equation("lstm")),
+    "step form alone": (
+        SimpleNamespace(**{n: getattr(LSTM(), n) for n in ("step", "step_backward")}),
+        equation("lstm"),
+    ),
     "leaky memory": (None, None),
 }
 every_cell = pytest.mark.parametrize("name", CELLS)
@@ -50,16 +56,26 @@ def drawn(name, leaky_memory):
     """(cell, its step in torch, params, initial, x, cotangents), read-only."""
     cell, step = CELLS[name]
     if cell is None:
-        cell, step = leaky_memory, lambda xp, params, state, x: leaky_memory.step(xp, params, state, x)[0]
+        cell, step = (
+            leaky_memory,
+            lambda xp, params, state, x: leaky_memory.step(xp, params, state, x)[0],
+        )
     shapes = LSTM() if isinstance(cell, SimpleNamespace) else cell
     rng = np.random.default_rng(5)
-    params = {key: 0.7 * rng.normal(size=shape) for key, shape in shapes.parameter_shapes(I, H).items()}
-    initial = {key: rng.normal(size=(B, *shape)) + 3 * (key == "n") for key, shape in shapes.state_shapes(H).items()}
+    params = {
+        key: 0.7 * rng.normal(size=shape) for key, shape in shapes.parameter_shapes(I, H).items()
+    }
+    initial = {
+        key: rng.normal(size=(B, *shape)) + 3 * (key == "n")
+        for key, shape in shapes.state_shapes(H).items()
+    }
     cotangents = {key: rng.normal(size=(T, *value.shape)) for key, value in initial.items()}
     x = rng.normal(size=(T, B, I))
     for array in (*params.values(), *initial.values(), x, *cotangents.values()):
         array.setflags(write=False)
-    return SimpleNamespace(cell=cell, step=step, params=params, initial=initial, x=x, cotangents=cotangents)
+    return SimpleNamespace(
+        cell=cell, step=step, params=params, initial=initial, x=x, cotangents=cotangents
+    )
 
 
 def tape_of(drawn, mask):
@@ -70,12 +86,21 @@ class InTorch:
     """One run of the steps first..t at a time, on the same leaves."""
 
     def __init__(self, drawn, mask):
-        self.step, self.mask = drawn.step, torch.tensor(np.ones((T, B), bool) if mask is None else mask)
+        self.step, self.mask = (
+            drawn.step,
+            torch.tensor(np.ones((T, B), bool) if mask is None else mask),
+        )
         self.x = torch.tensor(drawn.x, requires_grad=True)
-        self.params = {key: torch.tensor(np.stack([value] * T), requires_grad=True) for key, value in drawn.params.items()}
-        self.initial = {key: torch.tensor(value, requires_grad=True) for key, value in drawn.initial.items()}
+        self.params = {
+            key: torch.tensor(np.stack([value] * T), requires_grad=True)
+            for key, value in drawn.params.items()
+        }
+        self.initial = {
+            key: torch.tensor(value, requires_grad=True) for key, value in drawn.initial.items()
+        }
         self.moved = {
-            key: torch.zeros(value.shape, dtype=torch.float64, requires_grad=True) for key, value in drawn.cotangents.items()
+            key: torch.zeros(value.shape, dtype=torch.float64, requires_grad=True)
+            for key, value in drawn.cotangents.items()
         }
         self.cotangents = {key: torch.tensor(value) for key, value in drawn.cotangents.items()}
 
@@ -96,7 +121,10 @@ class InTorch:
         arrays = [value.numpy() for value in found]
         count, states = len(self.params), len(self.initial)
         first, later = arrays[count + 1 : count + 1 + states], arrays[count + 1 + states :]
-        d_state = {key: np.concatenate([a[None], b]) for key, a, b in zip(self.initial, first, later, strict=True)}
+        d_state = {
+            key: np.concatenate([a[None], b])
+            for key, a, b in zip(self.initial, first, later, strict=True)
+        }
         return {**dict(zip(self.params, arrays, strict=False)), "x": arrays[count], **d_state}
 
 
@@ -129,7 +157,9 @@ def chunked_by_torch(drawn, chunk, mask):
 
 def named(found, apart):
     """Shares and totals under torch's names; the whole as "sum W"."""
-    return {**apart.params, "x": apart.x, **apart.d_state} | {f"sum {key}": value for key, value in found.params.items()}
+    return {**apart.params, "x": apart.x, **apart.d_state} | {
+        f"sum {key}": value for key, value in found.params.items()
+    }
 
 
 def summed(told, params):
@@ -142,7 +172,8 @@ def wrong(found, expected):
     return {
         name
         for name, value in expected.items()
-        if not relative_error(found[name], value, separately=int(not name.startswith("sum"))) <= ROUNDING
+        if not relative_error(found[name], value, separately=int(not name.startswith("sum")))
+        <= ROUNDING
     }
 
 
@@ -177,7 +208,9 @@ def test_by_ages_and_by_blocks_are_the_same_totals(drawn):
             assert wrong(ages, expected) == set()
             assert wrong(blocks, expected) == set()
             one_more = truncation.totals_by_blocks(*given[:-1], window + 1)
-            assert (wrong(ages, one_more) == set()) is (window >= T - 1), "K and K + 1 differ until nothing is cut"
+            assert (wrong(ages, one_more) == set()) is (window >= T - 1), (
+                "K and K + 1 differ until nothing is cut"
+            )
 
 
 @every_cell
@@ -195,7 +228,8 @@ def test_windows_end_at_the_end_of_the_sequence_and_d_0_is_one_jacobian_from_d_1
             expected[k] += np.einsum("bij,bi->bj", product, e[t - 1])
     expected[0] = np.einsum("bij,bi->bj", local[0], expected[1])
     by_1 = sum(
-        np.einsum("bij,bi->bj", jacobians.products_to_end(local[:t])[0], e[t - 1]) for t in range(1, window + 1)
+        np.einsum("bij,bi->bj", jacobians.products_to_end(local[:t])[0], e[t - 1])
+        for t in range(1, window + 1)
     )
     for totals in (truncation.totals_by_ages(*given), truncation.totals_by_blocks(*given)):
         found = jacobians.flatten_state(totals)
@@ -218,7 +252,11 @@ def test_a_window_or_a_chunk_over_everything_is_the_plain_walk_bit_by_bit(drawn)
                 np.testing.assert_array_equal(mine.d_state[key], theirs.d_state[key])
     for chunk in (T, T + 1, 100):
         found = bptt.backward(*given, chunk)
-        for mine, theirs in ((found.params, plain.params), (found.d_state, plain.d_state), ({"x": found.x}, {"x": plain.x})):
+        for mine, theirs in (
+            (found.params, plain.params),
+            (found.d_state, plain.d_state),
+            ({"x": found.x}, {"x": plain.x}),
+        ):
             for key, value in theirs.items():
                 np.testing.assert_array_equal(mine[key], value)
     for cut in (truncation.backward(*given, T - 2), bptt.backward(*given, T - 1)):
@@ -231,11 +269,19 @@ def test_windows_equal_the_double_sum(drawn):
         tape = tape_of(drawn, mask)
         given = (drawn.cell, drawn.params, tape, drawn.cotangents)
         for window in WINDOWS:
-            expected = {f"sum {key}": value for key, value in bptt.double_sum(*given, window).items()}
-            found = {f"sum {key}": value for key, value in truncation.backward(*given, window).params.items()}
+            expected = {
+                f"sum {key}": value for key, value in bptt.double_sum(*given, window).items()
+            }
+            found = {
+                f"sum {key}": value
+                for key, value in truncation.backward(*given, window).params.items()
+            }
             assert wrong(found, expected) == set()
         cut = {f"sum {key}": value for key, value in bptt.double_sum(*given, window=2).items()}
-        one_less = {f"sum {key}": value for key, value in truncation.backward(*given, window=1).params.items()}
+        one_less = {
+            f"sum {key}": value
+            for key, value in truncation.backward(*given, window=1).params.items()
+        }
         assert wrong(one_less, cut) == set(cut), "K − 1, as where a loop visits K steps for K + 1"
 
 
@@ -248,7 +294,11 @@ def test_the_cheaper_way_is_taken(monkeypatch):
     params = {key: rng.normal(size=shape) for key, shape in RNN().parameter_shapes(I, 1).items()}
     tape = bptt.forward(RNN(), params, {"h": np.zeros((B, 1))}, rng.normal(size=(T, B, I)))
     alone = SimpleNamespace(step=RNN().step, step_backward=RNN().step_backward)
-    for cell, window in ((RNN(), truncation.BLOCKS_PAY), (RNN(), truncation.BLOCKS_PAY + 1), (alone, truncation.BLOCKS_PAY + 1)):
+    for cell, window in (
+        (RNN(), truncation.BLOCKS_PAY),
+        (RNN(), truncation.BLOCKS_PAY + 1),
+        (alone, truncation.BLOCKS_PAY + 1),
+    ):
         truncation.windowed_totals(cell, params, tape, {"h": np.ones((T, B, 1))}, window)
     assert taken == ["totals_by_ages", "totals_by_blocks", "totals_by_ages"]
 
@@ -262,7 +312,9 @@ def test_chunks_equal_torch_with_the_state_detached_at_their_borders(drawn):
             found = named(bptt.backward(*given), bptt.shares(*given))
             assert wrong(found, summed(chunked_by_torch(drawn, chunk, mask), drawn.params)) == set()
             shifted = summed(chunked_by_torch(drawn, chunk + 1, mask), drawn.params)
-            assert (wrong(found, shifted) == set()) is (chunk >= T), "the border one step later is another gradient"
+            assert (wrong(found, shifted) == set()) is (chunk >= T), (
+                "the border one step later is another gradient"
+            )
 
 
 @pytest.mark.parametrize("name", ["lstm", "leaky memory"])
@@ -277,7 +329,9 @@ def test_windows_and_chunks_out_of_range_are_refused(drawn):
         for chunk in (0, -2):
             with pytest.raises(ValueError, match=f"a chunk of {chunk} steps: at least 1"):
                 cut(*given, chunk)
-    assert (truncation.backward(*given, 0).x == bptt.backward(*given, 1).x).all(), "the least allowed: both cut at every step"
+    assert (truncation.backward(*given, 0).x == bptt.backward(*given, 1).x).all(), (
+        "the least allowed: both cut at every step"
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,12 @@ from bptt_crosscheck.reference.by_torch import torch_autograd
 
 def test_inner_products_with_the_gradient_of_reverse_mode(unrolled):
     case = unrolled()
-    value, found, directions = forward_mode.gradients(case.function, case.variables, case.constants, 0)
-    expected_value, _, gradients = torch_autograd.gradients(case.function, case.variables, case.constants)
+    value, found, directions = forward_mode.gradients(
+        case.function, case.variables, case.constants, 0
+    )
+    expected_value, _, gradients = torch_autograd.gradients(
+        case.function, case.variables, case.constants
+    )
     assert abs(value - expected_value) <= 1e-13 * abs(expected_value)
     assert set(found) == set(case.variables)
     for name, products in found.items():
@@ -28,7 +32,10 @@ def test_another_gradient_has_other_inner_products(unrolled):
 
 def test_the_same_seed_gives_the_same_directions(unrolled):
     case = unrolled()
-    one, other = (forward_mode.gradients(case.function, case.variables, case.constants, seed)[2] for seed in (0, 0))
+    one, other = (
+        forward_mode.gradients(case.function, case.variables, case.constants, seed)[2]
+        for seed in (0, 0)
+    )
     third = forward_mode.gradients(case.function, case.variables, case.constants, 1)[2]
     assert all(np.array_equal(one[name], other[name]) for name in one)
     assert not all(np.array_equal(one[name], third[name]) for name in one)

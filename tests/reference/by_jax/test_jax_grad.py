@@ -27,7 +27,9 @@ EQUATIONS = [
 def test_agrees_with_torch(unrolled, activation, readout):
     case = unrolled(activation, readout)
     value, states, found = ask(case)
-    other_value, other_states, other = torch_autograd.gradients(case.function, case.variables, case.constants)
+    other_value, other_states, other = torch_autograd.gradients(
+        case.function, case.variables, case.constants
+    )
     assert value == pytest.approx(other_value, rel=1e-13)
     np.testing.assert_allclose(states["h"], other_states["h"], rtol=1e-13, atol=1e-14)
     assert set(found) == set(other) == set(case.variables)
@@ -43,17 +45,23 @@ def test_one_unit_under_softmax(unrolled, dtype, seed):
     _, _, other = torch_autograd.gradients(case.function, case.variables, case.constants)
     precision = 1e-12 if dtype == "float64" else 1e-4
     for name, gradient in ask(case)[2].items():
-        np.testing.assert_allclose(gradient, other[name], rtol=precision, atol=precision, err_msg=name)
+        np.testing.assert_allclose(
+            gradient, other[name], rtol=precision, atol=precision, err_msg=name
+        )
 
 
 def test_a_sum_disagrees_with_a_mean(unrolled):
-    assert not np.allclose(ask(unrolled(reduction="mean"))[2]["W_hh"], ask(unrolled(reduction="sum"))[2]["W_hh"])
+    assert not np.allclose(
+        ask(unrolled(reduction="mean"))[2]["W_hh"], ask(unrolled(reduction="sum"))[2]["W_hh"]
+    )
 
 
 def test_shares_of_the_steps_sum_to_the_gradient(unrolled):
     _, _, found = ask(unrolled())
     for name in ("W_xh", "W_hh", "b_h"):
-        np.testing.assert_allclose(found[f"{name}@t"].sum(axis=0), found[name], rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            found[f"{name}@t"].sum(axis=0), found[name], rtol=1e-12, atol=1e-14
+        )
 
 
 @pytest.mark.parametrize("tokens", [False, True])
@@ -69,12 +77,17 @@ def test_product_of_local_jacobians_is_that_of_the_unrolled_map(unrolled):
     found = jacobians_of(jax_grad, unrolled())
     J = found["state_jacobian"]
     for k, product in enumerate([J[2] @ J[1] @ J[0], J[2] @ J[1], J[2]]):
-        np.testing.assert_allclose(found["jacobian_product_to_end"][k], product, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            found["jacobian_product_to_end"][k], product, rtol=1e-12, atol=1e-14
+        )
 
 
 def test_relu_at_zero_has_derivative_zero(unrolled):
     case = unrolled("relu", "projection")
-    zero = {name: value if name == "x" else np.zeros_like(value) for name, value in case.variables.items()}
+    zero = {
+        name: value if name == "x" else np.zeros_like(value)
+        for name, value in case.variables.items()
+    }
     _, _, found = jax_grad.gradients(case.function, zero, case.constants)
     assert not found["b_h"].any()
     assert ask(case)[2]["b_h"].any()
@@ -132,7 +145,9 @@ def test_a_compiler_option_that_xla_does_not_know_is_dropped(options):
     known = {"xla_backend_optimization_level": 0}
     options({"xla_no_such_option_at_all": True, **known})
     assert jax_grad.compiler_options() == known
-    _, _, found = jax_grad.gradients(lambda xp, scan, variables, constants: (xp.sum(variables["a"]), {}), {"a": np.ones(2)}, {})
+    _, _, found = jax_grad.gradients(
+        lambda xp, scan, variables, constants: (xp.sum(variables["a"]), {}), {"a": np.ones(2)}, {}
+    )
     assert found["a"].tolist() == [1, 1]
 
 

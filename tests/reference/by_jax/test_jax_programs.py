@@ -44,7 +44,9 @@ def test_another_object_of_the_same_code_is_not_compiled_again(compiled):
 
 
 many = np.arange(20_000.0)
-nearly = np.where(many == 9_999, 10_000.5, many)  # a text that is shortened in the middle would be the same
+nearly = np.where(
+    many == 9_999, 10_000.5, many
+)  # a text that is shortened in the middle would be the same
 GAIN = {"of a global": 1.0}
 
 
@@ -53,12 +55,18 @@ def by_global(xp, scan, variables, constants):
 
 
 def closing_over(array):
-    return lambda xp, scan, variables, constants: (xp.sum(variables["a"]) * xp.sum(xp.asarray(array) * 1e-4), {})
+    return lambda xp, scan, variables, constants: (
+        xp.sum(variables["a"]) * xp.sum(xp.asarray(array) * 1e-4),
+        {},
+    )
 
 
 def with_inner_jit(array):
     inner = jax.jit(lambda a: (a * array).sum())
-    return lambda xp, scan, variables, constants: (inner(variables["a"]) if xp is not np else (variables["a"] * array).sum(), {})
+    return lambda xp, scan, variables, constants: (
+        inner(variables["a"]) if xp is not np else (variables["a"] * array).sum(),
+        {},
+    )
 
 
 PAIRS = {
@@ -95,7 +103,10 @@ def test_a_global_that_changes_between_two_objects_is_seen(monkeypatch, compiled
 
 
 def test_names_and_dtypes_are_told_apart(compiled):
-    square = lambda xp, scan, variables, constants: (sum(xp.sum(each**2) for each in variables.values()), {})  # noqa: E731
+    square = lambda xp, scan, variables, constants: (
+        sum(xp.sum(each**2) for each in variables.values()),
+        {},
+    )  # noqa: E731
     slope(square, a=a)
     assert set(jax_grad.gradients(square, {"other": a}, {})[2]) == {"other"}
     assert slope(square, a=a.astype(np.float32)).dtype == np.float32
@@ -106,10 +117,18 @@ def test_what_calls_back_into_python_is_not_kept(compiled):
     shape = jax.ShapeDtypeStruct((), np.float64)
 
     def through(scale):
-        call_back = lambda a: jax.pure_callback(lambda a: np.asarray(scale * a), shape, jax.lax.stop_gradient(a))  # noqa: E731
-        return lambda xp, scan, variables, constants: (xp.sum(variables["a"] ** 2), {"seen": call_back(variables["b"][0])})
+        call_back = lambda a: jax.pure_callback(
+            lambda a: np.asarray(scale * a), shape, jax.lax.stop_gradient(a)
+        )  # noqa: E731
+        return lambda xp, scan, variables, constants: (
+            xp.sum(variables["a"] ** 2),
+            {"seen": call_back(variables["b"][0])},
+        )
 
-    seen = [float(jax_grad.gradients(through(scale), {"a": a, "b": b}, {})[1]["seen"]) for scale in (2.0, 5.0)]
+    seen = [
+        float(jax_grad.gradients(through(scale), {"a": a, "b": b}, {})[1]["seen"])
+        for scale in (2.0, 5.0)
+    ]
     assert seen == [2 * b[0], 5 * b[0]]
     assert compiled() == 0
 
@@ -149,10 +168,14 @@ def test_what_is_smooth_or_compares_with_constants_is(function):
     assert jax_programs.bears_fast_compilation(lowered(function, a))
 
 
-def test_what_is_begun_is_compiled_once_on_another_thread_and_is_what_is_asked(compiled, monkeypatch):
+def test_what_is_begun_is_compiled_once_on_another_thread_and_is_what_is_asked(
+    compiled, monkeypatch
+):
     threads, compile_it = [], jax_programs._compiled
     monkeypatch.setattr(
-        jax_programs, "_compiled", lambda *given: threads.append(threading.current_thread().name) or compile_it(*given)
+        jax_programs,
+        "_compiled",
+        lambda *given: threads.append(threading.current_thread().name) or compile_it(*given),
     )
     step = Step(0.25)
     jax_grad.begin(step, {"a": a, "b": b}, {})

@@ -86,7 +86,9 @@ def printing(xp, a):
     return a
 
 
-@pytest.mark.parametrize("inside", [called_back, printing, lambda xp, a: own_slope(a), lambda xp, a: xp.no_such(a)])
+@pytest.mark.parametrize(
+    "inside", [called_back, printing, lambda xp, a: own_slope(a), lambda xp, a: xp.no_such(a)]
+)
 def test_a_trace_with_more_than_numbers_and_names_tells_nothing(inside):
     step = through(inside)
     with jax.enable_x64(True):
@@ -106,7 +108,8 @@ def test_the_gradient_is_that_of_the_step_itself(step):
     constants = {"cotangent_h": rng.normal(size=(4, 3, 2))}
     plain = lambda xp, scan, named, fixed: function_of(step)(xp, scan, named, fixed)  # noqa: E731  # is not traced apart
     (value, states, found), (other_value, other_states, other) = (
-        jax_grad.gradients(function, variables, constants) for function in (function_of(step), plain)
+        jax_grad.gradients(function, variables, constants)
+        for function in (function_of(step), plain)
     )
     assert value == pytest.approx(other_value, rel=1e-14)
     np.testing.assert_allclose(states["h"], other_states["h"], rtol=1e-13)

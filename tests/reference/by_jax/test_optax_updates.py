@@ -11,16 +11,31 @@ from tests.closeness import ROUNDING, relative_error
 
 SGD = {"optimiser": "sgd", "learning_rate": 0.1, "clip": None}
 MOMENTUM = {"optimiser": "momentum", "learning_rate": 0.1, "momentum": 0.9, "clip": None}
-ADAM = {"optimiser": "adam", "learning_rate": 0.1, "beta1": 0.8, "beta2": 0.99, "epsilon": 1e-6, "clip": None}
+ADAM = {
+    "optimiser": "adam",
+    "learning_rate": 0.1,
+    "beta1": 0.8,
+    "beta2": 0.99,
+    "epsilon": 1e-6,
+    "clip": None,
+}
 ALL = [SGD, MOMENTUM, MOMENTUM | {"nesterov": True}, ADAM]
-RULES = [optax.sgd(0.1), optax.sgd(0.1, 0.9), optax.sgd(0.1, 0.9, nesterov=True), optax.adam(0.1, 0.8, 0.99, 1e-6)]
+RULES = [
+    optax.sgd(0.1),
+    optax.sgd(0.1, 0.9),
+    optax.sgd(0.1, 0.9, nesterov=True),
+    optax.adam(0.1, 0.8, 0.99, 1e-6),
+]
 IDS = ["sgd", "momentum", "nesterov", "adam"]
 each = pytest.mark.parametrize("settings", ALL, ids=IDS)
 
 
 def draw(seed, dtype=np.float64):
     rng = np.random.default_rng(seed)
-    arrays = {name: rng.standard_normal(shape).astype(dtype) for name, shape in {"W_hh": (3, 3), "b_h": (3,)}.items()}
+    arrays = {
+        name: rng.standard_normal(shape).astype(dtype)
+        for name, shape in {"W_hh": (3, 3), "b_h": (3,)}.items()
+    }
     for array in arrays.values():
         array.setflags(write=False)
     return arrays
@@ -52,7 +67,9 @@ def test_clipping_by_norm_is_optaxs_and_not_torchs(settings, rule):
     """They divide by norms that differ by 1e-6."""
     settings = settings | {"clip": "norm", "limit": 1.0}
     found = trained(optax_updates, settings, 10)
-    assert worst(found, uncompiled(optax.chain(optax.clip_by_global_norm(1.0), rule), 10)) <= ROUNDING
+    assert (
+        worst(found, uncompiled(optax.chain(optax.clip_by_global_norm(1.0), rule), 10)) <= ROUNDING
+    )
     assert 1e-9 < worst(found, trained(torch_optim, settings, 10)) < 1e-4
 
 
@@ -68,7 +85,10 @@ def uncompiled(rule, updates):
 
 def test_settings_count():
     for other in ({"nesterov": True}, {"momentum": 0.8}, {"optimiser": "sgd"}):
-        found, expected = trained(optax_updates, MOMENTUM | other, 3), trained(optax_updates, MOMENTUM, 3)
+        found, expected = (
+            trained(optax_updates, MOMENTUM | other, 3),
+            trained(optax_updates, MOMENTUM, 3),
+        )
         assert worst(found, expected) > 1e-3, other
 
 
@@ -76,7 +96,9 @@ def test_settings_count():
 def test_an_update_is_pure(settings):
     """Read-only arrays will do, the same memory twice gives the same, and 64-bit mode is off again."""
     before = jax.config.jax_enable_x64
-    _, memory = optax_updates.update(draw(0), draw(1), optax_updates.start(draw(0), settings), settings)
+    _, memory = optax_updates.update(
+        draw(0), draw(1), optax_updates.start(draw(0), settings), settings
+    )
     once, _ = optax_updates.update(draw(0), draw(2), memory, settings)
     with jax.enable_x64(False):
         again, _ = optax_updates.update(draw(0), draw(2), memory, settings)
@@ -88,15 +110,21 @@ def test_an_update_is_pure(settings):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_dtypes_are_kept(dtype):
     for settings in ALL:
-        assert {value.dtype for value in trained(optax_updates, settings, 2, dtype).values()} == {np.dtype(dtype)}
+        assert {value.dtype for value in trained(optax_updates, settings, 2, dtype).values()} == {
+            np.dtype(dtype)
+        }
 
 
 def test_names():
     assert optax_updates.update({}, {}, optax_updates.start({}, ADAM), ADAM)[0] == {}
-    moved, _ = optax_updates.update(draw(0), {**draw(1), "x": np.ones(2)}, optax_updates.start(draw(0), ADAM), ADAM)
+    moved, _ = optax_updates.update(
+        draw(0), {**draw(1), "x": np.ones(2)}, optax_updates.start(draw(0), ADAM), ADAM
+    )
     assert moved.keys() == draw(0).keys()
     with pytest.raises(KeyError, match="b_h"):
-        optax_updates.update(draw(0), {"W_hh": np.ones((3, 3))}, optax_updates.start(draw(0), SGD), SGD)
+        optax_updates.update(
+            draw(0), {"W_hh": np.ones((3, 3))}, optax_updates.start(draw(0), SGD), SGD
+        )
     for wrong in ({"optimiser": "adagrad"}, {"clip": "both"}):
         with pytest.raises(KeyError):
             optax_updates.start(draw(0), SGD | wrong)

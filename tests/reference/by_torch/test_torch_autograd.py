@@ -32,8 +32,12 @@ def test_gradients_against_a_complex_step(unrolled, activation, readout):
 def test_shares_of_the_steps_sum_to_the_gradient(unrolled, activation, readout, tokens):
     _, _, found = ask(unrolled(activation, readout, tokens=tokens))
     for name in ("W_xh", "W_hh", "b_h"):
-        np.testing.assert_allclose(found[f"{name}@t"].sum(axis=0), found[name], rtol=1e-12, atol=1e-14)
-        assert np.abs(found[f"{name}@t"]).max(axis=(1, *range(2, found[f"{name}@t"].ndim))).min() > 0
+        np.testing.assert_allclose(
+            found[f"{name}@t"].sum(axis=0), found[name], rtol=1e-12, atol=1e-14
+        )
+        assert (
+            np.abs(found[f"{name}@t"]).max(axis=(1, *range(2, found[f"{name}@t"].ndim))).min() > 0
+        )
 
 
 def test_share_of_a_state_is_its_total_derivative(unrolled):
@@ -46,7 +50,9 @@ def test_share_of_a_state_is_its_total_derivative(unrolled):
 
 def test_a_variable_that_nothing_depends_on_has_gradient_zero(unrolled):
     case = unrolled()
-    _, _, found = torch_autograd.gradients(case.function, {**case.variables, "unused": np.ones((2, 3))}, case.constants)
+    _, _, found = torch_autograd.gradients(
+        case.function, {**case.variables, "unused": np.ones((2, 3))}, case.constants
+    )
     assert found["unused"].tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
@@ -67,7 +73,9 @@ def test_the_callers_torch_stays_as_it_is(unrolled, default, recording):
         with torch.set_grad_enabled(recording):
             _, _, found = ask(case)
             ask(case, rounding_seed=1)
-            torch_autograd.jacobians(case.step, case.params, {"h": 4}, case.variables["h_0"], case.x, 1)
+            torch_autograd.jacobians(
+                case.step, case.params, {"h": 4}, case.variables["h_0"], case.x, 1
+            )
             assert torch.is_grad_enabled() is recording
         assert torch.get_default_dtype() is default
         assert torch.equal(torch.random.get_rng_state(), state)
@@ -82,13 +90,19 @@ def test_results_keep_the_dtype(unrolled, dtype):
     case = unrolled("tanh", "softmax-cross-entropy", dtype=dtype)
     for seed in (None, 1):
         _, states, found = ask(case, rounding_seed=seed)
-        jacobians = torch_autograd.jacobians(case.step, case.params, {"h": 4}, case.variables["h_0"], case.x, seed)
-        assert {array.dtype.name for array in (*states.values(), *found.values(), *jacobians.values())} == {dtype}
+        jacobians = torch_autograd.jacobians(
+            case.step, case.params, {"h": 4}, case.variables["h_0"], case.x, seed
+        )
+        assert {
+            array.dtype.name for array in (*states.values(), *found.values(), *jacobians.values())
+        } == {dtype}
 
 
 def test_read_only_and_strided_arrays_come_back_untouched(unrolled):
     case = unrolled()
-    strided = {name: np.repeat(value, 2, axis=-1)[..., ::2] for name, value in case.variables.items()}
+    strided = {
+        name: np.repeat(value, 2, axis=-1)[..., ::2] for name, value in case.variables.items()
+    }
     strided["W_hh"] = np.asfortranarray(case.variables["W_hh"])
     for array in strided.values():
         array.setflags(write=False)
@@ -102,7 +116,9 @@ def test_jacobian_of_a_step_on_paper(unrolled):
     """∂h_t/∂h_{t−1} = diag(1 − h_t²) W_hh."""
     case = unrolled("tanh")
     _, states, _ = ask(case)
-    found = torch_autograd.jacobians(case.step, case.params, {"h": 4}, case.variables["h_0"], case.x)
+    found = torch_autograd.jacobians(
+        case.step, case.params, {"h": 4}, case.variables["h_0"], case.x
+    )
     expected = (1 - states["h"] ** 2)[..., None] * case.variables["W_hh"]
     np.testing.assert_allclose(found["state_jacobian"], expected, rtol=1e-13)
 
@@ -111,15 +127,21 @@ def test_jacobian_of_a_step_on_paper(unrolled):
 @pytest.mark.parametrize("activation", equations.NONLINEARITIES)
 def test_product_of_local_jacobians_is_that_of_the_unrolled_map(unrolled, activation, tokens):
     case = unrolled(activation, tokens=tokens)
-    found = torch_autograd.jacobians(case.step, case.params, {"h": 4}, case.variables["h_0"], case.x)
+    found = torch_autograd.jacobians(
+        case.step, case.params, {"h": 4}, case.variables["h_0"], case.x
+    )
     J = found["state_jacobian"]
     for k, product in enumerate([J[2] @ J[1] @ J[0], J[2] @ J[1], J[2]]):
-        np.testing.assert_allclose(found["jacobian_product_to_end"][k], product, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            found["jacobian_product_to_end"][k], product, rtol=1e-12, atol=1e-14
+        )
 
 
 def test_the_newest_factor_of_the_product_stands_on_the_left(unrolled):
     case = unrolled("tanh")
-    found = torch_autograd.jacobians(case.step, case.params, {"h": 4}, case.variables["h_0"], case.x)
+    found = torch_autograd.jacobians(
+        case.step, case.params, {"h": 4}, case.variables["h_0"], case.x
+    )
     J, product = found["state_jacobian"], found["jacobian_product_to_end"][0]
     np.testing.assert_allclose(product, J[2] @ J[1] @ J[0], rtol=1e-12, atol=1e-14)
     assert np.abs(product - J[0] @ J[1] @ J[2]).max() > 0.01
@@ -145,7 +167,9 @@ def test_one_operation_moves_by_at_most_a_unit_roundoff(dtype):
 @pytest.mark.parametrize("dtype", EPS)
 @pytest.mark.parametrize("readout", equations.READOUTS)
 @pytest.mark.parametrize("activation", equations.NONLINEARITIES)
-def test_random_rounding_moves_a_well_conditioned_gradient_a_little(unrolled, activation, readout, dtype):
+def test_random_rounding_moves_a_well_conditioned_gradient_a_little(
+    unrolled, activation, readout, dtype
+):
     case = unrolled(activation, readout, dtype=dtype)
     (value, _, plain), (shaken, _, moved) = ask(case), ask(case, rounding_seed=5)
     changes = {name: relative_change(moved[name], plain[name]) for name in plain}
@@ -156,7 +180,10 @@ def test_random_rounding_moves_a_well_conditioned_gradient_a_little(unrolled, ac
 def test_random_rounding_shows_cancellation():
     """(1 + x) − 1 at x = 1e−10 keeps six digits: the response must be 1e10 times a unit roundoff, not one."""
     x = np.array([1e-10])
-    values = [float(torch_autograd.gradients(cancelling, {"x": x}, {}, rounding_seed=seed)[0]) for seed in range(20)]
+    values = [
+        float(torch_autograd.gradients(cancelling, {"x": x}, {}, rounding_seed=seed)[0])
+        for seed in range(20)
+    ]
     assert 1e-8 < np.ptp(values) / 1e-10 < 1e-4
 
 
@@ -190,7 +217,12 @@ def test_what_only_chooses_or_moves_does_not_round(choose):
 
 
 @pytest.mark.parametrize(
-    "choose", [lambda x: x.amax(dim=-1), lambda x: x.max(dim=-1).values, lambda x: torch.where(x > 0, x, 0 * x)]
+    "choose",
+    [
+        lambda x: x.amax(dim=-1),
+        lambda x: x.max(dim=-1).values,
+        lambda x: torch.where(x > 0, x, 0 * x),
+    ],
 )
 def test_gradient_of_a_choice_stays_finite(choose):
     """A maximum that were moved would equal none of its arguments: its gradient, shared among the ties, 0/0."""

@@ -12,18 +12,31 @@ from tests.closeness import relative_error
 
 SGD = {"optimiser": "sgd", "learning_rate": 0.1, "clip": None}
 MOMENTUM = {"optimiser": "momentum", "learning_rate": 0.1, "momentum": 0.9, "clip": None}
-ADAM = {"optimiser": "adam", "learning_rate": 0.1, "beta1": 0.8, "beta2": 0.99, "epsilon": 1e-6, "clip": None}
+ADAM = {
+    "optimiser": "adam",
+    "learning_rate": 0.1,
+    "beta1": 0.8,
+    "beta2": 0.99,
+    "epsilon": 1e-6,
+    "clip": None,
+}
 BY_CLASS = {
     "sgd": (SGD, lambda leaves: torch.optim.SGD(leaves, lr=0.1)),
     "momentum": (MOMENTUM, lambda leaves: torch.optim.SGD(leaves, lr=0.1, momentum=0.9)),
-    "nesterov": (MOMENTUM | {"nesterov": True}, lambda leaves: torch.optim.SGD(leaves, lr=0.1, momentum=0.9, nesterov=True)),
+    "nesterov": (
+        MOMENTUM | {"nesterov": True},
+        lambda leaves: torch.optim.SGD(leaves, lr=0.1, momentum=0.9, nesterov=True),
+    ),
     "adam": (ADAM, lambda leaves: torch.optim.Adam(leaves, lr=0.1, betas=(0.8, 0.99), eps=1e-6)),
 }
 
 
 def draw(seed, dtype=np.float64):
     rng = np.random.default_rng(seed)
-    arrays = {name: rng.standard_normal(shape).astype(dtype) for name, shape in {"W_hh": (3, 3), "b_h": (3,)}.items()}
+    arrays = {
+        name: rng.standard_normal(shape).astype(dtype)
+        for name, shape in {"W_hh": (3, 3), "b_h": (3,)}.items()
+    }
     for array in arrays.values():
         array.setflags(write=False)
     return arrays
@@ -38,7 +51,9 @@ def trained(settings, dtype=np.float64, updates=100):
 
 
 def by_class(make, clip=lambda leaves: None, dtype=np.float64):
-    leaves = {name: torch.tensor(value, requires_grad=True) for name, value in draw(0, dtype).items()}
+    leaves = {
+        name: torch.tensor(value, requires_grad=True) for name, value in draw(0, dtype).items()
+    }
     optimizer = make(leaves.values())
     for seed in range(1, 101):
         for name, value in draw(seed, dtype).items():
@@ -49,7 +64,10 @@ def by_class(make, clip=lambda leaves: None, dtype=np.float64):
 
 
 def same(found, expected):
-    return all(np.array_equal(found[name], value) and found[name].dtype == value.dtype for name, value in expected.items())
+    return all(
+        np.array_equal(found[name], value) and found[name].dtype == value.dtype
+        for name, value in expected.items()
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -64,7 +82,10 @@ def test_a_hundred_updates_are_those_of_the_class(name, dtype):
 @pytest.mark.parametrize("name", BY_CLASS)
 def test_clipped_updates_are_those_of_the_class(name):
     settings, make = BY_CLASS[name]
-    for kind, clip in {"value": torch.nn.utils.clip_grad_value_, "norm": torch.nn.utils.clip_grad_norm_}.items():
+    for kind, clip in {
+        "value": torch.nn.utils.clip_grad_value_,
+        "norm": torch.nn.utils.clip_grad_norm_,
+    }.items():
         expected = by_class(make, lambda leaves, clip=clip: clip(leaves, 0.5))
         assert same(trained(settings | {"clip": kind, "limit": 0.5}), expected)
         assert not same(trained(settings), expected)
@@ -76,7 +97,9 @@ def test_settings_count():
         assert relative_error(found["W_hh"], expected["W_hh"]) > 1e-3, other
 
 
-@pytest.mark.parametrize("settings", [SGD, MOMENTUM, ADAM | {"clip": "norm", "limit": 1.0}], ids=lambda s: s["optimiser"])
+@pytest.mark.parametrize(
+    "settings", [SGD, MOMENTUM, ADAM | {"clip": "norm", "limit": 1.0}], ids=lambda s: s["optimiser"]
+)
 def test_an_update_is_pure(settings):
     """Read-only arrays will do, the same memory twice gives the same, and the caller's torch is what it was."""
     _, memory = update(draw(0), draw(1), start(draw(0), settings), settings)
@@ -87,7 +110,10 @@ def test_an_update_is_pure(settings):
         with torch.no_grad():
             again, _ = update(draw(0), draw(2), memory, settings)
             assert not torch.is_grad_enabled()
-        assert (torch.get_default_dtype(), torch.get_default_device().type) == (torch.float16, "meta")
+        assert (torch.get_default_dtype(), torch.get_default_device().type) == (
+            torch.float16,
+            "meta",
+        )
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)

@@ -16,7 +16,10 @@ def test_inputs_taken_apart_at_once_give_the_same_bits_as_indices(unrolled, read
         forward = lambda leaves, fixed: case.function(torch_autograd.xp, loop, leaves, fixed)  # noqa: E731
         return torch_autograd.differentiate(forward, case.variables, case.constants)
 
-    (value, _, found), (other_value, _, other) = told(torch_autograd.scan), told(torch_autograd.scan_apart)
+    (value, _, found), (other_value, _, other) = (
+        told(torch_autograd.scan),
+        told(torch_autograd.scan_apart),
+    )
     assert value == other_value
     for name, gradient in found.items():
         np.testing.assert_array_equal(gradient, other[name], err_msg=name)
@@ -58,13 +61,19 @@ def several(case, count=3):
 def test_several_constants_at_once_give_the_same_bits_as_one_by_one(unrolled):
     case = unrolled("tanh", "projection")
     constants = several(case)
-    for told, each in zip(torch_autograd.gradients_of_several(case.function, case.variables, constants), constants, strict=True):
+    for told, each in zip(
+        torch_autograd.gradients_of_several(case.function, case.variables, constants),
+        constants,
+        strict=True,
+    ):
         value, states, found = torch_autograd.gradients(case.function, case.variables, each)
         assert told[0] == value
         np.testing.assert_array_equal(told[1]["h"], states["h"])
         assert found.keys() == told[2].keys()
         for name, gradient in found.items():
-            np.testing.assert_allclose(told[2][name], gradient, rtol=1e-14, atol=1e-15, err_msg=name)
+            np.testing.assert_allclose(
+                told[2][name], gradient, rtol=1e-14, atol=1e-15, err_msg=name
+            )
 
 
 class Doubled(torch.autograd.Function):
@@ -84,18 +93,26 @@ def test_a_backward_that_knows_no_further_axis_is_asked_in_turn(unrolled):
     step = lambda xp, params, state, x: {"h": Doubled.apply(case.step(xp, params, state, x)["h"])}  # noqa: E731
     function = replace(case.function, step=step)
     constants = several(case, 2)
-    for told, each in zip(torch_autograd.gradients_of_several(function, case.variables, constants), constants, strict=True):
+    for told, each in zip(
+        torch_autograd.gradients_of_several(function, case.variables, constants),
+        constants,
+        strict=True,
+    ):
         for name, gradient in torch_autograd.gradients(function, case.variables, each)[2].items():
             np.testing.assert_array_equal(told[2][name], gradient, err_msg=name)
 
 
 def test_states_that_depend_on_nothing_have_gradients_of_zero(unrolled):
     case = unrolled("tanh", "projection")
-    function = replace(case.function, step=lambda xp, params, state, x: {"h": 0 * x[:, :1].detach() + xp.ones(4)})
+    function = replace(
+        case.function, step=lambda xp, params, state, x: {"h": 0 * x[:, :1].detach() + xp.ones(4)}
+    )
     variables = {name: value for name, value in case.variables.items() if not name.endswith("@t")}
     for _, _, found in torch_autograd.gradients_of_several(function, variables, several(case, 2)):
         assert not any(gradient.any() for gradient in found.values())
-        assert {name: gradient.shape for name, gradient in found.items()} == {n: v.shape for n, v in variables.items()}
+        assert {name: gradient.shape for name, gradient in found.items()} == {
+            n: v.shape for n, v in variables.items()
+        }
 
 
 def test_several_round_at_random_by_as_much_as_one(unrolled):
@@ -105,13 +122,27 @@ def test_several_round_at_random_by_as_much_as_one(unrolled):
 
     def change(ask):
         found = [ask(seed) for seed in range(20)]
-        return np.mean([[np.abs(d["W_hh"] - p[2]["W_hh"]).max() for d, p in zip(each, plain, strict=True)] for each in found], 0)
+        return np.mean(
+            [
+                [np.abs(d["W_hh"] - p[2]["W_hh"]).max() for d, p in zip(each, plain, strict=True)]
+                for each in found
+            ],
+            0,
+        )
 
     together = change(
-        lambda seed: [told[2] for told in torch_autograd.gradients_of_several(case.function, case.variables, constants, seed)]
+        lambda seed: [
+            told[2]
+            for told in torch_autograd.gradients_of_several(
+                case.function, case.variables, constants, seed
+            )
+        ]
     )
     alone = change(
-        lambda seed: [torch_autograd.gradients(case.function, case.variables, each, 100 + seed)[2] for each in constants]
+        lambda seed: [
+            torch_autograd.gradients(case.function, case.variables, each, 100 + seed)[2]
+            for each in constants
+        ]
     )
     assert np.all((together > alone / 2) & (together < 2 * alone))
 
@@ -119,7 +150,10 @@ def test_several_round_at_random_by_as_much_as_one(unrolled):
 def test_several_are_determined_by_their_seed(unrolled):
     case = unrolled("tanh", "projection")
     one, again, other = (
-        torch_autograd.gradients_of_several(case.function, case.variables, several(case), seed)[1][2] for seed in (4, 4, 9)
+        torch_autograd.gradients_of_several(case.function, case.variables, several(case), seed)[1][
+            2
+        ]
+        for seed in (4, 4, 9)
     )
     assert all((one[name] == again[name]).all() for name in one)
     assert any((one[name] != other[name]).any() for name in one)
@@ -140,7 +174,9 @@ def test_what_is_taken_apart_rounds_as_much_as_what_is_indexed():
     """Every share of a step rounds in each sum that the gradient of an index makes after it: √t amounts at step t."""
     indexed = spread_of_shares(lambda value, _: [value[t] for t in range(len(value))])
     apart = spread_of_shares(
-        lambda value, seed: list(torch_autograd.rounding_as_summed(value, np.random.default_rng(seed)).unbind(0))
+        lambda value, seed: list(
+            torch_autograd.rounding_as_summed(value, np.random.default_rng(seed)).unbind(0)
+        )
     )
     np.testing.assert_allclose(apart, indexed, rtol=0.1)
     assert apart[-1] > 2 * apart[0]

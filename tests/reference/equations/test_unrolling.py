@@ -37,7 +37,9 @@ def test_rnn_step_on_paper():
         "W_hh": np.array([[0.0, 3.0], [1.0, 0.0]]),
         "b_h": np.array([1.0, -1.0]),
     }
-    new = equations.rnn(np, params, {"h": np.array([[1.0, 2.0]])}, np.array([[1.0, 1.0]]), activation="identity")
+    new = equations.rnn(
+        np, params, {"h": np.array([[1.0, 2.0]])}, np.array([[1.0, 1.0]]), activation="identity"
+    )
     assert new["h"].tolist() == [[3 + 6 + 1, 1 + 1 - 1]]  # W_xh x + W_hh h + b_h, row by row
 
 
@@ -56,7 +58,9 @@ def test_three_steps_on_paper(numpy_scan):
         "h_0": np.zeros((1, 1)),
         "x": np.array([[[1.0]], [[2.0]], [[3.0]]]),
     }
-    variables |= {f"{name}@t": np.zeros((3, *variables[name].shape)) for name in ("W_xh", "W_hh", "b_h")}
+    variables |= {
+        f"{name}@t": np.zeros((3, *variables[name].shape)) for name in ("W_xh", "W_hh", "b_h")
+    }
     variables["h@t"] = np.zeros((3, 1, 1))
     constants = {"target": np.full((3, 1, 1), 2.0), "mask": np.array([[0.0], [0.0], [1.0]])}
     value, states = function(np, numpy_scan, variables, constants)
@@ -67,7 +71,9 @@ def test_three_steps_on_paper(numpy_scan):
 def test_tokens_are_one_hot_rows():
     rng = np.random.default_rng(0)
     weight, tokens = rng.normal(size=(4, 3)), np.array([[2, 0], [1, 2]])
-    np.testing.assert_array_equal(equations.affine(np, tokens, weight), equations.affine(np, np.eye(3)[tokens], weight))
+    np.testing.assert_array_equal(
+        equations.affine(np, tokens, weight), equations.affine(np, np.eye(3)[tokens], weight)
+    )
     np.testing.assert_array_equal(equations.affine(np, tokens, weight)[0, 0], weight[:, 2])
 
 
@@ -89,7 +95,10 @@ def test_cross_entropy_does_not_overflow():
 
 
 def test_squared_error_on_paper():
-    assert read("squared-error", [[[3.0, 1.0], [0.0, 2.0]]], [[[1.0, 0.0], [0.0, 0.0]]]) == (4 + 1) / 2 + 4 / 2
+    assert (
+        read("squared-error", [[[3.0, 1.0], [0.0, 2.0]]], [[[1.0, 0.0], [0.0, 0.0]]])
+        == (4 + 1) / 2 + 4 / 2
+    )
 
 
 @pytest.mark.parametrize(("reduction", "expected"), [("sum", 2.5), ("mean", 2.5)])
@@ -113,7 +122,9 @@ def test_projection_reads_every_part_of_the_state():
 def test_the_same_offset_at_every_step_moves_the_parameter(unrolled, name):
     case = unrolled()
     move = np.random.default_rng(1).normal(size=case.variables[name].shape)
-    by_offset, _ = case.in_numpy(**{f"{name}@t": np.broadcast_to(move, case.variables[f"{name}@t"].shape)})
+    by_offset, _ = case.in_numpy(
+        **{f"{name}@t": np.broadcast_to(move, case.variables[f"{name}@t"].shape)}
+    )
     moved, _ = case.in_numpy(**{name: case.variables[name] + move})
     assert by_offset == pytest.approx(float(moved), rel=1e-13)
     assert by_offset != pytest.approx(float(case.in_numpy()[0]), rel=1e-3)
@@ -133,6 +144,14 @@ def test_an_offset_acts_from_its_own_step_on(unrolled):
 @pytest.mark.parametrize("activation", equations.NONLINEARITIES)
 def test_activations_do_not_overflow(activation):
     z = np.array([-1e4, 0.0, 1e4])
-    expected = {"tanh": [-1, 0, 1], "sigmoid": [0, 0.5, 1], "relu": [0, 0, 1e4], "identity": z, "softplus": [0, math.log(2), 1e4]}
+    expected = {
+        "tanh": [-1, 0, 1],
+        "sigmoid": [0, 0.5, 1],
+        "relu": [0, 0, 1e4],
+        "identity": z,
+        "softplus": [0, math.log(2), 1e4],
+    }
     expected["positive"] = [0, 0.5, 1e4 + 0.5]
-    np.testing.assert_allclose(equations.NONLINEARITIES[activation](np, z), expected[activation], rtol=1e-15)
+    np.testing.assert_allclose(
+        equations.NONLINEARITIES[activation](np, z), expected[activation], rtol=1e-15
+    )

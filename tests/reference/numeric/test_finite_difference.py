@@ -28,7 +28,9 @@ SMOOTH = {
 
 
 def asked(function, value):
-    return finite_difference.gradients(lambda point: np.sum(function(point["w"])), {"w": np.asarray(value)}, 0)
+    return finite_difference.gradients(
+        lambda point: np.sum(function(point["w"])), {"w": np.asarray(value)}, 0
+    )
 
 
 @pytest.mark.parametrize(("function", "at", "middle", "half"), KINKS.values(), ids=KINKS)
@@ -54,7 +56,9 @@ def test_random_smooth_functions_have_no_kinks():
     for _ in range(20):
         a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 4))
         *_, kinks = finite_difference.gradients(
-            lambda p, a=a, b=b: float(np.sum(np.tanh(b @ np.tanh(a @ p["w"])) ** 2)), {"w": rng.normal(size=3)}, 0
+            lambda p, a=a, b=b: float(np.sum(np.tanh(b @ np.tanh(a @ p["w"])) ** 2)),
+            {"w": rng.normal(size=3)},
+            0,
         )
         assert kinks == {}
 
@@ -87,7 +91,9 @@ def test_four_values_more_where_the_function_is_smooth():
 def test_along_directions_kinks_up_and_down_do_not_cancel():
     """Σ ±relu(w): one-sided derivatives along a direction may agree, and the conventions' choices still differ by the sum."""
     signs = np.where(np.arange(100) < 30, -1.0, 1.0)
-    _, found, directions, _, kinks = asked(lambda w: np.sum(signs * np.maximum(w, 0.0)), np.zeros(100))
+    _, found, directions, _, kinks = asked(
+        lambda w: np.sum(signs * np.maximum(w, 0.0)), np.zeros(100)
+    )
     np.testing.assert_allclose(kinks["w"], 50.0, rtol=1e-6)
     for choice in (0.0, 1.0, np.linspace(0, 1, 100)):
         products = directions["w"] @ (choice * signs)

@@ -9,7 +9,14 @@ import pytest
 from bptt_crosscheck.reference import equations
 from bptt_crosscheck.reference.by_torch import torch_autograd
 from bptt_crosscheck.reference.numeric import interval
-from bptt_crosscheck.reference.numeric.interval import BALLS, Dual, NotEnclosed, Undecided, directional, enclosures
+from bptt_crosscheck.reference.numeric.interval import (
+    BALLS,
+    Dual,
+    NotEnclosed,
+    Undecided,
+    directional,
+    enclosures,
+)
 from flint import arb
 
 
@@ -20,7 +27,13 @@ def plain(function):
 
 def derivative(function, at, bits=128):
     """Ball of the derivative of a function of one number."""
-    return directional(plain(lambda xp, named: function(xp, named["z"])), {"z": np.array(at)}, {}, {"z": np.array(1.0)}, bits)[1]
+    return directional(
+        plain(lambda xp, named: function(xp, named["z"])),
+        {"z": np.array(at)},
+        {},
+        {"z": np.array(1.0)},
+        bits,
+    )[1]
 
 
 RULES = {
@@ -31,12 +44,18 @@ RULES = {
     "sin": (lambda xp, z: xp.sin(z), mpmath.cos),
     "cos": (lambda xp, z: xp.cos(z), lambda z: -mpmath.sin(z)),
     "tanh": (lambda xp, z: xp.tanh(z), lambda z: mpmath.sech(z) ** 2),
-    "logaddexp": (lambda xp, z: xp.logaddexp(z, -2 * z), lambda z: (1 - 2 * mpmath.exp(-3 * z)) / (1 + mpmath.exp(-3 * z))),
+    "logaddexp": (
+        lambda xp, z: xp.logaddexp(z, -2 * z),
+        lambda z: (1 - 2 * mpmath.exp(-3 * z)) / (1 + mpmath.exp(-3 * z)),
+    ),
     "abs": (lambda xp, z: xp.abs(-z), lambda z: 1),
     "power": (lambda xp, z: z**3, lambda z: 3 * z**2),
     "quotient": (lambda xp, z: (1 - z) / (2 + z), lambda z: -3 / (2 + z) ** 2),
     "of a number": (lambda xp, z: 2 / z - 1, lambda z: -2 / z**2),
-    "where": (lambda xp, z: xp.where(z > 0.25, z * z, xp.zeros_like(z)), lambda z: 2 * z if z > 0.25 else 0),
+    "where": (
+        lambda xp, z: xp.where(z > 0.25, z * z, xp.zeros_like(z)),
+        lambda z: 2 * z if z > 0.25 else 0,
+    ),
     "mean": (lambda xp, z: xp.mean(xp.stack([z, z * z])), lambda z: (1 + 2 * z) / 2),
 }
 
@@ -65,7 +84,9 @@ def test_a_polynomial_gradient_is_exact():
     """½ Σ (W x)² has the gradient W x xᵀ, a rational number for given floats."""
     rng = np.random.default_rng(0)
     W, x = rng.normal(size=(2, 3)), rng.normal(size=3)
-    _, told = enclosures(plain(lambda xp, named: xp.sum((named["W"] @ named["x"]) ** 2) / 2), {"W": W}, {"x": x})
+    _, told = enclosures(
+        plain(lambda xp, named: xp.sum((named["W"] @ named["x"]) ** 2) / 2), {"W": W}, {"x": x}
+    )
     for i, j in np.ndindex(W.shape):
         exact = sum(Fraction(W[i, k]) * Fraction(x[k]) for k in range(3)) * Fraction(x[j])
         assert abs(Fraction(int(exact * 2**400), 2**400) - exact) < Fraction(1, 2**390)
@@ -79,11 +100,22 @@ def test_a_polynomial_gradient_is_exact():
 def lstm():
     """(function, variables, constants) of an LSTM under random cotangents."""
     rng = np.random.default_rng(1)
-    shapes = {"W_xh": (8, 3), "W_hh": (8, 2), "b_h": (8,), "x": (4, 2, 3), "h_0": (2, 2), "c_0": (2, 2)}
+    shapes = {
+        "W_xh": (8, 3),
+        "W_hh": (8, 2),
+        "b_h": (8,),
+        "x": (4, 2, 3),
+        "h_0": (2, 2),
+        "c_0": (2, 2),
+    }
     variables = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     constants = {f"cotangent_{name}": rng.normal(size=(4, 2, 2)) for name in ("h", "c")}
     read = equations.bound_readout("projection", {})
-    return equations.SequenceLoss(equations.lstm, read, ("W_xh", "W_hh", "b_h"), ("h", "c"), "@t"), variables, constants
+    return (
+        equations.SequenceLoss(equations.lstm, read, ("W_xh", "W_hh", "b_h"), ("h", "c"), "@t"),
+        variables,
+        constants,
+    )
 
 
 def units(name, found):
@@ -98,7 +130,9 @@ def test_every_entry_of_an_lstm_and_how_far_torch_is_from_it(lstm):
         assert enclosure.directions is None
         assert enclosure.balls.shape == found[name].shape
         assert np.max(enclosure.distance(found[name])) < 16 * units(name, found)
-        assert np.max(enclosure.distance(enclosure.middle())) <= np.max(np.spacing(np.abs(enclosure.middle())))
+        assert np.max(enclosure.distance(enclosure.middle())) <= np.max(
+            np.spacing(np.abs(enclosure.middle()))
+        )
 
 
 @pytest.mark.parametrize("directions", [1, 5])
@@ -108,7 +142,10 @@ def test_along_random_directions(lstm, directions):
     for name, enclosure in told.items():
         assert enclosure.balls.shape == (directions,)
         assert set(np.unique(enclosure.directions)) <= {-1.0, 1.0}
-        assert np.max(enclosure.distance(found[name])) < 16 * units(name, found) * found[name].size ** 0.5
+        assert (
+            np.max(enclosure.distance(found[name]))
+            < 16 * units(name, found) * found[name].size ** 0.5
+        )
 
 
 @pytest.mark.parametrize("entries", [0, 400])
@@ -141,7 +178,11 @@ def test_the_precision_rises_until_the_ball_is_tight():
 def test_a_kink_has_no_derivative_to_enclose():
     """1 − tanh²(z) is 1/cosh²(z), but no precision decides on which side of it that is."""
     both_sides = plain(
-        lambda xp, named: xp.abs(1 - xp.tanh(named["z"]) ** 2 - 1 / (xp.exp(named["z"]) / 2 + xp.exp(-named["z"]) / 2) ** 2)
+        lambda xp, named: xp.abs(
+            1
+            - xp.tanh(named["z"]) ** 2
+            - 1 / (xp.exp(named["z"]) / 2 + xp.exp(-named["z"]) / 2) ** 2
+        )
     )
     with pytest.raises(NotEnclosed, match="undecided at 4096 bits, as at a kink"):
         enclosures(both_sides, {"z": np.array(0.3)}, {})
@@ -177,11 +218,19 @@ def test_what_cannot_be_enclosed_is_said(function, said):
 
 def test_products_by_arb_s_matrices_are_those_entry_by_entry():
     rng = np.random.default_rng(2)
-    for one, other in (((3, 4), (4, 2)), ((2, 3, 4), (4, 5)), ((4,), (4, 2)), ((3, 4), (4,)), ((2, 3, 4), (2, 4, 1))):
+    for one, other in (
+        ((3, 4), (4, 2)),
+        ((2, 3, 4), (4, 5)),
+        ((4,), (4, 2)),
+        ((3, 4), (4,)),
+        ((2, 3, 4), (2, 4, 1)),
+    ):
         a, b = rng.normal(size=one), rng.normal(size=other)
         found = (Dual(interval._balls(a)) @ b).value
         assert found.shape == (a @ b).shape
-        np.testing.assert_allclose(np.vectorize(lambda ball: float(ball.mid()))(found).astype(float), a @ b, rtol=1e-13)
+        np.testing.assert_allclose(
+            np.vectorize(lambda ball: float(ball.mid()))(found).astype(float), a @ b, rtol=1e-13
+        )
 
 
 def test_the_shift_of_a_softmax_is_a_constant():
