@@ -44,7 +44,10 @@ def sigmoid(xp: Any, z: Any) -> Any:
 
 
 def sigmoid_and_complement(xp: Any, z: Any) -> tuple[Any, Any]:
-    """(σ(z), 1 − σ(z)), each with all its digits: the second is σ(−z), and their product is σ′(z) by (2)."""
+    """(σ(z), 1 − σ(z)), each with all its digits.
+
+    The second is σ(−z), and their product is σ′(z) by (2).
+    """
     decay = xp.exp(-xp.abs(z))
     large, small = 1 / (1 + decay), decay / (1 + decay)
     return xp.where(z >= 0, large, small), xp.where(z >= 0, small, large)

@@ -1,4 +1,6 @@
-"""What a cell offers to the time loop: the step form, and two halves of it that let work be hoisted out of the loop.
+"""What a cell offers to the time loop.
+
+The step form, and two halves of it that let work be hoisted out of the loop.
 
 The step form is the contract: `step` and, under it, `step_backward`. Most cells compute a net input
 that is linear in x,
@@ -38,7 +40,10 @@ class Cell(Protocol):
         ...
 
     def state_shapes(self, hidden_size: int) -> Shapes:
-        """Shape of each part of the state, without the batch axis; its order is the order of s_t."""
+        """Shape of each part of the state, without the batch axis.
+
+        Its order is the order of s_t.
+        """
         ...
 
     def step(self, xp: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
@@ -52,7 +57,7 @@ class Cell(Protocol):
 
 @runtime_checkable
 class HoistedCell(Protocol):
-    """A cell that splits its step, so that all that does not recur is done for every step at once."""
+    """A cell that splits its step: all that does not recur is done for every step at once."""
 
     def project(self, xp: Any, params: Any, x: Any) -> Any:
         """What x contributes to the net input, for (B, ·) or (T, B, ·)."""
@@ -63,7 +68,10 @@ class HoistedCell(Protocol):
         ...
 
     def delta(self, params: Any, cache: Any, d_state: Any) -> tuple[Array, Arrays]:
-        """(∂L/∂(net input), d_state_prev); leading axes of d_state beyond those of the cache are carried along."""
+        """(∂L/∂(net input), d_state_prev).
+
+        Leading axes of d_state beyond those of the cache are carried along.
+        """
         ...
 
     def accumulate(self, params: Any, cache: Any, delta: Array) -> tuple[Arrays, Array | None]:
@@ -75,7 +83,10 @@ class SequenceCell(Cell, HoistedCell, Protocol):
     """A cell with a sequence form; all arrays have one dtype, but for tokens."""
 
     def sequence(self, params: Any, initial: Any, x: Array) -> tuple[Arrays, Arrays]:
-        """(s_0..s_T by name, (T+1, B, ·); tape) over x (T, B, I), or tokens (T, B), from the state s_0, (B, ·) by name."""
+        """(s_0..s_T by name, (T+1, B, ·); tape) over x (T, B, I), or tokens (T, B).
+
+        initial is the state s_0, (B, ·) by name.
+        """
         ...
 
     def sequence_backward(
@@ -103,7 +114,10 @@ def has_sequence_form(cell: Any) -> TypeGuard[SequenceCell]:
 
 
 def jacobian_takes_rows_of_steps(cell: Any) -> bool:
-    """Whether `step_jacobian` may be asked about rows of several steps as if they were of one: where the sequence form may."""
+    """Whether `step_jacobian` may be asked about rows of several steps as if they were of one.
+
+    It may where the sequence form may.
+    """
     return has_sequence_form(cell) and _is_by_its_author(cast(Any, type(cell)), "step_jacobian")
 
 
@@ -114,7 +128,10 @@ def _is_by_its_author(kind: Any, name: str) -> bool:
 
 
 def zeros(like: Array) -> Array:
-    """Zeros of this shape and dtype that take no memory: one number, read everywhere, and read-only."""
+    """Zeros of this shape and dtype that take no memory.
+
+    One number, read everywhere, and read-only.
+    """
     return np.broadcast_to(np.zeros((), like.dtype), like.shape)
 
 
@@ -124,7 +141,10 @@ def are_zeros(array: Array) -> bool:
 
 
 def arriving(carry: Arrays | None, name: str, like: Array) -> Array:
-    """A copy, to be written to, of what comes back from later steps; zeros (B, ·) if there are none."""
+    """A copy, to be written to, of what comes back from later steps.
+
+    Zeros (B, ·) if there are no later steps.
+    """
     return np.zeros(like.shape, like.dtype) if carry is None else carry[name].astype(like.dtype)
 
 
@@ -136,14 +156,20 @@ class Halves:
         return self.recur(xp, params, state, self.project(xp, params, x), x)
 
     def step_backward(self: HoistedCell, params: Any, cache: Any, d_state: Any) -> StepGradients:
-        """(d_params, dx_t, d_state_prev) from the total derivatives d_state = ∂L/∂s_t, by name, (B, ·) each."""
+        """(d_params, dx_t, d_state_prev) from the total derivatives d_state = ∂L/∂s_t.
+
+        Both are by name, (B, ·) each.
+        """
         delta, d_state_prev = self.delta(params, cache, d_state)
         d_params, d_x = self.accumulate(params, cache, delta)
         return d_params, d_x, d_state_prev
 
 
 def output_names(cell: Any) -> tuple[str, ...]:
-    """The parts of the state that the next layer, or the head, reads: h, where the cell says nothing else."""
+    """The parts of the state that the next layer, or the head, reads.
+
+    h, where the cell says nothing else.
+    """
     return tuple(getattr(cell, "output_names", ("h",)))
 
 

@@ -1,4 +1,4 @@
-"""The Jacobians of the recurrence, their products, and what these say about vanishing and exploding gradients.
+"""The Jacobians of the recurrence, their products, and what they say of vanishing gradients.
 
 With the whole state flattened to S numbers per row, s_t (B, S), numerator layout:
 
@@ -43,7 +43,9 @@ def split_state(flat: Array, like: Named) -> Arrays:
 
 
 def state_jacobians(cell: Cell, params: Named, tape: bptt.Tape) -> Array:
-    """J_t for t = 1..T by (1): (T, B, S, S); from the cell's step_jacobian, or else from its step_backward.
+    """J_t for t = 1..T by (1): (T, B, S, S).
+
+    From the cell's step_jacobian, or else from its step_backward.
 
     A row that has no step (the tape's mask) keeps its state: its Jacobian is the identity.
     """
@@ -136,7 +138,9 @@ def growth_rates(jacobians: Array) -> Array:
 
 
 def contribution_norms(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named) -> Arrays:
-    """‖(∂⁺s_k/∂W)ᵀ P_{t,k}ᵀ e_t‖ by parameter: (T+1, T+1), entry [t, k]; NaN where there is no such term.
+    """‖(∂⁺s_k/∂W)ᵀ P_{t,k}ᵀ e_t‖ by parameter: (T+1, T+1), entry [t, k].
+
+    NaN where there is no such term.
 
     The terms themselves add up to the gradient (the double sum of manual.through_time.bptt); steps
     are counted from 1.

@@ -1,4 +1,6 @@
-"""Weights and gradients in the layouts of torch, ONNX and Keras, and back: one layer in one direction, or a network of torch's.
+"""Weights and gradients in the layouts of torch, ONNX and Keras, and back.
+
+One layer in one direction, or a network of torch's.
 
 This project's layout of a layer with I inputs, H hidden units and, where the LSTM is projected, P
 outputs:
@@ -103,7 +105,9 @@ class _Layer(NamedTuple):
 
 
 def reorder(stacked: npt.ArrayLike, given: Gates, wanted: Gates, axis: int = 0) -> Array:
-    """The equal blocks of an axis, which are those of the gates `given`, in the order `wanted`; a new array of the same shape.
+    """The equal blocks of an axis, which are those of the gates `given`, in the order `wanted`.
+
+    A new array of the same shape.
 
     Gates are single letters, as in reorder(W, "iofc", "ifco"), or any names in tuples. Raises
     ValueError where the two do not name the same gates once each, or the axis does not divide into
@@ -126,7 +130,9 @@ def reorder(stacked: npt.ArrayLike, given: Gates, wanted: Gates, axis: int = 0) 
 def from_torch(
     cell: str, tensors: Tensors, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False
 ) -> Arrays:
-    """One layer's parameters in this project's layout and without suffix, from a state_dict of nn.RNN, nn.LSTM or nn.GRU.
+    """One layer's parameters in this project's layout, from a state_dict of torch's.
+
+    Their names have no suffix; the state_dict is one of nn.RNN, nn.LSTM or nn.GRU.
 
     cell is "rnn", "lstm" or "gru"; names are prefix + "weight_ih" + suffix, with (GH, I), and so
     on; "_l1_reverse" is layer 1 backwards, and "" serves nn.LSTMCell. With weight_hr the result has
@@ -150,7 +156,9 @@ def from_torch(
 def to_torch(
     cell: str, params: Tensors, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False
 ) -> Arrays:
-    """The state_dict of one layer, names as in `from_torch`, from its parameters without suffix; biases by (1) and (2), or (4).
+    """The state_dict of one layer, names as in `from_torch`, from its parameters without suffix.
+
+    Biases by (1) and (2), or (4).
 
     Raises ValueError for an unknown cell, a name that is missing (gradients may lack all biases) or
     that torch has nothing for, and a wrong shape.
@@ -163,7 +171,9 @@ def to_torch(
 def network_from_torch(
     cell: str, tensors: Tensors, prefix: str = "", *, gradients: bool = False
 ) -> Arrays:
-    """All parameters of all layers and directions, from a state_dict: "W_xh_l0", "W_xh_l0_reverse", "W_xh_l1", ….
+    """All parameters of all layers and directions, from a state_dict.
+
+    Their names are "W_xh_l0", "W_xh_l0_reverse", "W_xh_l1", ….
 
     A single layer in one direction has no suffix. Names that do not start with the prefix or are no
     weights of a layer are passed over. Raises ValueError as `from_torch` does, for the first layer
@@ -190,7 +200,9 @@ def network_from_torch(
 def network_to_torch(
     cell: str, params: Tensors, prefix: str = "", *, gradients: bool = False
 ) -> Arrays:
-    """The state_dict of a network, from parameters with the suffixes of `network_from_torch`, or of one layer without.
+    """The state_dict of a network, from parameters with the suffixes of `network_from_torch`.
+
+    A network of one layer in one direction has no suffix.
 
     Raises ValueError as `to_torch` does, for a name that is no parameter of a layer, and for a
     layer that is not whole.
@@ -236,7 +248,10 @@ def _under(tensors: Tensors, prefix: str) -> Iterable[str]:
 
 
 def _all_suffixes(found: set[str]) -> list[str]:
-    """Every layer up to the last, in both directions if one has both: what is missing is then missed by name."""
+    """Every layer up to the last, in both directions if one has both.
+
+    What is missing is then missed by name.
+    """
     layers = max((int(suffix.split("_")[1][1:]) for suffix in found), default=-1) + 1
     directions = ("", "_reverse") if any(suffix.endswith("_reverse") for suffix in found) else ("",)
     return [f"_l{k}{direction}" for k in range(layers) for direction in directions]
@@ -248,7 +263,9 @@ def _all_suffixes(found: set[str]) -> list[str]:
 def from_onnx(
     cell: str, tensors: Tensors, direction: int = 0, *, gradients: bool = False
 ) -> Arrays:
-    """One direction's parameters in this project's layout, from the inputs of the operator RNN, LSTM or GRU.
+    """One direction's parameters in this project's layout, from an ONNX operator's inputs.
+
+    The operator is RNN, LSTM or GRU.
 
     tensors are W (D, GH, I), R (D, GH, H) and, where there, B (D, 2GH) and P (D, 3H); D is
     num_directions, and direction 1 of "bidirectional" is the reverse one. With P the result has
@@ -275,7 +292,9 @@ def from_onnx(
 
 
 def to_onnx(cell: str, *directions: Tensors, gradients: bool = False) -> Arrays:
-    """The operator's W (D, GH, I), R (D, GH, H), B (D, 2GH) and, of peepholes, P (D, 3H), from D = 1 or 2 directions' parameters.
+    """The operator's W, R, B and, of peepholes, P, from the parameters of D = 1 or 2 directions.
+
+    W (D, GH, I), R (D, GH, H), B (D, 2GH) and P (D, 3H).
 
     B is left out where gradients are and have no biases. Raises ValueError for an unknown cell, a
     name that is missing or that ONNX has nothing for, a wrong shape, and directions that do not fit
@@ -308,7 +327,9 @@ def _to_onnx(cell: str, params: Tensors, gradients: bool) -> Arrays:
 
 
 def from_keras(cell: str, tensors: Tensors, *, gradients: bool = False) -> Arrays:
-    """A layer's parameters in this project's layout, from those of keras.layers.SimpleRNN, LSTM or GRU.
+    """A layer's parameters in this project's layout, from a Keras layer's.
+
+    The layer is a keras.layers.SimpleRNN, LSTM or GRU.
 
     tensors are kernel (I, GH), recurrent_kernel (H, GH) and, where there, bias (GH,), which
     get_weights() lists in this order. A GRU's bias is (2, GH) for reset_after=True, (GH,) for
@@ -329,7 +350,9 @@ def from_keras(cell: str, tensors: Tensors, *, gradients: bool = False) -> Array
 def to_keras(
     cell: str, params: Tensors, *, reset: str = "after", gradients: bool = False
 ) -> Arrays:
-    """kernel (I, GH), recurrent_kernel (H, GH) and bias (GH,) of the Keras layer; of a GRU with reset "after" bias is (2, GH).
+    """kernel (I, GH), recurrent_kernel (H, GH) and bias (GH,) of the Keras layer.
+
+    Of a GRU with reset "after" bias is (2, GH).
 
     reset counts for a GRU alone: "before" is Keras' reset_after=False, biases by (3), gradients by
     (4). Raises ValueError for an unknown cell or reset, a name that is missing or that Keras has
@@ -357,7 +380,10 @@ def to_keras(
 def _to_project(
     format: str, cell: str, layer: _Layer, gradients: bool, biases: tuple[str, str]
 ) -> Arrays:
-    """W_xh, W_hh and the biases, new arrays; `biases` are the names of b_in and b_rec in messages."""
+    """W_xh, W_hh and the biases, new arrays.
+
+    `biases` are the names of b_in and b_rec in messages.
+    """
     given, wanted = ORDERS[format][cell], ORDERS["project"][cell]
     W, R = reorder(layer.W, given, wanted), reorder(layer.R, given, wanted)
     params = {"W_xh": np.ascontiguousarray(W), "W_hh": np.ascontiguousarray(R)}
@@ -380,7 +406,10 @@ def _from_project(
     possible: set[str],
     gradients: bool,
 ) -> tuple[_Layer, Arrays]:
-    """The layer in the order of the format, and those of `possible` that it has besides; all new arrays."""
+    """The layer in the order of the format, and those of `possible` that it has besides.
+
+    All new arrays.
+    """
     given = _taken("project", cell, params, named)
     allowed = {*WEIGHTS["project"], *BIASES[cell], *(possible if cell == "lstm" else ())}
     foreign = params.keys() - {named[base] for base in allowed}
@@ -431,7 +460,10 @@ def _taken(
     named: Mapping[str, str],
     symbols: Mapping[str, str] | None = None,
 ) -> Arrays:
-    """base → array for each base whose name is in tensors, shapes checked; `named` is base → name."""
+    """base → array for each base whose name is in tensors, shapes checked.
+
+    `named` is base → name.
+    """
     if cell not in ORDERS[format]:
         raise ValueError(f"no cell is called {cell!r}; there are {', '.join(ORDERS[format])}")
     for base in WEIGHTS[format]:

@@ -25,7 +25,10 @@ def rows_of(array: Array, leading: int) -> Array:
 
 
 def linear(xp: Any, W: Any, x: Any) -> Any:
-    """W x for rows or tokens: (…, out) for W (out, I). Raises ValueError or IndexError for a token out of range."""
+    """W x for rows or tokens: (…, out) for W (out, I).
+
+    Raises ValueError or IndexError for a token out of range.
+    """
     if not xp.isdtype(x.dtype, "integral"):
         return x @ W.T
     if xp is np and x.size and x.min() < 0:

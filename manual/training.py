@@ -53,13 +53,19 @@ from .arrays import Arrays, Named
 
 
 def clip_by_value(gradients: Named, limit: float) -> Arrays:
-    """Every entry cut to −limit … limit by (8); NaN stays NaN. Raises ValueError where limit is negative or NaN."""
+    """Every entry cut to −limit … limit by (8); NaN stays NaN.
+
+    Raises ValueError where limit is negative or NaN.
+    """
     _must_be_at_least_zero("limit", limit)
     return {name: np.clip(g, -float(limit), float(limit)) for name, g in gradients.items()}  # (8)
 
 
 def global_norm(gradients: Named) -> float:
-    """The Euclidean norm of all entries of all arrays together by (9), summed in float64; 0 of nothing, NaN of NaN."""
+    """The Euclidean norm of all entries of all arrays together by (9), summed in float64.
+
+    0 of nothing, NaN of NaN.
+    """
     with np.errstate(over="ignore"):
         squares = [
             float(np.sum(np.square(np.abs(g).astype(np.float64)))) for g in gradients.values()
@@ -68,7 +74,9 @@ def global_norm(gradients: Named) -> float:
 
 
 def clip_by_global_norm(gradients: Named, max_norm: float, epsilon: float = 1e-6) -> Arrays:
-    """The gradients, scaled down together by (10) where their norm is over max_norm; epsilon 1e-6 as torch, 0 as optax.
+    """The gradients, scaled down together by (10) where their norm is over max_norm.
+
+    epsilon is 1e-6 as in torch, 0 as in optax.
 
     A norm that is not finite does not pass unseen: with NaN all entries become NaN; with infinity
     those that are infinite become NaN and the others 0, as in torch. Raises ValueError where

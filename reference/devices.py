@@ -1,4 +1,7 @@
-"""The device on which torch and jax compute, where they have it: "cpu" unless another is chosen, "cuda" say."""
+"""The device on which torch and jax compute, where they have it.
+
+"cpu" unless another is chosen, "cuda" say.
+"""
 
 from collections.abc import Generator
 from contextlib import contextmanager

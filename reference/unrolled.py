@@ -22,7 +22,7 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Unrolled:
-    """loss(xp, params, inputs) = Σ_t step_loss, over the first axis of the inputs named in `sequence`.
+    """loss(xp, params, inputs) = Σ_t step_loss, over the first axis of inputs in `sequence`.
 
     initial(xp, params, inputs) -> state                       s_0, a dict of arrays
     step(xp, params, state, at) -> state                       `at` holds the inputs of this step, by name
@@ -43,7 +43,10 @@ class Unrolled:
         return total
 
     def truncated(self, window: int) -> Callable[[Any, Any, Any], Any]:
-        """loss(xp, params, inputs) whose gradient is the truncated one, by (1) with K = window; its value is the plain loss."""
+        """loss(xp, params, inputs) whose gradient is the truncated one, by (1) with K = window.
+
+        Its value is the plain loss.
+        """
 
         def loss(xp: Any, params: Any, inputs: Any) -> Any:
             trajectory, total, at = [self.initial(xp, params, inputs)], 0.0, self.at_steps(inputs)

@@ -199,7 +199,10 @@ class GRU(Halves):
     # The sequence form.
 
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
-        """(h_0..h_T (T+1, B, H); s_t, "slopes" by (15) and (16) (5, T, B, H), what W_hn has "seen" if not h)."""
+        """(h_0..h_T (T+1, B, H); tape).
+
+        The tape is s_t, "slopes" by (15) and (16) (5, T, B, H), and what W_hn has "seen", if not h.
+        """
         (steps, batch), size, after = x.shape[:2], params["W_hh"].shape[1], self.reset == "after"
         (W_xr_z, W_xn), (b_r_z, b_n), (c_r_z, c_n), (W_hr_z, W_hn) = (
             np.split(params[name], [2 * size]) for name in ("W_xh", "b_x", "b_hh", "W_hh")
@@ -236,7 +239,10 @@ class GRU(Halves):
     def sequence_backward(
         self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
-        """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H), and what later steps hand back for h_T."""
+        """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H).
+
+        carry is what later steps hand back for h_T.
+        """
         size, rows = params["W_hh"].shape[1], tape["joined"]
         walk = _deltas_after if self.reset == "after" else _deltas_before
         delta, epsilon_n, dh_0 = walk(tape["slopes"], params["W_hh"], cotangents["h"], carry)
@@ -266,7 +272,10 @@ class GRU(Halves):
 
 
 def _combined(*terms: tuple[Array, Array]) -> Array:
-    """Σ diag(p) W for factors p (B, H) of the rows of W (H, H): (B, H, H), row by row one product of all p and W."""
+    """Σ diag(p) W for factors p (B, H) of the rows of W (H, H).
+
+    Told is (B, H, H); row by row it is one product of all p and W.
+    """
     factors, weights = (np.stack(each, axis=-2) for each in zip(*terms, strict=True))
     found = np.empty((len(factors), *weights[:, 0].shape), weights.dtype)
     np.matmul(np.ascontiguousarray(factors.transpose(2, 0, 1)), weights, out=found.swapaxes(0, 1))
@@ -282,7 +291,10 @@ def _plus_diagonal(values: Array, matrices: Array) -> Array:
 def _gates_after(
     inputs: TileInputs, u: Array, h: Array, room: Array, inputs_n: TileInputs
 ) -> tuple[Array, Array, Array]:
-    """Fills h (n+1, r, H); r̄, z̄, in place of a (n, 2, r, H); r, z, n, h_{t−1} − n (n, 4, r, H); v."""
+    """Fills h (n+1, r, H), one step after the other.
+
+    Told are r̄, z̄, in the place of a (n, 2, r, H); r, z, n, h_{t−1} − n (n, 4, r, H); v.
+    """
     a, v, gates = inputs.a, inputs_n.a[:, 0], room[:, :2]
     r, z, n, apart = room.swapaxes(0, 1)
     every = zip(h[:-1], h[1:], a, u, v, gates, r, z, n, apart, strict=True)
@@ -339,7 +351,10 @@ def _complements(decay: Array, gates: Array, infinite: Sequence[str]) -> Array:
 
 
 def _slopes(complements: Array, room: Array, with_r: Array, after: bool, slopes: Array) -> None:
-    """Fills the factor in ε_n (after) or r (before), those in δ_r, δ_z, δ_n by (15) and (16), and z."""
+    """Fills the five slopes by (15) and (16).
+
+    They are the factor in ε_n (after) or r (before), those in δ_r, δ_z, δ_n, and z.
+    """
     (not_r, not_z), (r, z, n, apart), (last, k_r, k_z, k_n, kept) = (
         complements.swapaxes(0, 1),
         room.swapaxes(0, 1),

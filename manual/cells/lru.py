@@ -1,4 +1,6 @@
-"""The linear recurrent unit (LRU): a complex diagonal recurrence that cannot explode, in real arithmetic.
+"""The linear recurrent unit (LRU).
+
+A complex diagonal recurrence that cannot explode, in real arithmetic.
 
 The complex state is kept as its two real parts, s = (re, im), each (H,), and u likewise.
 
@@ -74,7 +76,10 @@ class LRU(Halves):
     def initialise(
         self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int
     ) -> Arrays:
-        """nu, theta and gamma: λ uniform in the ring between the radii, over the upper and lower half plane."""
+        """nu, theta and gamma.
+
+        λ uniform in the ring between the radii, over the upper and lower half plane.
+        """
         del input_size, batch
         low, high = self.radius_min**2, self.radius_max**2
         radius = np.sqrt(rng.uniform(low, high, size=hidden_size))

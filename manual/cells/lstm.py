@@ -150,7 +150,10 @@ class LSTM(Halves):
     def accumulate(
         self, params: Arrays, cache: Arrays, delta: Array
     ) -> tuple[Arrays, Array | None]:
-        """(d_params, dx) summed over every leading axis of delta (…, 4H); each weight gradient is one matrix product."""
+        """(d_params, dx) summed over every leading axis of delta (…, 4H).
+
+        Each weight gradient is one matrix product.
+        """
         rows = delta.reshape(-1, delta.shape[-1])
         h_prev = cache["h_prev"].reshape(-1, params["W_hh"].shape[-1])
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (13), (12)
@@ -159,7 +162,10 @@ class LSTM(Halves):
     # The sequence form. o stands first: o, i, f, g.
 
     def sequence(self, params: Arrays, initial: Arrays, x: Array) -> tuple[Arrays, Arrays]:
-        """(h_0..h_T and c_0..c_T (T+1, B, H); s_t, what multiplies dh_t (2, T, B, H), what multiplies d̃c (4, T, B, H))."""
+        """(h_0..h_T and c_0..c_T (T+1, B, H); tape).
+
+        The tape is s_t, what multiplies dh_t (2, T, B, H), and what multiplies d̃c (4, T, B, H).
+        """
         (steps, batch), size = x.shape[:2], params["W_hh"].shape[1]
         joined, (W_hh, b_h, W_xh) = (
             Joined(x, initial["h"]),
@@ -190,7 +196,10 @@ class LSTM(Halves):
     def sequence_backward(
         self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
-        """(d_params, dx, {"h": dh_0, "c": dc_0}) from e_1..e_T: name → (T, B, ·), and what later steps hand back for s_T."""
+        """(d_params, dx, {"h": dh_0, "c": dc_0}) from e_1..e_T.
+
+        e is by name, (T, B, ·); carry is what later steps hand back for s_T.
+        """
         delta, d_initial = _deltas(
             tape["by_h"], tape["by_c"], _o_first(params["W_hh"]), cotangents, carry
         )
@@ -253,7 +262,10 @@ def _gates(inputs: TileInputs, h: Array, c: Array, room: Array) -> tuple[Array, 
 
 
 def _slopes(a: Array, gates: Array, terms: Array, h: Array, by_h: Array, by_c: Array) -> None:
-    """Fills what multiplies dh_t, for d̃c and δ_o, and what multiplies d̃c, for δ_i, δ_f, δ_g and dc_{t−1}."""
+    """Fills what multiplies dh_t and what multiplies d̃c.
+
+    The first for d̃c and δ_o, the second for δ_i, δ_f, δ_g and dc_{t−1}.
+    """
     (e_o, e_i, e_f, g), (o, i, f), (i_g, f_c, tanh_c) = (
         each.swapaxes(0, 1) for each in (a, gates, terms)
     )

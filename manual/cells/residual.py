@@ -37,7 +37,9 @@ from ..linear import linear, linear_backward
 
 @dataclass(frozen=True)
 class ResidualRNN(Halves):
-    """h_t = h_{t−1} + α φ(W_xh x_t + W_hh h_{t−1} + b_h), with φ one of `manual.activations.ACTIVATIONS`.
+    """h_t = h_{t−1} + α φ(W_xh x_t + W_hh h_{t−1} + b_h).
+
+    φ is one of `manual.activations.ACTIVATIONS`.
 
     Parameters W_xh (H, I), W_hh (H, H), b_h (H,); state h (B, H); x is (B, I), or tokens (B,).
     """

@@ -89,7 +89,10 @@ class RNN(Halves):
     def accumulate(
         self, params: Arrays, cache: Arrays, delta: Array
     ) -> tuple[Arrays, Array | None]:
-        """(d_params, dx) summed over every leading axis of delta (…, H); each weight gradient is one matrix product."""
+        """(d_params, dx) summed over every leading axis of delta (…, H).
+
+        Each weight gradient is one matrix product.
+        """
         rows = delta.reshape(-1, delta.shape[-1])
         h_prev = cache["h_prev"].reshape(-1, delta.shape[-1])
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (6), (5)
@@ -130,7 +133,10 @@ class RNN(Halves):
     def sequence_backward(
         self, params: Arrays, x: Array, tape: Arrays, cotangents: Arrays, carry: Arrays | None
     ) -> StepGradients:
-        """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H), and what later steps hand back for h_T."""
+        """(d_params, dx, {"h": dh_0}) from e_1..e_T (T, B, H).
+
+        carry is what later steps hand back for h_T.
+        """
         delta, product = (
             empty(tape["slope"].shape, tape["slope"].dtype),
             Multiplier(params["W_hh"], len(tape["slope"][0])),

@@ -54,7 +54,10 @@ SEQUENCE_DTYPES = {np.dtype(np.float64), np.dtype(np.float32)}  # in float16 e�
 
 @dataclass(frozen=True)
 class Tape:
-    """What forward leaves for backward: x, the trajectory s_0..s_T, each part (T+1, B, ·), a cache per step, the mask (T, B)."""
+    """What forward leaves for backward.
+
+    That is x, the trajectory s_0..s_T, each part (T+1, B, ·), a cache per step, the mask (T, B).
+    """
 
     x: Array
     states: Arrays
@@ -69,7 +72,10 @@ class Tape:
 
 @dataclass(frozen=True)
 class SequenceCaches(Sequence[Any]):
-    """What a sequence form leaves for its backward; the caches of the steps are computed when one is asked for."""
+    """What a sequence form leaves for its backward.
+
+    The caches of the steps are computed when one is asked for.
+    """
 
     cell: SequenceCell
     params: Named
@@ -150,7 +156,10 @@ def run(
     x: Array,
     mask: Array | None = None,
 ) -> Tape:
-    """The same from the cell's sequence form, if it has one, no row ends early, and all is float64 or float32; else `forward`."""
+    """The same from the cell's sequence form, where it can; else `forward`.
+
+    It can if the cell has one, no row ends early, and all is float64 or all float32.
+    """
     if (
         mask is not None
         or len(x) == 0
@@ -181,7 +190,10 @@ def _as_rows(mask: Array, like: Array) -> Array:
 
 
 def _select(mask: Array, there: Named, elsewhere: Named) -> Arrays:
-    """`there` for the rows (B,) where the mask is true; leading axes before the rows are carried along."""
+    """`there` for the rows (B,) where the mask is true.
+
+    Leading axes before the rows are carried along.
+    """
     rows = mask.astype(bool)[:, None]
     return {name: np.where(rows, value, elsewhere[name]) for name, value in there.items()}
 
@@ -232,7 +244,9 @@ def gradients(
     chunk: int | None = None,
     carry: Arrays | None = None,
 ) -> SequenceGradients:
-    """The same, from the sequence form that left the tape, if one did and nothing is cut; of d_state then d_0 alone is told.
+    """The same, from the sequence form that left the tape, if one did and nothing is cut.
+
+    Of d_state then d_0 alone is told.
 
     carry is J_{T+1}ᵀ d_{T+1}, (B, ·) by name, where steps follow that are not on the tape
     (manual.through_time.checkpointing).
@@ -289,7 +303,10 @@ def walk_deltas(
 def shares(
     cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None
 ) -> SequenceGradients:
-    """The same with every term of (3) by itself, from the plain step_backward: params are (T, their shape)."""
+    """The same with every term of (3) by itself, from the plain step_backward.
+
+    The params found are (T, their shape).
+    """
     terms: list[tuple[Arrays, Array | None]] = []
 
     def pull_back(t: int, total: Arrays) -> Arrays:
@@ -350,7 +367,9 @@ def stack_caches(caches: Sequence[Arrays]) -> Arrays:
 def double_sum_terms(
     cell: Cell, params: Named, tape: Tape, cotangents: Named, window: int | None = None
 ) -> Iterator[tuple[int, int, Arrays]]:
-    """The terms of (5) one by one: (t, k, {name: (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t}), steps counted from 1.
+    """The terms of (5) one by one.
+
+    (t, k, {name: (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t}), steps counted from 1.
 
     With window = K the loss at t goes back to k = max(1, t − K): K + 1 steps are visited, K of them
     earlier ones. Raises ValueError for a negative window.
@@ -371,7 +390,10 @@ def double_sum_terms(
 def double_sum(
     cell: Cell, params: Named, tape: Tape, cotangents: Named, window: int | None = None
 ) -> Arrays:
-    """∂L/∂W by (5), term by term: O(T²), the textbook's way; equal to `backward` when nothing is cut."""
+    """∂L/∂W by (5), term by term: O(T²), the textbook's way.
+
+    Equal to `backward` when nothing is cut.
+    """
     total: Arrays = {}
     for _, _, term in double_sum_terms(cell, params, tape, cotangents, window):
         for name, value in term.items():

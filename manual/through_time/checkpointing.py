@@ -66,7 +66,10 @@ class Recipe:
 
 
 class Blocks(Sequence[Any]):
-    """The caches of a run of several blocks, of which `together` steps are at hand at once; `block` steps each."""
+    """The caches of a run of several blocks, of which `together` steps are at hand at once.
+
+    A block has `block` steps.
+    """
 
     steps: int
     block: int
@@ -146,7 +149,10 @@ class Recomputed(Blocks):
 
 
 def block_of(x: Array) -> int:
-    """How many steps a block has, for x (T, B, ·): a matter of the batch, and not of T nor of checkpoints."""
+    """How many steps a block has, for x (T, B, ·).
+
+    A matter of the batch, and not of T nor of checkpoints.
+    """
     return max(BLOCK, ROWS // max(1, x.shape[1])) if x.ndim > 1 else BLOCK
 
 
@@ -159,7 +165,10 @@ def run(
     checkpoint: int | None = None,
     budget: float = BUDGET,
 ) -> bptt.Tape:
-    """`bptt.run` in blocks: states s_0..s_T, and caches that are kept, or with a checkpoint computed once more when asked for.
+    """`bptt.run` in blocks.
+
+    States s_0..s_T, and caches that are kept, or with a checkpoint computed once more when asked
+    for.
 
     checkpoint is the length k of a segment, in steps, made up to whole blocks. Without one the tape
     is kept as long as it has no more than `budget` bytes, and else k is √T. A run of one block
@@ -215,7 +224,7 @@ def _written(tapes: Iterable[bptt.Tape], states: Arrays, block: int, keep: bool)
 
 
 def _copied(tape: bptt.Tape, states: Arrays, start: int) -> bptt.Tape:
-    """The block's tape, its states written to their place in the whole trajectory and read from there."""
+    """The block's tape, its states written to the whole trajectory and read from there."""
     own = {name: s[start : start + tape.steps + 1] for name, s in states.items()}
     for name, s in own.items():
         s[...] = tape.states[name]
@@ -241,7 +250,10 @@ def _arrays(cache: Any) -> Iterator[Array]:
 def gradients(
     cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, chunk: int | None = None
 ) -> bptt.SequenceGradients:
-    """`bptt.gradients` of a tape in blocks, by (2)–(4): whole gradients, of d_state d_0 alone, and no delta."""
+    """`bptt.gradients` of a tape in blocks, by (2)–(4).
+
+    Whole gradients, of d_state d_0 alone, and no delta.
+    """
     if not isinstance(tape.caches, Blocks):
         return bptt.gradients(cell, params, tape, cotangents, chunk)
     if chunk is not None and chunk < 1:
@@ -263,7 +275,10 @@ def gradients(
 def _uncut(
     blocks: Iterator[tuple[int, bptt.Tape]], chunk: int | None
 ) -> Iterator[tuple[int, bptt.Tape]]:
-    """The blocks, each in two where a chunk that began before it ends in it: then chunks can be counted from its first step."""
+    """The blocks, each in two where a chunk that began before it ends in it.
+
+    Then chunks can be counted from its first step.
+    """
     for start, tape in blocks:
         ends = tape.steps if chunk is None else min(-start % chunk, tape.steps)
         if 0 < ends < tape.steps:

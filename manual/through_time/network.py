@@ -1,4 +1,6 @@
-"""Cells, the time loop, and what reads the states, put together: layers, directions, one scalar loss and all its gradients.
+"""Cells, the time loop, and what reads the states, put together.
+
+Layers, directions, one scalar loss and all its gradients.
 
 A network is L layers of one cell, in one direction or both. With y⁽⁰⁾ = x, layer l runs its cell
 over y⁽ˡ⁻¹⁾, forwards and, in a second copy with weights of its own, backwards in time; its output
@@ -58,7 +60,10 @@ class Direction:
     suffix: str
 
     def in_time(self, run: Array) -> Array:
-        """An array over steps in the order of the run, in the order of time; and back, since it is its own inverse."""
+        """An array over steps in the order of the run, in the order of time.
+
+        It is its own inverse.
+        """
         return run[::-1] if self.reverse else run
 
     def own(self, named: Named) -> Arrays:
@@ -94,7 +99,7 @@ class Readout(Protocol):
     """What turns a trajectory into a loss."""
 
     def parameter_shapes(self, features: int) -> Shapes:
-        """Shapes of the readout's own parameters, for so many features of the top layer's output."""
+        """Shapes of the readout's own parameters, for so many features of the top layer."""
         ...
 
     def value(self, params: Named, states: Named, inputs: Named) -> "Reading":
@@ -104,7 +109,10 @@ class Readout(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """loss, outputs y (or None), cotangents e_1..e_T by state name, and the readout's own parameter gradients."""
+    """The loss, outputs y or None, cotangents e_1..e_T, and the readout's own gradients.
+
+    Cotangents are by the names of states, gradients by those of parameters.
+    """
 
     loss: float
     y: Array | None
@@ -114,7 +122,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Head:
-    """(5)–(9): a linear layer on the states named in `reads`, side by side, and a loss from `manual.losses.LOSSES`.
+    """(5)–(9): a linear layer on the states named in `reads`, side by side, and a loss.
+
+    The loss is a key of `manual.losses.LOSSES`.
 
     inputs give "target" and "mask" (T, B).
     """
@@ -129,7 +139,10 @@ class Head:
         return {"W_hy": (self.output_size, features), "b_y": (self.output_size,)}
 
     def value(self, params: Named, states: Named, inputs: Named) -> Reading:
-        """Loss and cotangents of what is read; the other parts of the state are not, and their cotangent is zero."""
+        """Loss and cotangents of what is read.
+
+        The other parts of the state are not, and their cotangent is zero.
+        """
         parts = [rows_of(states[name], 2) for name in self.reads]
         h = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         y = (h @ params["W_hy"].T + params["b_y"]).reshape(*inputs["mask"].shape, -1)  # (5)
@@ -259,7 +272,10 @@ class Network:
         )
 
     def forward(self, params: Named, inputs: Named) -> Pass:
-        """Loss, outputs and tapes for inputs x (T, B, I) or tokens (T, B), the initial states, and the readout's own."""
+        """Loss, outputs and tapes.
+
+        The inputs are x (T, B, I) or tokens (T, B), the initial states, and the readout's own.
+        """
         y = inputs["x"]
         mask = steps_of(inputs["lengths"], len(y)) if "lengths" in inputs else None
         tapes: dict[str, bptt.Tape] = {}
@@ -294,7 +310,7 @@ class Network:
         )
 
     def backward(self, params: Named, done: Pass, by_step: bool = False) -> Arrays:
-        """Gradient of the loss for every parameter, for x (unless tokens) and for every initial state.
+        """Gradient of the loss for all parameters, for x (unless tokens) and all initial states.
 
         by_step: the shares of the steps, from the plain step_backward. Then a parameter of the cell
         is (T, its shape), and an initial state stands for ∂L/∂s_t at t = 0..T, (T+1, B, ·), for a
@@ -351,7 +367,10 @@ class Network:
 
 
 def steps_of(lengths: Array, steps: int) -> Array:
-    """The mask (T, B): true at t ≤ length of the row. Raises ValueError for a length below 1 or above T."""
+    """The mask (T, B): true at t ≤ length of the row.
+
+    Raises ValueError for a length below 1 or above T.
+    """
     if lengths.min() < 1 or lengths.max() > steps:
         raise ValueError(
             f"lengths are 1 … {steps}, the number of steps; not {lengths.min()} … {lengths.max()}"

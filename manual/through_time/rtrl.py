@@ -66,7 +66,10 @@ def _names(cell: Cell, params: Named, tape: bptt.Tape) -> list[str]:
 
 
 def immediate(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Arrays:
-    """∂⁺s_{t+1}/∂W by parameter, (B, S, its shape): step_backward of each unit cotangent, one row and one unit at a time."""
+    """∂⁺s_{t+1}/∂W by parameter, (B, S, its shape).
+
+    step_backward of each unit cotangent, one row and one unit at a time.
+    """
     like = {name: trajectory[t] for name, trajectory in tape.states.items()}
     batch, size = jacobians.flatten_state(like).shape
     rows: list[list[Arrays]] = []

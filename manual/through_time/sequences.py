@@ -1,4 +1,6 @@
-"""What the sequence forms of the cells have in common: one product for x and h, products by panels, tiles.
+"""What the sequence forms of the cells have in common.
+
+One product for x and h, products by panels, tiles.
 
 Where x and a state h are multiplied both, one product does, and one for all gradients:
 
@@ -31,7 +33,10 @@ SMALL = 10**6  # multiplications: up to so many OpenBLAS multiplies matrices as 
 
 
 class _Lent:
-    """The owner of an array's memory for as long as anything refers to the array or to a part of it; then it is spare."""
+    """The owner of an array's memory for as long as anything refers to it or to a part of it.
+
+    Then the memory is spare.
+    """
 
     def __init__(self, memory: Array) -> None:
         self.memory, self.__array_interface__ = memory, memory.__array_interface__
@@ -47,7 +52,10 @@ _LOCK = RLock()  # a collection of garbage may come in between, in the same thre
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """np.empty; if it is large, of memory that an array of its size had before: the system gives new memory page by page."""
+    """np.empty; if it is large, of memory that an array of its size had before.
+
+    The system gives new memory page by page.
+    """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < WORTH_KEEPING:
         return np.empty(shape, dtype)
@@ -101,7 +109,10 @@ def width_of(x: Array) -> int:
 def joined_backward(
     W_xh: Array, x: Array, rows: Array, delta: Array
 ) -> tuple[Array, Array, Array, Array | None]:
-    """(dW_hh, db, dW_xh, dx) for x (T, B, I) or tokens (T, B), s (T, B, ·) and delta (T, B, out)."""
+    """(dW_hh, db, dW_xh, dx) by (2), dx None for tokens.
+
+    x (T, B, I) or tokens (T, B), rows s (T, B, ·) and delta (T, B, out).
+    """
     size = rows.shape[-1] - 1 - width_of(x)
     parts = np.split(weight_gradient(rows, delta), [size, size + 1], axis=1)  # (2)
     d_W_hh, d_b, d_W_xh = (part.copy() for part in parts)
@@ -117,7 +128,10 @@ def weight_gradient(x: Array, delta: Array) -> Array:
 
 
 class Multiplier:
-    """M ↦ M W for M of so many rows, again and again; the columns of W are those of so many blocks."""
+    """M ↦ M W for M of so many rows, again and again.
+
+    The columns of W are those of so many blocks.
+    """
 
     def __init__(self, W: Array, rows: int, blocks: int = 1) -> None:
         width, by_column = W.shape[1] // blocks, rows * len(W)
@@ -134,7 +148,10 @@ class Multiplier:
         self.blocks, self.by_panels, self.W = blocks, worth, np.ascontiguousarray(panels)
 
     def room(self, steps: int, rows: int) -> tuple[Array, Array]:
-        """Memory for a product a step: (as `times` fills it, as (steps, blocks, rows, columns of a block))."""
+        """Memory for a product a step.
+
+        (as `times` fills it, as (steps, blocks, rows, columns of a block)).
+        """
         if not self.by_panels:
             flat = np.empty((steps, rows, self.W.shape[1]), self.W.dtype)
             return flat, flat.reshape(steps, rows, self.blocks, -1).swapaxes(1, 2)
@@ -169,7 +186,9 @@ class Tile:
 
 
 def tiles(steps: int, batch: int, row_bytes: int) -> list[Tile]:
-    """The run in its order, in tiles whose intermediate values, row_bytes a step and row, stay in the cache.
+    """The run in its order, in tiles whose intermediate values stay in the cache.
+
+    They are row_bytes a step and row.
 
     None is larger than the first.
     """
@@ -185,7 +204,7 @@ def tiles(steps: int, batch: int, row_bytes: int) -> list[Tile]:
 
 
 class NetInputs:
-    """a_t = W s_t (blocks, B, ·), computed step by step, because s_t waits for the state before it."""
+    """a_t = W s_t (blocks, B, ·), computed step by step: s_t waits for the state before it."""
 
     def __init__(
         self, rows: Array, W: Array, columns: Sequence[Any], steps: int, blocks: int = 1
@@ -200,7 +219,10 @@ class NetInputs:
 
 
 class TileInputs:
-    """The net inputs of one tile: a (steps, blocks, rows, ·), of which `compute_next` fills one step a call."""
+    """The net inputs of one tile.
+
+    a is (steps, blocks, rows, ·); `compute_next` fills one step of it a call.
+    """
 
     def __init__(self, net: NetInputs, tile: Tile) -> None:
         self.a = net.a[: tile.count, :, tile.rows]

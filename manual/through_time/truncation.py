@@ -44,7 +44,10 @@ BLOCKS_PAY = 4  # how many times S the window must be before two products of (S,
 def backward(
     cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
 ) -> bptt.SequenceGradients:
-    """Gradients by (2), from cotangents e_1..e_T: name → (T, B, ·). Raises ValueError for a negative window."""
+    """Gradients by (2), from cotangents e_1..e_T: name → (T, B, ·).
+
+    Raises ValueError for a negative window.
+    """
     if cuts_nothing(tape, window):
         return bptt.backward(cell, params, tape, cotangents)
     totals = windowed_totals(cell, params, tape, cotangents, window)
@@ -62,7 +65,10 @@ def backward(
 def shares(
     cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
 ) -> bptt.SequenceGradients:
-    """The same with each step's term of (2) by itself, from the plain step_backward: params are (T, their shape)."""
+    """The same with each step's term of (2) by itself, from the plain step_backward.
+
+    The params found are (T, their shape).
+    """
     if cuts_nothing(tape, window):
         return bptt.shares(cell, params, tape, cotangents)
     return bptt.shares_of_totals(
@@ -80,7 +86,10 @@ def cuts_nothing(tape: bptt.Tape, window: int) -> bool:
 def windowed_totals(
     cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int
 ) -> Arrays:
-    """d_1..d_T by (1) and d_0 by (2): name → (T+1, B, ·), by ages or by blocks, whichever costs less."""
+    """d_1..d_T by (1) and d_0 by (2).
+
+    Each is (T+1, B, ·), by ages or by blocks, whichever costs less.
+    """
     size = sum(trajectory.shape[-1] for trajectory in tape.states.values())
     by_blocks = hasattr(cell, "step_jacobian") and window > BLOCKS_PAY * size
     return (totals_by_blocks if by_blocks else totals_by_ages)(
@@ -147,7 +156,10 @@ def totals_by_blocks(
 
 
 def _running_sums(local: Array, e: Array, count: int) -> list[Array]:
-    """[Σ_{t=b+1..b+j} P_{t,b}ᵀ e_t for j = 0, 1, …, count], fewer at the end of the sequence; index 0 of both follows b."""
+    """[Σ_{t=b+1..b+j} P_{t,b}ᵀ e_t for j = 0, 1, …, count], fewer at the end of the sequence.
+
+    Index 0 of both follows b.
+    """
     sums = [np.zeros(e.shape[1:], dtype=e.dtype)]
     product = np.broadcast_to(np.eye(e.shape[-1], dtype=e.dtype), (*e.shape[1:], e.shape[-1]))
     for jacobian, cotangent in zip(local[:count], e[:count], strict=True):

@@ -29,7 +29,10 @@ def gradients(
     seed: int,
     compile_fast: bool = False,
 ) -> tuple[float, Arrays, Arrays]:
-    """(value, inner products by variable (K,), the directions ±1 (K, shape)); `compile_fast` as in reference.by_jax.jax_grad."""
+    """(value, inner products by variable (K,), the directions ±1 (K, shape)).
+
+    `compile_fast` as in reference.by_jax.jax_grad.
+    """
     rng = np.random.default_rng([seed, 4])
     directions = {
         name: rng.choice((-1.0, 1.0), size=(DIRECTIONS, *np.shape(value)))
@@ -44,7 +47,10 @@ def gradients(
 
 
 def _one_at_a_time(directions: Arrays) -> Arrays:
-    """(N, shape) by variable: its own directions where it is its turn, zero where it is another's."""
+    """(N, shape) by variable.
+
+    Its own directions where it is its turn, zero where it is another's.
+    """
     tangents: Arrays = {}
     for turn, (name, chosen) in enumerate(directions.items()):
         tangents[name] = np.zeros((len(directions) * DIRECTIONS, *chosen.shape[1:]))

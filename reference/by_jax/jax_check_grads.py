@@ -1,4 +1,7 @@
-"""jax.test_util.check_grads on a derivation in NumPy, wrapped as a custom_vjp: a checker to compare ours with."""
+"""jax.test_util.check_grads on a derivation in NumPy, wrapped as a custom_vjp.
+
+A checker to compare ours with.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +16,9 @@ from ..arrays import Arrays, Named
 def accepts(
     value: Callable[[Named], float], gradients: Callable[[Named], Named], variables: Named
 ) -> bool:
-    """Whether check_grads(order=1, modes=["rev"]), with its default tolerances, accepts gradients as those of the scalar value.
+    """Whether check_grads accepts gradients as those of the scalar value.
+
+    It is asked with order=1, modes=["rev"] and its default tolerances.
 
     A gradient that is missing, of another shape, or that raises, is not accepted.
     """

@@ -1,4 +1,6 @@
-"""jax as a contender in memory: the gradient of a long run by lax.scan, and by a scan of scans under jax.checkpoint.
+"""jax as a contender in memory.
+
+The gradient of a long run by lax.scan, and by a scan of scans under jax.checkpoint.
 
 `loss_of` reads h at every step through given weights, L = Σ_t ⟨C_t, h_t⟩. Plain, the scan leaves
 what its way back needs of every step. Checkpointed, an outer scan goes over segments, each an inner
@@ -19,7 +21,10 @@ from .jax_throughput import STEPS
 
 
 def _scanned(cell: str, own: Named, state: Any, at: Any) -> tuple[Any, Any]:
-    """(the last state, the loss of these steps) from x and C of so many steps, what does not recur computed within the step."""
+    """(the last state, the loss of these steps) from x and C of so many steps.
+
+    What does not recur is computed within the step.
+    """
 
     def body(before: Any, step: Any) -> tuple[Any, Any]:
         x, weights = step
@@ -31,7 +36,10 @@ def _scanned(cell: str, own: Named, state: Any, at: Any) -> tuple[Any, Any]:
 
 
 def loss_of(cell: str, variables: Named, weights: Any, segment: int | None) -> Any:
-    """Σ_t ⟨C_t, h_t⟩ of x (T, B, I) for weights C (T, B, H); in segments of so many steps, the rest after them."""
+    """Σ_t ⟨C_t, h_t⟩ of x (T, B, I) for weights C (T, B, H).
+
+    In segments of so many steps, the rest after them.
+    """
     at = (variables["x"], weights)
     state = tuple(variables[f"{name}_0"] for name in (("h", "c") if cell == "lstm" else ("h",)))
     if segment is None:
@@ -47,7 +55,10 @@ def loss_of(cell: str, variables: Named, weights: Any, segment: int | None) -> A
 def gradient(
     cell: str, variables: Named, weights: Array, checkpointed: bool
 ) -> Callable[[], Arrays]:
-    """A function of no arguments: the gradient for every variable, in float64; in segments of √T steps if checkpointed."""
+    """A function of no arguments: the gradient for every variable, in float64.
+
+    In segments of √T steps if checkpointed.
+    """
     segment = math.isqrt(len(weights)) if checkpointed else None
     function = jax.jit(jax.grad(lambda leaves, C: loss_of(cell, leaves, C, segment)))
     with jax.enable_x64(True):

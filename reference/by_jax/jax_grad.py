@@ -45,7 +45,10 @@ def why_not_on(device: str) -> str | None:
 
 
 def _device(name: str) -> Any:
-    """jax's device of torch's name: "cuda:1" is the second of the platform cuda. Raises RuntimeError where there is none."""
+    """jax's device of torch's name: "cuda:1" is the second of the platform cuda.
+
+    Raises RuntimeError where there is none.
+    """
     platform, _, number = name.partition(":")
     found = jax.devices(platform)
     if int(number or 0) >= len(found):
@@ -67,7 +70,10 @@ def in_double() -> Generator[None]:
 
 @lru_cache(maxsize=1)
 def compiler_options() -> dict[str, Any]:
-    """Those of COMPILER_OPTIONS that the installed XLA knows: the names belong to it, and come and go with its versions."""
+    """Those of COMPILER_OPTIONS that the installed XLA knows.
+
+    The names belong to it, and come and go with its versions.
+    """
     if _are_known(COMPILER_OPTIONS):
         return COMPILER_OPTIONS
     return {name: value for name, value in COMPILER_OPTIONS.items() if _are_known({name: value})}
@@ -95,7 +101,7 @@ def scan(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Shaped:
-    """The arguments of a function, equal to others of the same names, shapes and dtypes in the same place."""
+    """The arguments of a function, equal to others of the same names, shapes, dtypes and place."""
 
     shapes: tuple[tuple[str, tuple[int, ...], str], ...]
     place: Hashable
@@ -133,7 +139,10 @@ def _value_and_gradient(
 def gradients_uncompiled(
     function: ScalarFunction, variables: Named, constants: Named
 ) -> tuple[float, Arrays, Arrays]:
-    """The same as `gradients`, operation by operation: for functions with loops and branches of their own, asked once."""
+    """The same as `gradients`, operation by operation.
+
+    For functions with loops and branches of their own, asked once.
+    """
     with in_double():
 
         def forward(leaves: Any) -> Any:
@@ -164,7 +173,7 @@ def gradients(
 def begin(
     function: ScalarFunction, variables: Named, constants: Named, compile_fast: bool = False
 ) -> None:
-    """What takes `gradients` longest, of such arguments, begun on another thread: the compilation."""
+    """The compilation, which takes `gradients` longest, begun on another thread."""
     with in_double():
         _value_and_gradient(function, _shaped(dict(variables), dict(constants)), compile_fast)
 
@@ -208,7 +217,9 @@ def jacobians(
     x: Array,
     compile_fast: bool = False,
 ) -> Arrays:
-    """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_k, k = 0..T−1}, both (T, B, S, S).
+    """∂s_t/∂s_{t−1} and ∂s_T/∂s_k, k = 0..T−1, both (T, B, S, S).
+
+    Their names are "state_jacobian" and "jacobian_product_to_end".
 
     jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an
     offset at every earlier state; `compile_fast` as in `gradients`.

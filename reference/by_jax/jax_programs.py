@@ -1,4 +1,4 @@
-"""Compiled jax functions that are kept by what they compute, not by which Python object asked for it.
+"""Compiled jax functions, kept by what they compute, not by which Python object asked.
 
 A cell's step is another object at every check, and what it computes hangs on more than its code: on
 attributes, on globals, on what it calls. So it is traced anew for every object. Where the trace of
@@ -32,7 +32,7 @@ Lowered: TypeAlias = tuple[Any, str]  # the program, its text
 
 @dataclass(frozen=True)
 class Program:
-    """A program; equal to another where what is told of it, the options asked for and the device are."""
+    """A program, equal to another where what is told of it, its options and its device are."""
 
     told: Hashable
     options: tuple[tuple[tuple[str, Any], ...], bool]
@@ -40,7 +40,10 @@ class Program:
     lower: Callable[[], Lowered] = field(compare=False, repr=False)
 
     def compile(self) -> Compiled:
-        """Begun on another thread, where XLA needs no Python; lowered here, in the modes of the caller."""
+        """Begun on another thread, where XLA needs no Python.
+
+        Lowered here, in the modes of the caller.
+        """
         return _COMPILER.submit(_compiled, *self.lower(), *self.options)
 
 
@@ -59,7 +62,9 @@ def executable(
     compile_fast: bool,
     told: Hashable = None,
 ) -> Compiled:
-    """The function compiled for arguments of these shapes; with the options of `fast_options` if asked for, or if it bears them.
+    """The function compiled for arguments of these shapes.
+
+    With the options of `fast_options` if asked for, or if it bears them.
 
     `told`: all that tells what it computes, shapes included, where something does
     (reference.by_jax.jax_traces); else the lowered program tells. `result()` waits for it.
@@ -97,14 +102,19 @@ def place() -> Hashable:
 
 
 def is_complete(text: str) -> bool:
-    """Whether the text is all that there is: no call back into Python, and no constants that are handed over beside it."""
+    """Whether the text is all that there is.
+
+    No call back into Python, and no constants that are handed over beside it.
+    """
     return "custom_call" not in text and not getattr(
         jax.config, "jax_use_simplified_jaxpr_constants", False
     )
 
 
 def bears_fast_compilation(text: str) -> bool:
-    """Whether no value is compared with another that may be the same number computed twice, rounded otherwise.
+    """Whether no value is compared with another that may be the same number rounded otherwise.
+
+    Compiled fast, a number may be computed twice.
 
     A comparison with a constant is only as uncertain as rounding makes it anyway.
     """

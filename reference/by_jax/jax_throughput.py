@@ -1,4 +1,6 @@
-"""jax as a contender in speed: jax.jit(jax.value_and_grad) of a cell under lax.scan, a linear head and softmax cross-entropy.
+"""jax as a contender in speed.
+
+jax.jit(jax.value_and_grad) of a cell under lax.scan, a linear head and softmax cross-entropy.
 
 `compiled` returns a function of no arguments, to be timed, which gives the loss and the gradient
 for every variable; all that can be done once is done before. Variables and shapes are those of
@@ -61,7 +63,10 @@ def loss_of(cell: str, variables: Named, target: Any) -> Any:
 
 
 def compiled(cell: str, variables: Named, target: Array) -> Run:
-    """The loop by lax.scan, compiled with its gradient; 64-bit mode, where the variables want it, is on in the calls only."""
+    """The loop by lax.scan, compiled with its gradient.
+
+    64-bit mode, where the variables want it, is on in the calls only.
+    """
     double = np.dtype(np.float64) in {value.dtype for value in variables.values()}
     mode: Callable[[], Any] = (lambda: jax.enable_x64(True)) if double else nullcontext
     function = jax.jit(jax.value_and_grad(lambda leaves, target: loss_of(cell, leaves, target)))
@@ -82,7 +87,10 @@ def compiled(cell: str, variables: Named, target: Array) -> Run:
 def step_jacobians(
     cell: str, variables: Named, before: Array, split: Callable[..., State]
 ) -> Callable[[], Array]:
-    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by jit(vmap(vmap(jacrev(step)))) at the states `before` (T, B, S)."""
+    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), at the states `before` (T, B, S).
+
+    By jit(vmap(vmap(jacrev(step)))).
+    """
     mode: Callable[[], Any] = (
         (lambda: jax.enable_x64(True)) if before.dtype == np.float64 else nullcontext
     )

@@ -1,4 +1,6 @@
-"""What a step is when jax has traced it: plain data, so that two steps can be told apart without lowering a whole program.
+"""What a step is when jax has traced it.
+
+Plain data, so that two steps can be told apart without lowering a whole program.
 
 A cell's step is another object at every check, and only tracing it tells what it computes. The
 trace of one step takes a twentieth of the time of the whole sequence's, and the sequence is then
@@ -41,7 +43,9 @@ class Traced:
 
 
 def traced(function: SequenceLoss, named: Named) -> tuple[SequenceLoss, Hashable]:
-    """(the function on the trace of its step, all that tells what it computes from arrays of given shapes).
+    """(the function on the trace of its step, all that tells what it computes).
+
+    The arrays it computes from have given shapes.
 
     The function itself and None where a trace cannot tell, or there is more than one layer and
     direction.

@@ -1,4 +1,6 @@
-"""Parameter updates by optax: optax.clip or optax.clip_by_global_norm, chained with optax.sgd or optax.adam, compiled by jax.
+"""Parameter updates by optax.
+
+optax.clip or optax.clip_by_global_norm, chained with optax.sgd or optax.adam, compiled by jax.
 
 `settings` are those of reference/by_torch/torch_optim.py:
 
@@ -31,7 +33,9 @@ def start(params: Named, settings: Named) -> Any:
 
 
 def update(params: Named, gradients: Named, memory: Any, settings: Named) -> tuple[Arrays, Any]:
-    """(new parameters, new memory) after clipping and one update; only gradients of parameters are looked at.
+    """(new parameters, new memory) after clipping and one update.
+
+    Only gradients of parameters are looked at.
 
     Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another
     name.

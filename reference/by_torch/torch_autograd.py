@@ -1,4 +1,6 @@
-"""Reverse mode by torch: `torch.autograd.grad` of the equations, and `torch.func.jacrev` of their steps.
+"""Reverse mode by torch.
+
+`torch.autograd.grad` of the equations, and `torch.func.jacrev` of their steps.
 
 Everything runs eagerly, on the CPU unless another device is chosen (reference.devices); nothing of
 the caller's global state (default dtype, gradient mode, threads) is changed.
@@ -43,7 +45,10 @@ OVERWRITING = frozenset(
 
 
 class RandomRounding(TorchDispatchMode):
-    """Context in which every floating-point result r that is computed, not just moved, becomes r (1 + ε u), |u| ≤ 1 at random."""
+    """Context in which every floating-point result r becomes r (1 + ε u), |u| ≤ 1 at random.
+
+    Every one that is computed, not just moved.
+    """
 
     pool_size = 1 << 16
     at_once = (
@@ -52,7 +57,10 @@ class RandomRounding(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Leave torch._dynamo alone: nothing is compiled within this context, and importing it costs a second."""
+        """Leave torch._dynamo alone.
+
+        Nothing is compiled within this context, and importing it costs a second.
+        """
         return False
 
     def __init__(self, seed: int) -> None:
@@ -65,7 +73,10 @@ class RandomRounding(TorchDispatchMode):
         self.computes: dict[Any, tuple[bool, bool]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The operation's result, moved, in place where it was computed in place; views and copies are passed on as they are."""
+        """The operation's result, moved, in place where it was computed in place.
+
+        Views and copies are passed on as they are.
+        """
         result = func(*args, **kwargs) if kwargs else func(*args)
         known = self.computes.get(func)
         if known is None:
@@ -106,7 +117,10 @@ class RandomRounding(TorchDispatchMode):
 
 
 def computes(func: Any) -> bool:
-    """Whether an operation makes new numbers, in place or not, rather than choosing, moving or overwriting numbers."""
+    """Whether an operation makes new numbers, in place or not.
+
+    Others choose, move or overwrite numbers.
+    """
     schema = func._schema
     name = schema.name.removeprefix("aten::")
     if (
@@ -121,7 +135,10 @@ def computes(func: Any) -> bool:
 
 
 class NoEscape(TorchFunctionMode):
-    """Context in which taking a number out of differentiation is an error: float(tensor) would silently cut the gradient."""
+    """Context in which taking a number out of differentiation is an error.
+
+    float(tensor) would silently cut the gradient.
+    """
 
     EXITS = (
         torch.Tensor.item,
@@ -132,7 +149,10 @@ class NoEscape(TorchFunctionMode):
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The function's result. Raises TypeError where a differentiable tensor becomes a plain number."""
+        """The function's result.
+
+        Raises TypeError where a differentiable tensor becomes a plain number.
+        """
         if func in self.EXITS and args[0].requires_grad:
             raise TypeError(
                 f"{func.__name__} takes a number out of differentiation, and cuts its gradient: stay with xp"
@@ -141,7 +161,10 @@ class NoEscape(TorchFunctionMode):
 
 
 def on_device() -> AbstractContextManager[Any]:
-    """The chosen device as default. Entered only where it is not yet: the context costs time at every operation."""
+    """The chosen device as default.
+
+    Entered only where it is not yet: the context costs time at every operation.
+    """
     wanted = torch.device(devices.chosen())
     return nullcontext() if torch.get_default_device() == wanted else wanted
 
@@ -162,7 +185,10 @@ def rounding(seed: int | None) -> AbstractContextManager[Any]:
 
 @contextmanager
 def default_dtype(variables: Named) -> Iterator[None]:
-    """torch's default dtype as that of the variables, so that `xp.zeros(…)` is as precise as in NumPy; restored afterwards."""
+    """torch's default dtype as that of the variables, restored afterwards.
+
+    So `xp.zeros(…)` is as precise as in NumPy.
+    """
     before = torch.get_default_dtype()
     widest = np.result_type(*(value.dtype for value in variables.values()))
     torch.set_default_dtype(getattr(torch, widest.name))
@@ -173,7 +199,10 @@ def default_dtype(variables: Named) -> Iterator[None]:
 
 
 def tensor(array: Array) -> torch.Tensor:
-    """A copy as a tensor: the caller's array may be read-only, and stays untouched. NumPy's bfloat16 becomes torch's."""
+    """A copy as a tensor: the caller's array may be read-only, and stays untouched.
+
+    NumPy's bfloat16 becomes torch's.
+    """
     place = devices.chosen()
     if array.dtype.name == "bfloat16":
         return torch.tensor(np.array(array, dtype=np.float32, order="C"), device=place).to(
@@ -183,7 +212,10 @@ def tensor(array: Array) -> torch.Tensor:
 
 
 def array_of(given: torch.Tensor) -> Array:
-    """The numbers as an array; those of bfloat16, of which NumPy itself knows nothing, in float32."""
+    """The numbers as an array.
+
+    Those of bfloat16, of which NumPy itself knows nothing, in float32.
+    """
     return (given.float() if given.dtype == torch.bfloat16 else given).detach().cpu().numpy()
 
 
@@ -197,7 +229,9 @@ def scan(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
 
 
 def scan_apart(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
-    """The same from inputs taken apart at once: the gradient of an index is an array of all steps at every one, O(T²) in all.
+    """The same from inputs taken apart at once.
+
+    The gradient of an index is an array of all steps at every one, O(T²) in all.
 
     Equal bit by bit, since what the index adds is zeros.
     """
@@ -227,7 +261,9 @@ def scan_rounding(seed: int) -> Any:
 
 
 def rounding_as_summed(value: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """The same numbers (T, …); under RandomRounding the gradient of step t becomes g_t (1 + ε (u_1 + … + u_t)).
+    """The same numbers (T, …).
+
+    Under RandomRounding the gradient of step t becomes g_t (1 + ε (u_1 + … + u_t)).
 
     The last step has one amount less, and of them all one is that of the product itself.
     """
@@ -284,7 +320,10 @@ def gradients(
 
 @contextmanager
 def differentiable(variables: Named) -> Iterator[None]:
-    """Gradients are recorded whatever the caller does, on the chosen device and in the dtype of the variables."""
+    """Gradients are recorded whatever the caller does.
+
+    Computed is on the chosen device and in the dtype of the variables.
+    """
     with torch.inference_mode(False), torch.enable_grad(), on_device(), default_dtype(variables):
         yield
 
@@ -292,7 +331,10 @@ def differentiable(variables: Named) -> Iterator[None]:
 def differentiate(
     forward: Any, variables: Named, constants: Named, watched: bool = False
 ) -> tuple[float, Arrays, Arrays]:
-    """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on tensors; `watched` by NoEscape."""
+    """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs).
+
+    forward is on tensors, `watched` by NoEscape.
+    """
     with differentiable(variables):
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
         fixed = {name: tensor(value) for name, value in constants.items()}
@@ -318,7 +360,9 @@ def gradients_of_several(
     constants: Sequence[Named],
     rounding_seed: int | None = None,
 ) -> list[tuple[float, Arrays, Arrays]]:
-    """What `gradients` tells for each of several constants: one forward, and their ways back side by side.
+    """What `gradients` tells for each of several constants.
+
+    One forward, and their ways back side by side.
 
     They may differ in what the readout alone reads, and the readout reads no variable.
     """
@@ -341,7 +385,10 @@ def gradients_of_several(
 def read_apart(
     function: SequenceLoss, leaves: Named, states: Named, fixed: Sequence[Named]
 ) -> tuple[list[float], Named]:
-    """(the values, their derivatives by the states: name → (K, its shape)) of the readout for each of K constants."""
+    """(the values, their derivatives by the states) of the readout for each of K constants.
+
+    The derivatives are by name, (K, its shape).
+    """
     heads = {name: state.detach().requires_grad_() for name, state in states.items()}
     values = [function.readout(xp, leaves, heads, each) for each in fixed]
     found = [
@@ -355,7 +402,10 @@ def read_apart(
 
 
 def pull_back(states: Named, arriving: Named, leaves: list[torch.Tensor]) -> list[Any]:
-    """The derivatives by each leaf, (K, its shape), for K derivatives by the states; in turn, where torch cannot side by side."""
+    """The derivatives by each leaf, (K, its shape), for K derivatives by the states.
+
+    In turn, where torch cannot side by side.
+    """
     outputs = {name: state for name, state in states.items() if state.requires_grad}
     cotangents = [arriving[name] for name in outputs]
     if not outputs:
@@ -401,7 +451,9 @@ def jacobians(
     x: Array,
     rounding_seed: int | None = None,
 ) -> Arrays:
-    """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end": ∂s_T/∂s_{k}, k = 0..T−1}, both (T, B, S, S).
+    """∂s_t/∂s_{t−1} and ∂s_T/∂s_k, k = 0..T−1, both (T, B, S, S).
+
+    Their names are "state_jacobian" and "jacobian_product_to_end".
 
     `initial` (B, S) is s_0 flattened in the order of `state_sizes`. The first is jacrev of one step
     at each state of the trajectory; the second is jacrev of the unrolled map, s_T by an offset at

@@ -1,4 +1,7 @@
-"""torch.autograd.gradcheck on a derivation in NumPy, wrapped as a torch.autograd.Function: a checker to compare ours with."""
+"""torch.autograd.gradcheck on a derivation in NumPy, wrapped as a torch.autograd.Function.
+
+A checker to compare ours with.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -16,7 +19,9 @@ def accepts(
     variables: Named,
     fast: bool = False,
 ) -> bool:
-    """Whether gradcheck, with its default tolerances, accepts gradients(variables) as those of the scalar value(variables).
+    """Whether gradcheck accepts gradients(variables) as those of the scalar value(variables).
+
+    It has its default tolerances.
 
     fast: in its fast mode, which compares two random projections. A gradient that is missing, or
     that raises, is not accepted.

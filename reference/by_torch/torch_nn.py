@@ -1,4 +1,6 @@
-"""torch's own nn.RNN, nn.LSTM and nn.GRU on given weights: a forward that nobody here wrote, differentiated by torch.
+"""torch's own nn.RNN, nn.LSTM and nn.GRU on given weights.
+
+A forward that nobody here wrote, differentiated by torch.
 
 RNN and LSTM keep two biases, b_ih and b_hh, that only ever occur as their sum; b_h is put into the
 first, zero into the second. Several layers, both directions and rows of unequal length (as a
@@ -31,7 +33,10 @@ MODULES: dict[str, type[torch.nn.RNNBase]] = {
 
 
 def weights(leaves: Named, suffix: str, number: str) -> dict[str, Any]:
-    """The parameters of one run under torch's names: `suffix` is that of the leaves, `number` that of torch."""
+    """The parameters of one run under torch's names.
+
+    `suffix` is that of the leaves, `number` that of torch.
+    """
     in_bias = leaves["b_x" + suffix] if "b_x" + suffix in leaves else leaves["b_h" + suffix]
     recurrent_bias = (
         leaves["b_hh" + suffix] if "b_hh" + suffix in leaves else torch.zeros_like(in_bias)
@@ -81,7 +86,10 @@ def call(
     state: State,
     lengths: torch.Tensor | None,
 ) -> Any:
-    """(output (T, B, ·), last states) of the module with these weights; integer x stands for one-hot rows."""
+    """(output (T, B, ·), last states) of the module with these weights.
+
+    Integer x stands for one-hot rows.
+    """
     if not x.is_floating_point():
         x = torch.nn.functional.one_hot(x, named["weight_ih_l0"].shape[1]).to(
             named["weight_ih_l0"].dtype
@@ -103,7 +111,7 @@ def run(
     cell: str, options: Named, leaves: Named, x: torch.Tensor, suffixes: list[str], layers: int, chunk: int | None,
     lengths: torch.Tensor | None,
 ) -> tuple[torch.Tensor, State]:  # fmt: skip
-    """(output (T, B, ·), last states) of these runs of the cell, the state detached between chunks."""
+    """(output (T, B, ·), last states) of these runs, the state detached between chunks."""
     module = module_of(cell, options, leaves, suffixes, layers)
     ways = len(suffixes) // layers
     numbers = [f"_l{layer}{'_reverse' * way}" for layer in range(layers) for way in range(ways)]
@@ -123,7 +131,10 @@ def run(
 def network(
     cell: str, options: Named, leaves: Named, fixed: Named, arrangement: Arrangement
 ) -> dict[str, Any]:
-    """The states that torch tells, by name: h of the top layer, of every layer where dropout masks are given."""
+    """The states that torch tells, by name.
+
+    h of the top layer, of every layer where dropout masks are given.
+    """
     x, lengths = {**fixed, **leaves}["x"], fixed.get("lengths")
     layers = arrangement.suffixes()
     if any(name.startswith("dropout_l") for name in fixed):
@@ -141,7 +152,10 @@ def network(
 def told(
     leaves: Named, output: torch.Tensor, last: State, layer: list[str], lengths: torch.Tensor | None
 ) -> dict[str, Any]:
-    """h of one layer's runs. Where torch pads with zeros: the state that a row ended with, or backwards in time begins with."""
+    """h of one layer's runs.
+
+    Where torch pads with zeros: the state that a row ended with, or backwards in time begins with.
+    """
     states: dict[str, Any] = {}
     parts = torch.split(output, output.shape[-1] // len(layer), dim=-1)
     for suffix, part, ended in zip(layer, parts, last[0][-len(layer) :], strict=True):
@@ -154,7 +168,10 @@ def told(
 
 
 def step_by_step(cell: str, options: Named, leaves: Named, x: torch.Tensor) -> dict[str, Any]:
-    """h_1..h_T and c_1..c_T (T, B, ·) of an LSTM, a step a call: it tells c of the last step only."""
+    """h_1..h_T and c_1..c_T (T, B, ·) of an LSTM, a step a call.
+
+    It tells c of the last step only.
+    """
     module, named = module_of(cell, options, leaves, [""], 1), weights(leaves, "", "_l0")
     state, states = initial(leaves, [""], ("h", "c")), []
     for x_t in x:
@@ -174,7 +191,9 @@ def gradients(
     arrangement: Arrangement = ONE_RUN,
     rounding_seed: int | None = None,
 ) -> tuple[float, Arrays, Arrays]:
-    """(loss, states, gradient for every variable); `cell` is a key of MODULES, `readout` is from reference.equations.
+    """(loss, states, gradient for every variable).
+
+    `cell` is a key of MODULES, `readout` is from reference.equations.
 
     With a rounding_seed, under RandomRounding. Where torch runs a layer as one operation (LSTM in
     float32), its inside is exact.

@@ -1,4 +1,6 @@
-"""Parameter updates by torch: torch.nn.utils.clip_grad_value_ and clip_grad_norm_, then the functions behind torch.optim.
+"""Parameter updates by torch.
+
+torch.nn.utils.clip_grad_value_ and clip_grad_norm_, then the functions behind torch.optim.
 
 `settings` is a plain mapping, the same for reference/by_jax/optax_updates.py:
 
@@ -25,7 +27,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 def start(params: Named, settings: Named) -> dict[str, Tensors]:
-    """The memory before the first update: a tensor by parameter for each quantity of the optimiser."""
+    """The memory before the first update.
+
+    A tensor by parameter for each quantity of the optimiser.
+    """
     if settings["optimiser"] != "adam":
         return {"momentum": {}}
     zeros = {name: torch.zeros_like(_tensor(value)) for name, value in params.items()}
@@ -36,7 +41,9 @@ def start(params: Named, settings: Named) -> dict[str, Tensors]:
 def update(
     params: Named, gradients: Named, memory: dict[str, Tensors], settings: Named
 ) -> tuple[Arrays, dict[str, Tensors]]:
-    """(new parameters, new memory) after clipping and one update; only gradients of parameters are looked at.
+    """(new parameters, new memory) after clipping and one update.
+
+    Only gradients of parameters are looked at.
 
     Raises KeyError for a parameter without a gradient and for an optimiser or a clip of another
     name.

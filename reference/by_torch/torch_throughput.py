@@ -1,4 +1,6 @@
-"""torch as a contender in speed: one forward and backward of a cell under a linear head and softmax cross-entropy, summed.
+"""torch as a contender in speed.
+
+One forward and backward of a cell under a linear head and softmax cross-entropy, summed.
 
 Each way returns a function of no arguments, to be timed, which gives the loss and the gradient for
 every variable; all that can be done once is done before. Variables are named and shaped as in
@@ -67,7 +69,7 @@ def in_bias(cell: str) -> str:
 
 
 def under_head(leaves: Tensors, h: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Softmax cross-entropy of the head's outputs on h (T, B, H), summed over all steps and rows."""
+    """Softmax cross-entropy of the head's outputs on h (T, B, H), summed over steps and rows."""
     y = functional.linear(h.flatten(0, 1), leaves["W_hy"], leaves["b_y"])
     return functional.cross_entropy(y, target.flatten(), reduction="sum")
 
@@ -138,7 +140,10 @@ def module(cell: str, variables: Named, target: Array) -> Run:
 def step_jacobians(
     cell: str, variables: Named, before: Array, split: Callable[..., State]
 ) -> Callable[[], Array]:
-    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by vmap(jacrev(step)) at the states `before` (T, B, S)."""
+    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), at the states `before` (T, B, S).
+
+    By vmap(jacrev(step)).
+    """
     own = {name: torch.tensor(value) for name, value in variables.items()}
     s, x = torch.tensor(before).flatten(0, 1), own["x"].flatten(0, 1)
 

@@ -7,7 +7,10 @@ from .parts import affine, blocks
 
 
 def lru(xp: Any, params: Named, state: Named, x: Any, **drawn_between: float) -> dict[str, Any]:
-    """Orvieto et al. 2023: each (re, im) shrunk by exp(−e^ν), turned by the angle e^θ, and moved by e^γ B x."""
+    """Orvieto et al. 2023.
+
+    Each (re, im) shrunk by exp(−e^ν), turned by the angle e^θ, and moved by e^γ B x.
+    """
     del drawn_between  # radii, which ν has
     shrink, angle = xp.exp(-xp.exp(params["nu"])), xp.exp(params["theta"])
     move_re, move_im = blocks(affine(xp, x, params["W_xh"]), 2)

@@ -7,7 +7,10 @@ from .parts import affine, blocks, sigmoid
 
 
 def slstm(xp: Any, params: Named, state: Named, x: Any) -> dict[str, Any]:
-    """Beck et al. 2024, eqs. 8–17, forget gate σ; the maximum is a select, which at a tie goes by the forget gate."""
+    """Beck et al. 2024, eqs.
+
+    8–17, forget gate σ; the maximum is a select, which at a tie goes by the forget gate.
+    """
     gates = affine(xp, x, params["W_xh"]) + affine(xp, state["h"], params["W_hh"]) + params["b_h"]
     log_input, to_keep, candidate, to_show = blocks(gates, 4)
     log_kept = state["m"] - xp.logaddexp(xp.zeros_like(to_keep), -to_keep)

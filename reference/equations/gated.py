@@ -7,7 +7,10 @@ from .parts import NONLINEARITIES, affine, blocks, sigmoid
 
 
 def lstm(xp: Any, params: Named, state: Named, x: Any) -> dict[str, Any]:
-    """torch.nn.LSTMCell with one bias: input, forget, cell and output gate stacked in this order."""
+    """torch.nn.LSTMCell with one bias.
+
+    Input, forget, cell and output gate stacked in this order.
+    """
     gates = affine(xp, x, params["W_xh"]) + affine(xp, state["h"], params["W_hh"]) + params["b_h"]
     to_write, to_keep, candidate, to_show = blocks(gates, 4)
     cell = sigmoid(xp, to_keep) * state["c"] + sigmoid(xp, to_write) * xp.tanh(candidate)
@@ -15,7 +18,10 @@ def lstm(xp: Any, params: Named, state: Named, x: Any) -> dict[str, Any]:
 
 
 def gru(xp: Any, params: Named, state: Named, x: Any, *, reset: str) -> dict[str, Any]:
-    """torch.nn.GRUCell: reset, update and new gate stacked in this order; reset "before" is the paper's form."""
+    """torch.nn.GRUCell: reset, update and new gate stacked in this order.
+
+    Reset "before" is the paper's form.
+    """
     from_x = affine(xp, x, params["W_xh"]) + params["b_x"]
     from_h = affine(xp, state["h"], params["W_hh"]) + params["b_hh"]
     (reset_x, update_x, new_x), (reset_h, update_h, new_h) = blocks(from_x, 3), blocks(from_h, 3)
@@ -32,7 +38,10 @@ def gru(xp: Any, params: Named, state: Named, x: Any, *, reset: str) -> dict[str
 
 
 def peephole_lstm(xp: Any, params: Named, state: Named, x: Any) -> dict[str, Any]:
-    """Gers et al. 2002: input and forget gate look at the old cell, the output gate at the new one."""
+    """Gers et al. 2002.
+
+    Input and forget gate look at the old cell, the output gate at the new one.
+    """
     old = state["c"]
     gates = affine(xp, x, params["W_xh"]) + affine(xp, state["h"], params["W_hh"]) + params["b_h"]
     to_write, to_keep, candidate, to_show = blocks(gates, 4)
@@ -54,7 +63,10 @@ def projected_lstm(
 
 
 def min_gru(xp: Any, params: Named, state: Named, x: Any, *, activation: str) -> dict[str, Any]:
-    """Feng et al. 2024, section 3.1: between the old state and a candidate, update and candidate told by x alone."""
+    """Feng et al. 2024, section 3.1.
+
+    Between the old state and a candidate, update and candidate told by x alone.
+    """
     update, candidate = blocks(affine(xp, x, params["W_xh"]) + params["b_h"], 2)
     return {
         "h": sigmoid(xp, -update) * state["h"]

@@ -22,7 +22,10 @@ def stop_gradient(value: Any) -> Any:
 
 
 def relu(xp: Any, z: Any) -> Any:
-    """The positive part, with derivative 0 at 0: a select, since the gradient of max at a tie is ½ in torch and jax."""
+    """The positive part, with derivative 0 at 0.
+
+    A select, since the gradient of max at a tie is ½ in torch and jax.
+    """
     return xp.where(z > 0, z, xp.zeros_like(z))
 
 
@@ -37,7 +40,10 @@ def softplus(xp: Any, z: Any) -> Any:
 
 
 def positive(xp: Any, z: Any) -> Any:
-    """g of Feng et al. 2024, appendix B: the logistic function below 0, its tangent moved to slope 1 from there on."""
+    """g of Feng et al.
+
+    2024, appendix B: the logistic function below 0, its tangent moved to slope 1 from there on.
+    """
     return xp.where(z >= 0, 0.5 + z, sigmoid(xp, z))
 
 

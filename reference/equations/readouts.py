@@ -8,7 +8,7 @@ from .parts import Readout, affine, one_hot, side_by_side, stop_gradient
 
 
 def outputs(xp: Any, params: Named, states: Named, reads: tuple[str, ...]) -> Any:
-    """Head: h W_hyᵀ + b_y for every step, (T, B, V), with h the states of these names side by side."""
+    """Head: h W_hyᵀ + b_y for every step, (T, B, V), h the states of these names side by side."""
     return (
         affine(xp, side_by_side(xp, [states[name] for name in reads]), params["W_hy"])
         + params["b_y"]

@@ -1,4 +1,6 @@
-"""A step unrolled over a sequence, in layers and directions, and read: one scalar function of named arrays.
+"""A step unrolled over a sequence, in layers and directions, and read.
+
+One scalar function of named arrays.
 
 `SequenceLoss` joins a step and a readout into one scalar function of named arrays,
 
@@ -37,7 +39,10 @@ def numpy_scan(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How a step is made a network: layers, directions, and where its gradient is cut; `outputs` names what a layer hands on."""
+    """How a step is made a network: layers, directions, and where its gradient is cut.
+
+    `outputs` names what a layer hands on.
+    """
 
     layers: int = 1
     bidirectional: bool = False
@@ -127,7 +132,10 @@ class SequenceLoss:
 def one_step(
     xp: Any, step: Step, own: Named, state_names: tuple[str, ...]
 ) -> Callable[..., dict[str, Any]]:
-    """body(state, at_step) -> new state: the step with this step's offsets; rows that are not alive stay as they are."""
+    """body(state, at_step) -> new state: the step with this step's offsets.
+
+    Rows that are not alive stay as they are.
+    """
 
     def body(state: Named, at_step: Named) -> dict[str, Any]:
         params = {
@@ -191,7 +199,10 @@ def cut_scan(
 def windows(
     xp: Any, body: Any, state: Named, at: list[Any], arrangement: Arrangement
 ) -> dict[str, Any]:
-    """Every state by a run of its own over its window, from a state before it that is held fixed; s_0 is not."""
+    """Every state by a run of its own over its window, from a state before it that is held fixed.
+
+    s_0 is not.
+    """
     trajectory = [dict(state)]
     for t in range(len(at)):
         first = max(0, t - (arrangement.window or 0))

@@ -1,4 +1,6 @@
-"""Complex step: f′(a) = Im f(a + ih) / h with h = 1e-30, exact to rounding, on NumPy code that follows complex numbers.
+"""Complex step: f′(a) = Im f(a + ih) / h with h = 1e-30, exact to rounding.
+
+It runs NumPy code that follows complex numbers.
 
 No difference is taken, so that nothing cancels (Squire and Trapp 1998, "Using complex variables to
 estimate derivatives of real functions"). It needs an analytic function written in operations that
@@ -39,7 +41,10 @@ class DoesNotFollow(ValueError):
 
 
 def gradients(value: Value, variables: Named, seed: int) -> tuple[float, Arrays, Arrays]:
-    """(value, gradient or inner products by variable, directions of the latter). Raises DoesNotFollow."""
+    """(value, gradient or inner products by variable, directions of the latter).
+
+    Raises DoesNotFollow.
+    """
     point = {name: np.array(variable) for name, variable in variables.items()}
     found: Arrays = {}
     directions: Arrays = {}
@@ -68,7 +73,10 @@ def _slope(value: Value, point: Arrays, directions: Arrays) -> float:
 
 
 def _believe(value: Value, point: Arrays, seed: int) -> None:
-    """Raises DoesNotFollow where central differences along a random direction over all variables say otherwise."""
+    """Raises DoesNotFollow where central differences along a random direction say otherwise.
+
+    The direction is one over all variables.
+    """
     rng = np.random.default_rng([seed, 3])
     directions = {
         name: rng.choice((-1.0, 1.0), size=variable.shape) for name, variable in point.items()

@@ -1,4 +1,6 @@
-"""Central differences of high order with an adaptive step and an error estimate: scipy.differentiate on NumPy code.
+"""Central differences of high order with an adaptive step and an error estimate.
+
+scipy.differentiate on NumPy code.
 
 Needs nothing of the function but its value. Small variables are differentiated entry by entry;
 larger ones along random directions of ±1, whose inner products with the gradient are told instead.
@@ -52,7 +54,9 @@ def units(variable: Array) -> Array:
 def gradients(
     value: Value, variables: Named, seed: int
 ) -> tuple[float, Arrays, Arrays, dict[str, float], Arrays]:
-    """(value, gradient or inner products by variable, directions of the latter, absolute uncertainty, kinks by variable).
+    """(value, gradients, directions, uncertainty, kinks), the last four by variable.
+
+    For a gradient its inner products along directions may stand; the uncertainty is absolute.
 
     The last: half the gap between the one-sided derivatives, in the shape of what is found; only
     where there is a kink.
@@ -133,7 +137,10 @@ def _gap(along: Any, step: float, middle: float) -> float:
 
 
 def _of_all_entries(value: Value, point: Arrays, name: str, count: int) -> Array:
-    """Half the gaps of all entries together, for each of so many directions: kinks up and down do not cancel in it."""
+    """Half the gaps of all entries together, for each of so many directions.
+
+    Kinks up and down do not cancel in it.
+    """
     middle = float(value(point))
     gaps = [_gap(*_line(value, point, name, unit), middle) for unit in units(point[name])]
     return np.full(count, sum(gaps) / 2)

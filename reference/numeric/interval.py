@@ -62,7 +62,10 @@ def _balls(values: Any) -> Any:
 
 
 class Dual:
-    """An array of dual balls: `value` and `tangent` are object arrays of the same shape; tangent None is zero everywhere."""
+    """An array of dual balls: `value` and `tangent` are object arrays of the same shape.
+
+    Tangent None is zero everywhere.
+    """
 
     __array_ufunc__ = None  # NumPy's operators leave it to this class
     dtype = np.dtype(np.float64)  # what it stands for
@@ -82,7 +85,10 @@ class Dual:
         return self.value.ndim
 
     def rearranged(self, move: Callable[[Any], Any]) -> "Dual":
-        """The same entries elsewhere, or added up: for functions that are linear and the same for every entry."""
+        """The same entries elsewhere, or added up.
+
+        For functions that are linear and the same for every entry.
+        """
         return Dual(move(self.value), None if self.tangent is None else move(self.tangent))
 
     def through(self, function: Callable[[Any], Any], slope: Callable[[Any, Any], Any]) -> "Dual":
@@ -207,7 +213,10 @@ def _greater(one: arb, other: arb) -> bool:
 
 
 class Balls:
-    """The array namespace: what the equations may call as xp. Plain arrays (tokens, masks) stay NumPy's."""
+    """The array namespace: what the equations may call as xp.
+
+    Plain arrays (tokens, masks) stay NumPy's.
+    """
 
     def __getattr__(self, name: str) -> Any:
         raise NotEnclosed(f"xp.{name} has no rule for dual balls")
@@ -237,7 +246,10 @@ class Balls:
         return dual(x).through(arb.cos, lambda v, f: -arb.sin(v))
 
     def tanh(self, x: Any) -> Dual:
-        """Hyperbolic tangent; 1/cosh² for its slope, which keeps its digits where tanh is near 1."""
+        """Hyperbolic tangent.
+
+        1/cosh² for its slope, which keeps its digits where tanh is near 1.
+        """
         return dual(x).through(arb.tanh, lambda v, f: arb.sech(v) ** 2)
 
     def logaddexp(self, x: Any, y: Any) -> Dual:
@@ -290,7 +302,10 @@ class Balls:
         return self.sum(x, axis) / float(count)
 
     def max(self, x: Dual, axis: int, keepdims: bool = False) -> Dual:
-        """The middle of the largest's ball along an axis, as a constant: for a shift that cancels, and for nothing else."""
+        """The middle of the largest's ball along an axis, as a constant.
+
+        For a shift that cancels, and for nothing else.
+        """
         largest = np.max(
             _each(lambda ball: float(ball.mid()), x.value).astype(np.float64),
             axis=axis,
@@ -384,7 +399,9 @@ def scan(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Enclosure:
-    """Balls that contain the exact numbers: of shape (K,) along directions (K, shape), or of the variable's own shape.
+    """Balls that contain the exact numbers.
+
+    Of shape (K,) along directions (K, shape), or of the variable's own shape.
 
     bits is the precision at which they were tight enough.
     """
@@ -398,7 +415,10 @@ class Enclosure:
         return _each(lambda ball: float(ball.mid()), self.balls).astype(np.float64)
 
     def distance(self, found: Array) -> Array:
-        """An upper bound of |found − exact|, provable, rounded up to float64; found is multiplied with the directions exactly."""
+        """An upper bound of |found − exact|, provable, rounded up to float64.
+
+        Found is multiplied with the directions exactly.
+        """
         with Precision(max(self.bits, FIRST_BITS)):
             exact = (
                 _each(arb, np.asarray(found, dtype=np.float64))
@@ -443,7 +463,10 @@ class Precision:
 def directional(
     function: ScalarFunction, variables: Named, constants: Named, tangents: Named, bits: int
 ) -> tuple[arb, arb]:
-    """(value, derivative along `tangents`) as balls at this precision. Raises Undecided, NotEnclosed."""
+    """(value, derivative along `tangents`) as balls at this precision.
+
+    Raises Undecided, NotEnclosed.
+    """
     with Precision(bits):
         named = {
             name: Dual(_balls(value), _balls(tangents[name]) if name in tangents else None)
@@ -504,7 +527,10 @@ def _units(shape: tuple[int, ...]) -> Iterator[Array]:
 def _tight(
     function: ScalarFunction, variables: Named, constants: Named, tangents: Named, bits: int
 ) -> tuple[arb, arb, int]:
-    """(value, derivative, bits): at the first precision, from `bits` on, at which the derivative's ball is tight."""
+    """(value, derivative, bits).
+
+    At the first precision, from `bits` on, at which the derivative's ball is tight.
+    """
     why = ""
     while bits <= MOST_BITS:
         try:

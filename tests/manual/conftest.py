@@ -1,4 +1,7 @@
-"""Shared by the tests of manual/: read-only random sequences, what torch's autograd says of them, and a cell with two states."""
+"""Shared by the tests of manual/.
+
+read-only random sequences, what torch's autograd says of them, and a cell with two states.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +29,10 @@ NONLINEARITIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Sequence:
-    """params by name, initial {"h": (B, H)}, x (T, B, I) or tokens (T, B), cotangents {"h": (T, B, H)}; all read-only."""
+    """params, initial, x or tokens, and cotangents, all read-only.
+
+    By name, {"h": (B, H)}, (T, B, I) or (T, B), {"h": (T, B, H)}.
+    """
 
     params: dict[str, Array]
     initial: dict[str, Array]
@@ -114,7 +120,10 @@ def unrolled_by_torch(sequence: Sequence, activation: str = "tanh") -> Unrolled:
 
 
 class LeakyMemory:
-    """c_t = k ⊙ c_{t−1} + W h_{t−1} + x_t, h_t = tanh c_t: a state in two parts, and the step form alone."""
+    """c_t = k ⊙ c_{t−1} + W h_{t−1} + x_t, h_t = tanh c_t.
+
+    A state in two parts, and the step form alone.
+    """
 
     def parameter_shapes(self, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
         assert input_size == hidden_size

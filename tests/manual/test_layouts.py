@@ -1,4 +1,7 @@
-"""Converted weights are run by the framework that they come from: torch, ONNX's reference evaluator, Keras. Gradients too."""
+"""Converted weights are run by the framework that they come from.
+
+torch, ONNX's reference evaluator, Keras. Gradients too.
+"""
 
 import itertools
 import re
@@ -96,7 +99,10 @@ def torch_states(module, x):
 
 
 def run_network(cell, params, initial, x, layers, directions):
-    """Layers of cells as torch stacks them: the reverse direction reads time backwards, outputs side by side."""
+    """Layers of cells as torch stacks them.
+
+    The reverse direction reads time backwards, outputs side by side.
+    """
     for k in range(layers):
         sides = []
         for d in range(directions):

@@ -218,7 +218,10 @@ def test_a_rule_that_is_nearly_right_is_far_from_torch_and_optax(twin, name):
 @each_rule
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_rule_keeps_dtypes_and_what_it_is_given(name, dtype):
-    """Its arguments are read-only; the same again gives the same; a NumPy scalar among the numbers widens nothing."""
+    """Its arguments are read-only; the same again gives the same.
+
+    A NumPy scalar among the numbers widens nothing.
+    """
     rule = RULES[name][0]
     numbers = {
         key: value if isinstance(value, bool) else np.float64(value)
@@ -396,7 +399,10 @@ def test_clipping_keeps_dtypes_and_what_it_is_given(dtype):
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6])
 def test_nothing_to_clip(epsilon):
-    """No gradients, zero gradients, even at a bound of zero (where optax has 0/0), and gradients that have vanished."""
+    """No gradients, zero gradients, and gradients that have vanished.
+
+    Zero ones even at a bound of zero, where optax has 0/0.
+    """
     zeros, tiny = {"b_h": np.zeros(3)}, {"b_h": np.array([1e-12, -1e-300])}
     assert clip_by_global_norm({}, 0.0, epsilon) == clip_by_value({}, 0.0) == {}
     for max_norm in (0.0, 1.0):

@@ -1,4 +1,6 @@
-"""Every built-in cell against torch's autograd on equations typed a second time: each gradient, each step's share, each Jacobian.
+"""Every built-in cell against torch's autograd on equations typed a second time.
+
+Each gradient, each step's share, each Jacobian.
 
 CELLS is the table: a cell, and its step in reference.equations. Every comparison gives the names
 that are wrong; the right cell has none, and a mistake planted in a cell has those that it should
@@ -64,7 +66,9 @@ def read_only(*dictionaries):
 
 
 def draw(cell, steps=5, batch=2, seed=3, tokens=False):
-    """(params, initial, x, cotangents): all random, non-zero and read-only; what the cell draws itself is its own.
+    """(params, initial, x, cotangents): all random, non-zero and read-only.
+
+    What the cell draws itself is its own.
 
     But not the IRNN's: with W_hh = I a carry that forgets W_hh is right.
     """
@@ -115,7 +119,10 @@ def swept(cell, params, initial, x, cotangents):
 
 
 def by_hand(cell, params, initial, x, cotangents):
-    """The same gradients from the derivation: the whole by the sequence form, the shares by the step form."""
+    """The same gradients from the derivation.
+
+    The whole by the sequence form, the shares by the step form.
+    """
     tape = bptt.forward(cell, params, initial, x)
     whole, apart = (
         bptt.backward(cell, params, tape, cotangents),
@@ -128,7 +135,10 @@ def by_hand(cell, params, initial, x, cotangents):
 
 
 def wrong(found, expected, tolerance=ROUNDING):
-    """The names in which the two differ; what has a time axis is judged step by step, each by its own norm."""
+    """The names in which the two differ.
+
+    What has a time axis is judged step by step, each by its own norm.
+    """
     assert found.keys() == expected.keys()
     timed = {name: int(name == "x" or name.endswith("@t")) for name in expected}
     return {
@@ -184,7 +194,10 @@ def test_jacobians_of_step_and_of_the_unrolled_map(name):
 
 
 def test_a_jacobian_in_the_other_layout_is_seen():
-    """Denominator layout, as Pascanu et al. have it, pasted into numerator layout; a diagonal one would not show it."""
+    """Denominator layout, as Pascanu et al.
+
+    Have it, pasted into numerator layout; a diagonal one would not show it.
+    """
     cell, step = CELLS["lstm"]
     params, initial, x, _ = draw(cell)
     local = jacobians.state_jacobians(cell, params, bptt.forward(cell, params, initial, x))
@@ -208,7 +221,10 @@ def saturated(name, sign):
 
 
 def beyond_noise(name, found, numbers):
-    """The names in which `found` is further from torch than rounding at random moves torch itself, step by step."""
+    """The names in which `found` is further from torch than rounding moves torch itself.
+
+    Each step is judged by itself, rounding is at random.
+    """
     expected = by_torch(name, *numbers)
     moved = [by_torch(name, *numbers, rounding_seed=seed) for seed in range(4)]
     worst = set()
@@ -225,7 +241,10 @@ def beyond_noise(name, found, numbers):
 
 @every_cell
 def test_saturated_units_have_the_digits_that_torch_has(name):
-    """tanh′ = 1 − tanh² has no digits left where tanh is ±1, in torch neither: there the noise measured says so."""
+    """tanh′ = 1 − tanh² has no digits left where tanh is ±1, in torch neither.
+
+    There the noise measured says so.
+    """
     for sign in (1.0, -1.0):
         numbers = saturated(name, sign)
         found = by_hand(CELLS[name][0], *numbers)
@@ -250,7 +269,10 @@ SIGMOIDS = {
 
 
 def gru_by_complement(xp, params, state, x, *, reset):
-    """equations.gru with 1 − z as σ(−a): n + z (h − n) has no digits left for n where z is 1, nor has its derivative."""
+    """equations.gru with 1 − z as σ(−a).
+
+    n + z (h − n) has no digits left for n where z is 1, nor has its derivative.
+    """
     from_x = equations.affine(xp, x, params["W_xh"]) + params["b_x"]
     (r_x, z_x, n_x), h = equations.blocks(from_x, 3), state["h"]
     (W_r, W_z, W_n), (b_r, b_z, b_n) = (
@@ -279,7 +301,10 @@ WITH_ALL_DIGITS = {
 
 
 def wrong_blocks(name, cell, sign):
-    """The gates of a bias's gradient that are wrong, each by its own norm, when all σ gates but nothing else is at ±30."""
+    """The gates of a bias's gradient that are wrong, each by its own norm.
+
+    All σ gates, and nothing else, are at ±30.
+    """
     bias, gates, count = SIGMOIDS[name]
     params, *others = draw(CELLS[name][0])
     moved = np.array(params[bias])
@@ -321,7 +346,10 @@ def test_a_complement_by_subtraction_has_lost_its_digits(name, gate, number):
 
 @every_cell
 def test_zeros_everywhere_but_in_the_cotangents(name):
-    """At the kinks of relu and of "positive" both sides take the documented derivative; the sLSTM's n is 1 after a step."""
+    """At the kinks of relu and of "positive" both sides take the documented derivative.
+
+    The sLSTM's n is 1 after a step.
+    """
     cell = CELLS[name][0]
     params, initial, x, cotangents = draw(cell, steps=3)
     zeros = [
@@ -544,7 +572,10 @@ def test_irnn_starts_at_identity_and_passes_the_gradient_of_an_active_unit_on_un
 
 @pytest.mark.parametrize(("cell", "name"), [(MinGRU(), "min-gru"), (MinLSTM(), "min-lstm")])
 def test_at_the_kink_of_positive_the_slope_is_one(cell, name):
-    """g jumps in slope from ¼ to 1 at zero; h is continuous there, so that only the derivative tells."""
+    """g jumps in slope from ¼ to 1 at zero.
+
+    h is continuous there, so that only the derivative tells.
+    """
     params, initial, x, cotangents = draw(cell, steps=1, batch=1)
     gates = len(params["b_h"]) - H
     params = {
@@ -586,7 +617,10 @@ def test_the_lru_cannot_explode():
 
 
 def test_the_radius_of_the_lru_is_rounded_to_1_below_minus_54_log_2():
-    """math.exp rounds as it should; NumPy's may be off by one unit in the last place, on the side below 1."""
+    """math.exp rounds as it should.
+
+    NumPy's may be off by one unit in the last place, on the side below 1.
+    """
     bound = -54 * math.log(2)
     assert math.exp(-math.exp(bound - 1e-9)) == 1
     assert math.exp(-math.exp(bound + 1e-9)) < 1
@@ -775,7 +809,10 @@ def test_a_tie_of_the_stabiliser_shows_only_where_m_is_read(part, differing):
 
 
 def with_delta(change):
-    """The methods of a cell whose delta is changed: change(self, params, cache, d_state, delta, previous)."""
+    """The methods of a cell whose delta is changed.
+
+    change(self, params, cache, d_state, delta, previous).
+    """
 
     def delta(self, params, cache, d_state):
         return change(
@@ -819,7 +856,10 @@ def share(name, change):
 
 
 def block(number, change):
-    """Another δ of one gate: change(params, cache, d_state, its right value). What comes of δ goes on from the wrong one."""
+    """Another δ of one gate: change(params, cache, d_state, its right value).
+
+    What comes of δ goes on from the wrong one.
+    """
 
     def changed(self, params, cache, d_state, delta, previous):
         size = (

@@ -27,7 +27,10 @@ def swept(cell, sequence):
 
 
 def step_form(cell):
-    """The cell as a user may give it: an object with a step and its derivation, and nothing else."""
+    """The cell as a user may give it.
+
+    An object with a step and its derivation, and nothing else.
+    """
     return SimpleNamespace(step=cell.step, step_backward=cell.step_backward)
 
 
@@ -152,7 +155,10 @@ def test_saturated_units_and_zero_weights_equal_torch(draw_sequence, unrolled, a
 
 
 def terms_by_torch(sequence, window=None):
-    """{(t, k): the share of step k's weights in the loss at t}, the state cut off before the window; tanh."""
+    """{(t, k): the share of step k's weights in the loss at t}; tanh.
+
+    The state is cut off before the window.
+    """
     terms = {}
     for t in range(1, len(sequence.x) + 1):
         first = 1 if window is None else max(1, t - window)

@@ -35,7 +35,10 @@ def draw(
     tokens=False,
     seed=0,
 ):
-    """(params, inputs) of a network with a head: read-only, with a mask that leaves out some positions but the last."""
+    """(params, inputs) of a network with a head.
+
+    read-only, with a mask that leaves out some positions but the last.
+    """
     rng = np.random.default_rng(seed)
     shapes = Network(RNN(), Head(loss, "sum", output_size)).parameter_shapes(
         input_size, hidden_size

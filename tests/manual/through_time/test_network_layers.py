@@ -1,4 +1,6 @@
-"""Layers, directions, dropout and unequal lengths, against torch's own modules and against a network unrolled by hand in torch.
+"""Layers, directions, dropout and unequal lengths, against torch.
+
+Against its own modules, and against a network unrolled by hand in it.
 
 torch tells the outputs of the top layer and the final states of every run: the cotangents here are
 on these. What torch has no module for (other cells, dropout with a given mask) is unrolled in
@@ -79,7 +81,10 @@ def ends(name):
 
 
 def ask(cell, layers=3, both=True, lengths=None, dropout=False, only_ends=False, kind=Network):
-    """A question with random weights and initial states; cotangents on the top layer's output and on every final state."""
+    """A question with random weights and initial states.
+
+    Cotangents on the top layer's output and on every final state.
+    """
     rng = np.random.default_rng(1)
     net = kind(cell, Projection(), tuple(cell.state_shapes(H)), layers, both)
     params = {
@@ -189,7 +194,10 @@ def by_module(question, module_of):
 
 
 def unrolled(question, step):
-    """(states by name (T, B, ·), gradients): the layers, directions, masks and lengths written out."""
+    """(states by name (T, B, ·), gradients).
+
+    The layers, directions, masks and lengths written out.
+    """
     leaves, inputs, net = leaves_of(question), question.inputs, question.net
     lengths = torch.tensor(inputs.get("lengths", np.full(B, T)))
     y, states = leaves["x"], {}

@@ -1,4 +1,7 @@
-"""Real-time recurrent learning: the gradient of backpropagation through time, forwards, for every cell; and what it keeps."""
+"""Real-time recurrent learning.
+
+The gradient of backpropagation through time, forwards, for every cell; and what it keeps.
+"""
 
 import gc
 import tracemalloc
@@ -86,7 +89,10 @@ def test_it_equals_backpropagation_through_time(cell):
 
 @pytest.mark.parametrize("name", ["projected-lstm", "lru", "leaky memory"])
 def test_the_influence_of_a_row_is_its_own_step_s_derivative(cell):
-    """∂⁺s_t/∂W, pulled back by a cotangent, is step_backward's share; the unit cotangents make it a Jacobian."""
+    """∂⁺s_t/∂W, pulled back by a cotangent, is step_backward's share.
+
+    The unit cotangents make it a Jacobian.
+    """
     params, tape, cotangents = draw(cell, 3, masked=True)
     for t in range(3):
         at_once = rtrl.immediate(cell, params, tape, t)

@@ -1,4 +1,7 @@
-"""The sequence form of a cell against its step form: equal to rounding, in the digits of closed gates too."""
+"""The sequence form of a cell against its step form.
+
+Equal to rounding, in the digits of closed gates too.
+"""
 
 from dataclasses import replace
 
@@ -36,7 +39,10 @@ def read_only(arrays):
 
 
 def draw(made, sizes=(9, 2, 3, 4), dtype=np.float64, *, tokens=False, bias=0.0, gates=None, seed=0):
-    """(params, initial, x, cotangents), all read-only; in these gates, or all, one bias is `bias` more, the next so much less."""
+    """(params, initial, x, cotangents), all read-only.
+
+    In these gates, or all, one bias is `bias` more, the next so much less.
+    """
     (T, B, I, H), rng = sizes, np.random.default_rng(seed)  # noqa: E741
     params = {
         name: rng.normal(size=s, scale=s[-1] ** -0.5)
@@ -59,7 +65,10 @@ def draw(made, sizes=(9, 2, 3, 4), dtype=np.float64, *, tokens=False, bias=0.0, 
 
 
 def told(tape, found):
-    """Everything by name: the trajectory, the gradients for the parameters, x and the initial state."""
+    """Everything by name.
+
+    The trajectory, the gradients for the parameters, x and the initial state.
+    """
     named = {f"{name}_t": value for name, value in tape.states.items()} | found.params
     return (
         named

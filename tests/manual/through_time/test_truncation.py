@@ -1,4 +1,6 @@
-"""Windows and chunks against torch loops that detach, and against each other: both ways of windowing, and the double sum.
+"""Windows and chunks against torch loops that detach, and against each other.
+
+Both ways of windowing, and the double sum.
 
 A copy of every parameter for each step, and an offset at each state, tell torch's share of every
 step and ∂L/∂s_t at every t.
@@ -115,7 +117,7 @@ class InTorch:
         return sum((self.cotangents[key][t] * value).sum() for key, value in state.items())
 
     def told(self, total):
-        """{name: array}: the shares "W" (T, …), "x" (T, B, ·), and the states' total derivatives "h" (T+1, B, ·)."""
+        """Shares "W" (T, …) and "x" (T, B, ·), and total derivatives "h" (T+1, B, ·), by name."""
         leaves = [*self.params.values(), self.x, *self.initial.values(), *self.moved.values()]
         found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
         arrays = [value.numpy() for value in found]
@@ -129,7 +131,10 @@ class InTorch:
 
 
 def windowed_by_torch(drawn, window, mask):
-    """Every loss run again from the detached state K + 1 steps before it; from s_0 itself where the window reaches it."""
+    """Every loss run again from the detached state K + 1 steps before it.
+
+    From s_0 itself where the window reaches it.
+    """
     torch_, before = InTorch(drawn, mask), []
     state, total = torch_.initial, 0.0
     for t in range(T):
@@ -215,7 +220,10 @@ def test_by_ages_and_by_blocks_are_the_same_totals(drawn):
 
 @every_cell
 def test_windows_end_at_the_end_of_the_sequence_and_d_0_is_one_jacobian_from_d_1(drawn):
-    """(1) with the products written out, its window cut at T; the total of s_0 by (2), where (1) has a term less."""
+    """(1) with the products written out, its window cut at T.
+
+    The total of s_0 by (2), where (1) has a term less.
+    """
     tape, window = tape_of(drawn, None), 2
     given = (drawn.cell, drawn.params, tape, drawn.cotangents, window)
     local = jacobians.state_jacobians(drawn.cell, drawn.params, tape)
@@ -286,7 +294,10 @@ def test_windows_equal_the_double_sum(drawn):
 
 
 def test_the_cheaper_way_is_taken(monkeypatch):
-    """By blocks where K is beyond some times S and there is a Jacobian; both give the same, so only the call tells."""
+    """By blocks where K is beyond some times S and there is a Jacobian.
+
+    Both give the same, so only the call tells.
+    """
     taken = []
     for way in ("totals_by_ages", "totals_by_blocks"):
         monkeypatch.setattr(truncation, way, lambda *arguments, way=way: taken.append(way))

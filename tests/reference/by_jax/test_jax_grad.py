@@ -1,4 +1,7 @@
-"""jax's reverse mode: the same gradients as torch's, in the arrays' own precision, the caller's configuration untouched."""
+"""jax's reverse mode.
+
+The same gradients as torch's, in the arrays' own precision, the caller's configuration untouched.
+"""
 
 import jax
 import numpy as np
@@ -40,7 +43,10 @@ def test_agrees_with_torch(unrolled, activation, readout):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_one_unit_under_softmax(unrolled, dtype, seed):
-    """With H = 1 the compiler may compute the outputs twice, rounded differently: the largest must stay the largest."""
+    """With H = 1 the compiler may compute the outputs twice, rounded differently.
+
+    The largest must stay the largest.
+    """
     case = unrolled("tanh", "softmax-cross-entropy", dtype=dtype, H=1, seed=seed)
     _, _, other = torch_autograd.gradients(case.function, case.variables, case.constants)
     precision = 1e-12 if dtype == "float64" else 1e-4

@@ -1,4 +1,7 @@
-"""Compiled programs are shared by what they compute, and by nothing less: what looks the same and is not must not share."""
+"""Compiled programs are shared by what they compute, and by nothing less.
+
+What looks the same and is not must not share.
+"""
 
 import threading
 

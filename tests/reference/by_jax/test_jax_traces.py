@@ -1,4 +1,7 @@
-"""A trace tells two steps apart wherever they compute something else, and says nothing where it cannot tell."""
+"""A trace tells two steps apart wherever they compute something else.
+
+It says nothing where it cannot tell.
+"""
 
 import jax
 import numpy as np

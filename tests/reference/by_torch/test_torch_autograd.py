@@ -1,4 +1,7 @@
-"""torch's reverse mode: right, as a whole and by step; quiet towards its caller; and moved by random rounding, a little."""
+"""torch's reverse mode: right, as a whole and by step; quiet towards its caller.
+
+And moved by random rounding, a little.
+"""
 
 import numpy as np
 import pytest
@@ -41,7 +44,7 @@ def test_shares_of_the_steps_sum_to_the_gradient(unrolled, activation, readout, 
 
 
 def test_share_of_a_state_is_its_total_derivative(unrolled):
-    """With φ = identity δ_t = ∂L/∂h_t, so that Σ_b ∂L/∂h_t is the share of b_h, and ∂L/∂h_0 = W_hhᵀ δ_1."""
+    """With φ = identity δ_t = ∂L/∂h_t: Σ_b ∂L/∂h_t is the share of b_h, ∂L/∂h_0 = W_hhᵀ δ_1."""
     case = unrolled("identity")
     _, _, found = ask(case)
     np.testing.assert_allclose(found["h@t"].sum(axis=1), found["b_h@t"], rtol=1e-13)
@@ -178,7 +181,10 @@ def test_random_rounding_moves_a_well_conditioned_gradient_a_little(
 
 
 def test_random_rounding_shows_cancellation():
-    """(1 + x) − 1 at x = 1e−10 keeps six digits: the response must be 1e10 times a unit roundoff, not one."""
+    """(1 + x) − 1 at x = 1e−10 keeps six digits.
+
+    The response must be 1e10 times a unit roundoff, not one.
+    """
     x = np.array([1e-10])
     values = [
         float(torch_autograd.gradients(cancelling, {"x": x}, {}, rounding_seed=seed)[0])
@@ -225,7 +231,10 @@ def test_what_only_chooses_or_moves_does_not_round(choose):
     ],
 )
 def test_gradient_of_a_choice_stays_finite(choose):
-    """A maximum that were moved would equal none of its arguments: its gradient, shared among the ties, 0/0."""
+    """A maximum that were moved would equal none of its arguments.
+
+    Its gradient, shared among the ties, 0/0.
+    """
     x = torch.tensor(np.random.default_rng(0).normal(size=(4, 5)), requires_grad=True)
     with RandomRounding(0):
         (moved,) = torch.autograd.grad(choose(x).sum(), x)
@@ -279,7 +288,10 @@ def test_random_rounding_moves_jacobians_a_little(unrolled):
 
 
 def test_tensors_without_numbers_pass_through():
-    """A module is built on "meta" before it is given its weights; that leaves what is on the CPU alone."""
+    """A module is built on "meta" before it is given its weights.
+
+    That leaves what is on the CPU alone.
+    """
     with RandomRounding(0):
         empty = torch.ones(3, device="meta") * 2
         moved = torch.ones(3, dtype=empty.dtype) * 2

@@ -101,7 +101,10 @@ def test_settings_count():
     "settings", [SGD, MOMENTUM, ADAM | {"clip": "norm", "limit": 1.0}], ids=lambda s: s["optimiser"]
 )
 def test_an_update_is_pure(settings):
-    """Read-only arrays will do, the same memory twice gives the same, and the caller's torch is what it was."""
+    """Read-only arrays will do, and the same memory twice gives the same.
+
+    The caller's torch is what it was.
+    """
     _, memory = update(draw(0), draw(1), start(draw(0), settings), settings)
     once, _ = update(draw(0), draw(2), memory, settings)
     torch.set_default_dtype(torch.float16)

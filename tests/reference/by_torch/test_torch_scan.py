@@ -160,7 +160,10 @@ def test_several_are_determined_by_their_seed(unrolled):
 
 
 def spread_of_shares(take, steps=9):
-    """Standard deviation over ε, by step, of the relative change of the shares under RandomRounding, (T,)."""
+    """Standard deviation over ε of the relative change of the shares, by step (T,).
+
+    The change is that under RandomRounding.
+    """
     changes = []
     for seed in range(40):
         value = torch.ones(steps, 50, dtype=torch.float64, requires_grad=True)
@@ -171,7 +174,10 @@ def spread_of_shares(take, steps=9):
 
 
 def test_what_is_taken_apart_rounds_as_much_as_what_is_indexed():
-    """Every share of a step rounds in each sum that the gradient of an index makes after it: √t amounts at step t."""
+    """Every share of a step rounds in each sum that the gradient of an index makes after it.
+
+    √t amounts at step t.
+    """
     indexed = spread_of_shares(lambda value, _: [value[t] for t in range(len(value))])
     apart = spread_of_shares(
         lambda value, seed: list(
