@@ -7,22 +7,23 @@
     softplus   φ(z) = log(1 + eᶻ)         φ′(z) = σ(z)                  (5)
     positive   g(z) = z + ½ if z ≥ 0, else σ(z)    g′(z) = 1 if z ≥ 0, else σ′(z)    (6)
 
-Values are array-API code, `value(xp, z)`; derivatives are NumPy, `derivative(z, value)`, and receive φ(z) beside z
-because (1) and (2) are cheaper in it. z is the net input (pre-activation): 1 − z² in place of 1 − φ(z)² is a
-classic mistake. relu has no derivative at z = 0; (3) takes 0 there, as torch.relu and jax.nn.relu do. The textbook's
-σ (1 − σ) subtracts nearly equal numbers where σ is close to 1 and loses all digits of a saturated unit; σ(−z) has them. (1)
-has the same weakness and keeps it, as torch and jax do: the error is one unit in the last place of 1, not of φ′. (6) is
-continuous with a kink at 0, where its derivative jumps from ¼ to 1; (6) takes 1 there (Feng et al. 2024, appendix B).
+Values are array-API code, `value(xp, z)`; derivatives are NumPy, `derivative(z, value)`, and
+receive φ(z) beside z because (1) and (2) are cheaper in it. z is the net input (pre-activation): 1
+− z² in place of 1 − φ(z)² is a classic mistake. relu has no derivative at z = 0; (3) takes 0 there,
+as torch.relu and jax.nn.relu do. The textbook's σ (1 − σ) subtracts nearly equal numbers where σ is
+close to 1 and loses all digits of a saturated unit; σ(−z) has them. (1) has the same weakness and
+keeps it, as torch and jax do: the error is one unit in the last place of 1, not of φ′. (6) is
+continuous with a kink at 0, where its derivative jumps from ¼ to 1; (6) takes 1 there (Feng et al.
+2024, appendix B).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+from .arrays import Array
 
 
 def tanh(xp: Any, z: Any) -> Any:
@@ -43,7 +44,10 @@ def sigmoid(xp: Any, z: Any) -> Any:
 
 
 def sigmoid_and_complement(xp: Any, z: Any) -> tuple[Any, Any]:
-    """(σ(z), 1 − σ(z)), each with all its digits: the second is σ(−z), and their product is σ′(z) by (2)."""
+    """(σ(z), 1 − σ(z)), each with all its digits.
+
+    The second is σ(−z), and their product is σ′(z) by (2).
+    """
     decay = xp.exp(-xp.abs(z))
     large, small = 1 / (1 + decay), decay / (1 + decay)
     return xp.where(z >= 0, large, small), xp.where(z >= 0, small, large)

@@ -1,25 +1,28 @@
-"""What a cell offers to the time loop: the step form, and two halves of it that let work be hoisted out of the loop.
+"""What a cell offers to the time loop.
 
-The step form is the contract: `step` and, under it, `step_backward`. Most cells compute a net input that is linear in x,
+The step form, and two halves of it that let work be hoisted out of the loop.
+
+The step form is the contract: `step` and, under it, `step_backward`. Most cells compute a net input
+that is linear in x,
 
     a_t = W_xh x_t + b_h + (what waits for s_{t−1})             (1)
 
-so that a step falls into `project` (for every step at once) and `recur`, and its backward into `delta` = ∂L/∂a_t, which recurs,
-and `accumulate`, in which every weight gradient is one product over all steps. `Halves` puts the step form together from them.
+so that a step falls into `project` (for every step at once) and `recur`, and its backward into
+`delta` = ∂L/∂a_t, which recurs, and `accumulate`, in which every weight gradient is one product
+over all steps. `Halves` puts the step form together from them.
 
-A cell may give the same equations once more as a sequence form, `sequence` and `sequence_backward`: a loop of its own that writes
-into memory laid out beforehand, and computes before and after it, for every step at once, whatever does not recur. It is for
-speed, and holds for the step that the cell takes: a subclass that changes the step has none. Beside the step form it
-differs by rounding.
+A cell may give the same equations once more as a sequence form, `sequence` and `sequence_backward`:
+a loop of its own that writes into memory laid out beforehand, and computes before and after it, for
+every step at once, whatever does not recur. It is for speed, and holds for the step that the cell
+takes: a subclass that changes the step has none. Beside the step form it differs by rounding.
 """
 
 from typing import Any, Protocol, TypeAlias, TypeGuard, cast, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
+from .arrays import Array, Arrays
+
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 StepGradients: TypeAlias = tuple[Arrays, Array | None, Arrays]
 
@@ -27,8 +30,9 @@ StepGradients: TypeAlias = tuple[Arrays, Array | None, Arrays]
 class Cell(Protocol):
     """What a cell must offer; no base class is needed.
 
-    It may say besides: `output_names`, the parts of its state that are its output to what comes after, if that is not h; and
-    `initialise(rng, input_size, hidden_size, batch)`, its own draw of some parameters and initial states ("n_0").
+    It may say besides: `output_names`, the parts of its state that are its output to what comes
+    after, if that is not h; and `initialise(rng, input_size, hidden_size, batch)`, its own draw of
+    some parameters and initial states ("n_0").
     """
 
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
@@ -36,7 +40,10 @@ class Cell(Protocol):
         ...
 
     def state_shapes(self, hidden_size: int) -> Shapes:
-        """Shape of each part of the state, without the batch axis; its order is the order of s_t."""
+        """Shape of each part of the state, without the batch axis.
+
+        Its order is the order of s_t.
+        """
         ...
 
     def step(self, xp: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
@@ -50,7 +57,7 @@ class Cell(Protocol):
 
 @runtime_checkable
 class HoistedCell(Protocol):
-    """A cell that splits its step, so that all that does not recur is done for every step at once."""
+    """A cell that splits its step: all that does not recur is done for every step at once."""
 
     def project(self, xp: Any, params: Any, x: Any) -> Any:
         """What x contributes to the net input, for (B, ·) or (T, B, ·)."""
@@ -61,7 +68,10 @@ class HoistedCell(Protocol):
         ...
 
     def delta(self, params: Any, cache: Any, d_state: Any) -> tuple[Array, Arrays]:
-        """(∂L/∂(net input), d_state_prev); leading axes of d_state beyond those of the cache are carried along."""
+        """(∂L/∂(net input), d_state_prev).
+
+        Leading axes of d_state beyond those of the cache are carried along.
+        """
         ...
 
     def accumulate(self, params: Any, cache: Any, delta: Array) -> tuple[Arrays, Array | None]:
@@ -73,13 +83,17 @@ class SequenceCell(Cell, HoistedCell, Protocol):
     """A cell with a sequence form; all arrays have one dtype, but for tokens."""
 
     def sequence(self, params: Any, initial: Any, x: Array) -> tuple[Arrays, Arrays]:
-        """(s_0..s_T by name, (T+1, B, ·); tape) over x (T, B, I), or tokens (T, B), from the state s_0, (B, ·) by name."""
+        """(s_0..s_T by name, (T+1, B, ·); tape) over x (T, B, I), or tokens (T, B).
+
+        initial is the state s_0, (B, ·) by name.
+        """
         ...
 
     def sequence_backward(self, params: Any, x: Array, tape: Arrays, cotangents: Any, carry: Arrays | None) -> StepGradients:
         """(d_params, d_x, ∂L/∂s_0 by name) from cotangents e_1..e_T: name → (T, B, ·).
 
-        carry is the part of ∂L/∂s_T that comes through steps after T, (B, ·) by name; None if there are none.
+        carry is the part of ∂L/∂s_T that comes through steps after T, (B, ·) by name; None if there
+        are none.
         """
         ...
 
@@ -96,7 +110,10 @@ def has_sequence_form(cell: Any) -> TypeGuard[SequenceCell]:
 
 
 def jacobian_takes_rows_of_steps(cell: Any) -> bool:
-    """Whether `step_jacobian` may be asked about rows of several steps as if they were of one: where the sequence form may."""
+    """Whether `step_jacobian` may be asked about rows of several steps as if they were of one.
+
+    It may where the sequence form may.
+    """
     return has_sequence_form(cell) and _is_by_its_author(cast(Any, type(cell)), "step_jacobian")
 
 
@@ -107,7 +124,10 @@ def _is_by_its_author(kind: Any, name: str) -> bool:
 
 
 def zeros(like: Array) -> Array:
-    """Zeros of this shape and dtype that take no memory: one number, read everywhere, and read-only."""
+    """Zeros of this shape and dtype that take no memory.
+
+    One number, read everywhere, and read-only.
+    """
     return np.broadcast_to(np.zeros((), like.dtype), like.shape)
 
 
@@ -117,7 +137,10 @@ def are_zeros(array: Array) -> bool:
 
 
 def arriving(carry: Arrays | None, name: str, like: Array) -> Array:
-    """A copy, to be written to, of what comes back from later steps; zeros (B, ·) if there are none."""
+    """A copy, to be written to, of what comes back from later steps.
+
+    Zeros (B, ·) if there are no later steps.
+    """
     return np.zeros(like.shape, like.dtype) if carry is None else carry[name].astype(like.dtype)
 
 
@@ -129,14 +152,20 @@ class Halves:
         return self.recur(xp, params, state, self.project(xp, params, x), x)
 
     def step_backward(self: HoistedCell, params: Any, cache: Any, d_state: Any) -> StepGradients:
-        """(d_params, dx_t, d_state_prev) from the total derivatives d_state = ∂L/∂s_t, by name, (B, ·) each."""
+        """(d_params, dx_t, d_state_prev) from the total derivatives d_state = ∂L/∂s_t.
+
+        Both are by name, (B, ·) each.
+        """
         delta, d_state_prev = self.delta(params, cache, d_state)
         d_params, d_x = self.accumulate(params, cache, delta)
         return d_params, d_x, d_state_prev
 
 
 def output_names(cell: Any) -> tuple[str, ...]:
-    """The parts of the state that the next layer, or the head, reads: h, where the cell says nothing else."""
+    """The parts of the state that the next layer, or the head, reads.
+
+    h, where the cell says nothing else.
+    """
     return tuple(getattr(cell, "output_names", ("h",)))
 
 

@@ -1,4 +1,4 @@
-"""The Jacobians of the recurrence, their products, and what these say about vanishing and exploding gradients.
+"""The Jacobians of the recurrence, their products, and what they say of vanishing gradients.
 
 With the whole state flattened to S numbers per row, s_t (B, S), numerator layout:
 
@@ -6,41 +6,46 @@ With the whole state flattened to S numbers per row, s_t (B, S), numerator layou
     P_{t,k} = ∂s_t/∂s_k = J_t J_{t−1} ⋯ J_{k+1},   P_{t,t} = I     (newest factor on the left)   (2)
     P_{t,k} = P_{t,k+1} J_{k+1}                                                            (3)
 
-`norms` are spectral: ‖P‖₂ is the largest factor by which any gradient grows on the way from t back to k. What is known of it
-is ‖P_{t,k}‖ ≤ Π ‖J_j‖: the largest singular value of W_hh times max|φ′| below 1 is sufficient for vanishing, and so the same
-above 1 is necessary for exploding (Pascanu, Mikolov and Bengio 2013, section 2.1). Neither holds with eigenvalues in place of
-singular values, as it is often quoted: a nilpotent W_hh, whose spectral radius is 0, can let gradients grow at every step.
+`norms` are spectral: ‖P‖₂ is the largest factor by which any gradient grows on the way from t back
+to k. What is known of it is ‖P_{t,k}‖ ≤ Π ‖J_j‖: the largest singular value of W_hh times max|φ′|
+below 1 is sufficient for vanishing, and so the same above 1 is necessary for exploding (Pascanu,
+Mikolov and Bengio 2013, section 2.1). Neither holds with eigenvalues in place of singular values,
+as it is often quoted: a nilpotent W_hh, whose spectral radius is 0, can let gradients grow at every
+step.
 
-The long-run growth rates are the Lyapunov exponents λ_i = lim (1/T) log σ_i(P_{T,0}), computed without forming the product,
-which would under- or overflow, by re-orthonormalising at each step (Engelken, Wolf and Abbott 2023):
+The long-run growth rates are the Lyapunov exponents λ_i = lim (1/T) log σ_i(P_{T,0}), computed
+without forming the product, which would under- or overflow, by re-orthonormalising at each step
+(Engelken, Wolf and Abbott 2023):
 
     Q_t R_t = J_t Q_{t−1},    λ_i = (1/T) Σ_t log |R_t[i, i]|                              (4)
 """
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 
-from .cell import Array, Arrays, Cell, jacobian_takes_rows_of_steps
+from .arrays import Array, Arrays, Named
+from .cell import Cell, jacobian_takes_rows_of_steps
 from .linear import rows_of
 from .through_time import bptt
 from .through_time.sequences import CACHE
 
 
-def flatten_state(state: Mapping[str, Array]) -> Array:
+def flatten_state(state: Named) -> Array:
     """s (…, S): the parts of the state side by side, in their order."""
     return np.concatenate(list(state.values()), axis=-1)
 
 
-def split_state(flat: Array, like: Mapping[str, Array]) -> Arrays:
+def split_state(flat: Array, like: Named) -> Arrays:
     """The parts of the state, given their last sizes by `like`; inverse of `flatten_state`."""
     ends = np.cumsum([part.shape[-1] for part in like.values()])
     return dict(zip(like, np.split(flat, ends[:-1], axis=-1), strict=True))
 
 
-def state_jacobians(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) -> Array:
-    """J_t for t = 1..T by (1): (T, B, S, S); from the cell's step_jacobian, or else from its step_backward.
+def state_jacobians(cell: Cell, params: Named, tape: bptt.Tape) -> Array:
+    """J_t for t = 1..T by (1): (T, B, S, S).
+
+    From the cell's step_jacobian, or else from its step_backward.
 
     A row that has no step (the tape's mask) keeps its state: its Jacobian is the identity.
     """
@@ -57,7 +62,7 @@ def state_jacobians(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) ->
     return found if tape.mask is None else _kept(tape.mask, found)
 
 
-def state_jacobian(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
+def state_jacobian(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Array:
     """J_{t+1} alone: (B, S, S)."""
     one_step = getattr(cell, "step_jacobian", None)
     local = _rows_by_backward(cell, params, tape, t) if one_step is None else one_step(params, tape.caches[t])
@@ -69,7 +74,7 @@ def _kept(mask: Array, local: Array) -> Array:
     return np.where(mask.astype(bool)[..., None, None], local, np.eye(local.shape[-1], dtype=local.dtype))
 
 
-def _rows_by_backward(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Array:
+def _rows_by_backward(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Array:
     """J_t (B, S, S) row by row: pulling the unit cotangent e_i back through step t gives row i."""
     like = {name: trajectory[t] for name, trajectory in tape.states.items()}
     shape = flatten_state(like).shape
@@ -109,7 +114,8 @@ def singular_values(products: Array) -> Array:
 def growth_rates(jacobians: Array) -> Array:
     """Lyapunov exponents λ (B, S) per step by (4), largest first.
 
-    A direction that dies out is −inf where R is exactly zero, else what rounding leaves of it: about log ε for that step.
+    A direction that dies out is −inf where R is exactly zero, else what rounding leaves of it:
+    about log ε for that step.
     """
     steps, batch, size = jacobians.shape[:3]
     frame = np.broadcast_to(np.eye(size, dtype=jacobians.dtype), (batch, size, size))
@@ -121,10 +127,13 @@ def growth_rates(jacobians: Array) -> Array:
     return -np.sort(-total / steps, axis=-1)
 
 
-def contribution_norms(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> Arrays:
-    """‖(∂⁺s_k/∂W)ᵀ P_{t,k}ᵀ e_t‖ by parameter: (T+1, T+1), entry [t, k]; NaN where there is no such term.
+def contribution_norms(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named) -> Arrays:
+    """‖(∂⁺s_k/∂W)ᵀ P_{t,k}ᵀ e_t‖ by parameter: (T+1, T+1), entry [t, k].
 
-    The terms themselves add up to the gradient (the double sum of manual.through_time.bptt); steps are counted from 1.
+    NaN where there is no such term.
+
+    The terms themselves add up to the gradient (the double sum of manual.through_time.bptt); steps
+    are counted from 1.
     """
     size = tape.steps + 1
     norms: Arrays = {}

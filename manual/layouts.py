@@ -1,12 +1,16 @@
-"""Weights and gradients in the layouts of torch, ONNX and Keras, and back: one layer in one direction, or a network of torch's.
+"""Weights and gradients in the layouts of torch, ONNX and Keras, and back.
 
-This project's layout of a layer with I inputs, H hidden units and, where the LSTM is projected, P outputs:
+One layer in one direction, or a network of torch's.
+
+This project's layout of a layer with I inputs, H hidden units and, where the LSTM is projected, P
+outputs:
 
     rnn     W_xh (H, I),   W_hh (H, H),   b_h (H,)
     lstm    W_xh (4H, I),  W_hh (4H, H),  b_h (4H,);  projected: W_hh (4H, P), W_hr (P, H);  peepholes: p_i, p_f, p_o (H,)
     gru     W_xh (3H, I),  W_hh (3H, H),  b_x (3H,),  b_hh (3H,);  z keeps the old state: h = (1 − z) n + z h_{t−1}
 
-The others, with g the candidate of the LSTM and n that of the GRU (c and h in ONNX and Keras); all have the same meaning of z:
+The others, with g the candidate of the LSTM and n that of the GRU (c and h in ONNX and Keras); all
+have the same meaning of z:
 
     format   input, recurrent weight                  LSTM     GRU    biases                          besides
     project  W_xh (·, I), W_hh (·, H)                 i f g o  r z n  rnn, lstm: b_h; gru: b_x, b_hh  W_hr; p_i, p_f, p_o
@@ -14,43 +18,49 @@ The others, with g the candidate of the LSTM and n that of the GRU (c and h in O
     ONNX     W (D, ·, I), R (D, ·, H)                 i o f g  z r n  B (D, 2·) = Wb, Rb              P (D, 3H) = p_i, p_o, p_f
     Keras    kernel (I, ·), recurrent_kernel (H, ·)   i f g o  z r n  bias (·,), a reset_after GRU's (2, ·)
 
-Biases. With b_in added to the product with x and b_rec to that with the state (torch's bias_ih and bias_hh, ONNX's Wb and Rb,
-the two rows of Keras' GRU), where a format has both:
+Biases. With b_in added to the product with x and b_rec to that with the state (torch's bias_ih and
+bias_hh, ONNX's Wb and Rb, the two rows of Keras' GRU), where a format has both:
 
     rnn, lstm:  b_h = b_in + b_rec;            back:  b_in = b_h,  b_rec = 0                   (1)
     gru:        b_x = b_in,  b_hh = b_rec;     back the same                                   (2)
     Keras' gru with reset_after=False has one bias:  b_x = bias,  b_hh = 0;  back:  bias = b_x + b_hh   (3)
 
-(3) loses nothing that counts: in that form only the sum occurs. A bias that the format leaves out (bias=False) is zero.
+(3) loses nothing that counts: in that form only the sum occurs. A bias that the format leaves out
+(bias=False) is zero.
 
-GRU forms. The weights do not tell where the reset is: ONNX' linear_before_reset=0 (its default) and Keras' reset_after=False are
-`manual.cells.gru.GRU("before")`, 1 and True (Keras' default) are GRU("after"), torch has "after" alone.
+GRU forms. The weights do not tell where the reset is: ONNX' linear_before_reset=0 (its default) and
+Keras' reset_after=False are `manual.cells.gru.GRU("before")`, 1 and True (Keras' default) are
+GRU("after"), torch has "after" alone.
 
-Gradients. Let v be the arrays of the other format and w = A v ours. Then L(A v) has the gradient dv = Aᵀ dw. Reordering blocks
-and transposing move every number to one place, so Aᵀ = A⁻¹: a gradient goes through the same moves as its weight, in either
-direction. The sums in (1) and (3) are the exception, for Aᵀ of a sum copies:
+Gradients. Let v be the arrays of the other format and w = A v ours. Then L(A v) has the gradient dv
+= Aᵀ dw. Reordering blocks and transposing move every number to one place, so Aᵀ = A⁻¹: a gradient
+goes through the same moves as its weight, in either direction. The sums in (1) and (3) are the
+exception, for Aᵀ of a sum copies:
 
     (1)  db_in = db_rec = db_h         (3)  dbias = db_x = db_hh                                (4)
 
-so two equal gradients become one and are not added, and one becomes two where the weights had a zero. `gradients=True` does
-(4). A bias that is left out has a gradient all the same, so none is made up: the name is left out of the result.
+so two equal gradients become one and are not added, and one becomes two where the weights had a
+zero. `gradients=True` does (4). A bias that is left out has a gradient all the same, so none is
+made up: the name is left out of the result.
 
-Sources: torch.nn.RNN, LSTM and GRU ("Variables"; weight_hr: LSTM with proj_size); the ONNX operators RNN, LSTM and GRU (W[iofc],
-P[iof], W[zrh], "linear_before_reset"); keras.layers.SimpleRNN, LSTM and GRU (the cells' `build` and `call`). Orders only: cuDNN,
-cudnnGetRNNWeightParams (linLayerID); haste, LSTM (the forget bias is block 2) and GRU.to_native_weights; MIOpen,
-miopenGetRNNLayerParamOffset (paramID), which torch's permute_wei_for_miopen follows.
+Sources: torch.nn.RNN, LSTM and GRU ("Variables"; weight_hr: LSTM with proj_size); the ONNX
+operators RNN, LSTM and GRU (W[iofc], P[iof], W[zrh], "linear_before_reset");
+keras.layers.SimpleRNN, LSTM and GRU (the cells' `build` and `call`). Orders only: cuDNN,
+cudnnGetRNNWeightParams (linLayerID); haste, LSTM (the forget bias is block 2) and
+GRU.to_native_weights; MIOpen, miopenGetRNNLayerParamOffset (paramID), which torch's
+permute_wei_for_miopen follows.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
-Named: TypeAlias = Mapping[str, npt.ArrayLike]
+from .arrays import Array, Arrays
+
+Tensors: TypeAlias = Mapping[str, npt.ArrayLike]
 Gates: TypeAlias = str | tuple[str, ...]
 
 ORDERS: dict[str, dict[str, str]] = {
@@ -95,10 +105,13 @@ class _Layer(NamedTuple):
 
 
 def reorder(stacked: npt.ArrayLike, given: Gates, wanted: Gates, axis: int = 0) -> Array:
-    """The equal blocks of an axis, which are those of the gates `given`, in the order `wanted`; a new array of the same shape.
+    """The equal blocks of an axis, which are those of the gates `given`, in the order `wanted`.
 
-    Gates are single letters, as in reorder(W, "iofc", "ifco"), or any names in tuples. Raises ValueError where the two do not
-    name the same gates once each, or the axis does not divide into as many blocks.
+    A new array of the same shape.
+
+    Gates are single letters, as in reorder(W, "iofc", "ifco"), or any names in tuples. Raises
+    ValueError where the two do not name the same gates once each, or the axis does not divide into
+    as many blocks.
     """
     array = np.asarray(stacked)
     if not given or len(set(given)) != len(given) or sorted(given) != sorted(wanted):
@@ -112,12 +125,15 @@ def reorder(stacked: npt.ArrayLike, given: Gates, wanted: Gates, axis: int = 0) 
 # torch.
 
 
-def from_torch(cell: str, tensors: Named, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False) -> Arrays:
-    """One layer's parameters in this project's layout and without suffix, from a state_dict of nn.RNN, nn.LSTM or nn.GRU.
+def from_torch(cell: str, tensors: Tensors, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False) -> Arrays:
+    """One layer's parameters in this project's layout, from a state_dict of torch's.
 
-    cell is "rnn", "lstm" or "gru"; names are prefix + "weight_ih" + suffix, with (GH, I), and so on; "_l1_reverse" is layer 1
-    backwards, and "" serves nn.LSTMCell. With weight_hr the result has W_hr. gradients=True takes gradients, by (4). Raises
-    ValueError for an unknown cell, a weight that is not there, a wrong shape, and two bias gradients of one b_h that differ.
+    Their names have no suffix; the state_dict is one of nn.RNN, nn.LSTM or nn.GRU.
+
+    cell is "rnn", "lstm" or "gru"; names are prefix + "weight_ih" + suffix, with (GH, I), and so
+    on; "_l1_reverse" is layer 1 backwards, and "" serves nn.LSTMCell. With weight_hr the result has
+    W_hr. gradients=True takes gradients, by (4). Raises ValueError for an unknown cell, a weight
+    that is not there, a wrong shape, and two bias gradients of one b_h that differ.
     """
     named = {base: f"{prefix}{base}{suffix}" for base in SHAPES["torch"]}
     given = _taken("torch", cell, tensors, named)
@@ -125,23 +141,31 @@ def from_torch(cell: str, tensors: Named, suffix: str = "_l0", prefix: str = "",
         raise ValueError(f"{named['weight_hr']}: {CALLED[cell]} has no projection")
     layer = _Layer(given["weight_ih"], given["weight_hh"], given.get("bias_ih"), given.get("bias_hh"))
     projection = {PROJECTION: given["weight_hr"].copy()} if "weight_hr" in given else {}
-    return {**_to_project("torch", cell, layer, gradients, (named["bias_ih"], named["bias_hh"])), **projection}
+    return {
+        **_to_project("torch", cell, layer, gradients, (named["bias_ih"], named["bias_hh"])),
+        **projection,
+    }
 
 
-def to_torch(cell: str, params: Named, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False) -> Arrays:
-    """The state_dict of one layer, names as in `from_torch`, from its parameters without suffix; biases by (1) and (2), or (4).
+def to_torch(cell: str, params: Tensors, suffix: str = "_l0", prefix: str = "", *, gradients: bool = False) -> Arrays:
+    """The state_dict of one layer, names as in `from_torch`, from its parameters without suffix.
 
-    Raises ValueError for an unknown cell, a name that is missing (gradients may lack all biases) or that torch has nothing for,
-    and a wrong shape.
+    Biases by (1) and (2), or (4).
+
+    Raises ValueError for an unknown cell, a name that is missing (gradients may lack all biases) or
+    that torch has nothing for, and a wrong shape.
     """
     return _to_torch(cell, params, {base: base for base in SHAPES["project"]}, suffix, prefix, gradients)
 
 
-def network_from_torch(cell: str, tensors: Named, prefix: str = "", *, gradients: bool = False) -> Arrays:
-    """All parameters of all layers and directions, from a state_dict: "W_xh_l0", "W_xh_l0_reverse", "W_xh_l1", ….
+def network_from_torch(cell: str, tensors: Tensors, prefix: str = "", *, gradients: bool = False) -> Arrays:
+    """All parameters of all layers and directions, from a state_dict.
 
-    A single layer in one direction has no suffix. Names that do not start with the prefix or are no weights of a layer are
-    passed over. Raises ValueError as `from_torch` does, for the first layer and direction that is not whole, and for none.
+    Their names are "W_xh_l0", "W_xh_l0_reverse", "W_xh_l1", ….
+
+    A single layer in one direction has no suffix. Names that do not start with the prefix or are no
+    weights of a layer are passed over. Raises ValueError as `from_torch` does, for the first layer
+    and direction that is not whole, and for none.
     """
     found = (
         re.fullmatch(r"(?:weight|bias)_(?:ih|hh|hr)(_l\d+(?:_reverse)?)", name[len(prefix) :]) for name in _under(tensors, prefix)
@@ -153,10 +177,13 @@ def network_from_torch(cell: str, tensors: Named, prefix: str = "", *, gradients
     return {name + suffix: value for suffix, layer in layers.items() for name, value in layer.items()}
 
 
-def network_to_torch(cell: str, params: Named, prefix: str = "", *, gradients: bool = False) -> Arrays:
-    """The state_dict of a network, from parameters with the suffixes of `network_from_torch`, or of one layer without.
+def network_to_torch(cell: str, params: Tensors, prefix: str = "", *, gradients: bool = False) -> Arrays:
+    """The state_dict of a network, from parameters with the suffixes of `network_from_torch`.
 
-    Raises ValueError as `to_torch` does, for a name that is no parameter of a layer, and for a layer that is not whole.
+    A network of one layer in one direction has no suffix.
+
+    Raises ValueError as `to_torch` does, for a name that is no parameter of a layer, and for a
+    layer that is not whole.
     """
     matches = {name: re.fullmatch(rf"({'|'.join(SHAPES['project'])})(_l\d+(?:_reverse)?)?", name) for name in params}
     foreign = [name for name, match in matches.items() if match is None]
@@ -175,19 +202,27 @@ def network_to_torch(cell: str, params: Named, prefix: str = "", *, gradients: b
     return done
 
 
-def _to_torch(cell: str, params: Named, named: Mapping[str, str], suffix: str, prefix: str, gradients: bool) -> Arrays:
+def _to_torch(cell: str, params: Tensors, named: Mapping[str, str], suffix: str, prefix: str, gradients: bool) -> Arrays:
     layer, others = _from_project("torch", cell, params, named, {PROJECTION}, gradients)
-    arrays = {"weight_ih": layer.W, "weight_hh": layer.R, "bias_ih": layer.b_in, "bias_hh": layer.b_rec}
+    arrays = {
+        "weight_ih": layer.W,
+        "weight_hh": layer.R,
+        "bias_ih": layer.b_in,
+        "bias_hh": layer.b_rec,
+    }
     arrays["weight_hr"] = others.get(PROJECTION)
     return {f"{prefix}{base}{suffix}": value for base, value in arrays.items() if value is not None}
 
 
-def _under(tensors: Named, prefix: str) -> Iterable[str]:
+def _under(tensors: Tensors, prefix: str) -> Iterable[str]:
     return (name for name in tensors if name.startswith(prefix))
 
 
 def _all_suffixes(found: set[str]) -> list[str]:
-    """Every layer up to the last, in both directions if one has both: what is missing is then missed by name."""
+    """Every layer up to the last, in both directions if one has both.
+
+    What is missing is then missed by name.
+    """
     layers = max((int(suffix.split("_")[1][1:]) for suffix in found), default=-1) + 1
     directions = ("", "_reverse") if any(suffix.endswith("_reverse") for suffix in found) else ("",)
     return [f"_l{k}{direction}" for k in range(layers) for direction in directions]
@@ -196,12 +231,15 @@ def _all_suffixes(found: set[str]) -> list[str]:
 # ONNX.
 
 
-def from_onnx(cell: str, tensors: Named, direction: int = 0, *, gradients: bool = False) -> Arrays:
-    """One direction's parameters in this project's layout, from the inputs of the operator RNN, LSTM or GRU.
+def from_onnx(cell: str, tensors: Tensors, direction: int = 0, *, gradients: bool = False) -> Arrays:
+    """One direction's parameters in this project's layout, from an ONNX operator's inputs.
 
-    tensors are W (D, GH, I), R (D, GH, H) and, where there, B (D, 2GH) and P (D, 3H); D is num_directions, and direction 1 of
-    "bidirectional" is the reverse one. With P the result has p_i, p_f and p_o. gradients=True takes gradients, by (4). Raises
-    ValueError for an unknown cell, a direction or a weight that is not there, a wrong shape, and two bias gradients that differ.
+    The operator is RNN, LSTM or GRU.
+
+    tensors are W (D, GH, I), R (D, GH, H) and, where there, B (D, 2GH) and P (D, 3H); D is
+    num_directions, and direction 1 of "bidirectional" is the reverse one. With P the result has
+    p_i, p_f and p_o. gradients=True takes gradients, by (4). Raises ValueError for an unknown cell,
+    a direction or a weight that is not there, a wrong shape, and two bias gradients that differ.
     """
     slices: Arrays = {}
     for name in SHAPES["onnx"].keys() & tensors.keys():
@@ -220,11 +258,14 @@ def from_onnx(cell: str, tensors: Named, direction: int = 0, *, gradients: bool 
     return params
 
 
-def to_onnx(cell: str, *directions: Named, gradients: bool = False) -> Arrays:
-    """The operator's W (D, GH, I), R (D, GH, H), B (D, 2GH) and, of peepholes, P (D, 3H), from D = 1 or 2 directions' parameters.
+def to_onnx(cell: str, *directions: Tensors, gradients: bool = False) -> Arrays:
+    """The operator's W, R, B and, of peepholes, P, from the parameters of D = 1 or 2 directions.
 
-    B is left out where gradients are and have no biases. Raises ValueError for an unknown cell, a name that is missing or that
-    ONNX has nothing for, a wrong shape, and directions that do not fit each other.
+    W (D, GH, I), R (D, GH, H), B (D, 2GH) and P (D, 3H).
+
+    B is left out where gradients are and have no biases. Raises ValueError for an unknown cell, a
+    name that is missing or that ONNX has nothing for, a wrong shape, and directions that do not fit
+    each other.
     """
     if len(directions) not in (1, 2):
         raise ValueError(f"{len(directions)} directions: an ONNX operator has 1 or 2")
@@ -237,7 +278,7 @@ def to_onnx(cell: str, *directions: Named, gradients: bool = False) -> Arrays:
     return {name: np.stack([one[name] for one in slices]) for name in first}
 
 
-def _to_onnx(cell: str, params: Named, gradients: bool) -> Arrays:
+def _to_onnx(cell: str, params: Tensors, gradients: bool) -> Arrays:
     layer, others = _from_project("onnx", cell, params, {base: base for base in SHAPES["project"]}, set(PEEPHOLES), gradients)
     arrays = {"W": layer.W, "R": layer.R}
     if layer.b_in is not None and layer.b_rec is not None:
@@ -250,12 +291,15 @@ def _to_onnx(cell: str, params: Named, gradients: bool) -> Arrays:
 # Keras.
 
 
-def from_keras(cell: str, tensors: Named, *, gradients: bool = False) -> Arrays:
-    """A layer's parameters in this project's layout, from those of keras.layers.SimpleRNN, LSTM or GRU.
+def from_keras(cell: str, tensors: Tensors, *, gradients: bool = False) -> Arrays:
+    """A layer's parameters in this project's layout, from a Keras layer's.
 
-    tensors are kernel (I, GH), recurrent_kernel (H, GH) and, where there, bias (GH,), which get_weights() lists in this order.
-    A GRU's bias is (2, GH) for reset_after=True, (GH,) for False: that tells the form. gradients=True takes gradients, by (4).
-    Raises ValueError for an unknown cell, a weight that is not there, and a wrong shape.
+    The layer is a keras.layers.SimpleRNN, LSTM or GRU.
+
+    tensors are kernel (I, GH), recurrent_kernel (H, GH) and, where there, bias (GH,), which
+    get_weights() lists in this order. A GRU's bias is (2, GH) for reset_after=True, (GH,) for
+    False: that tells the form. gradients=True takes gradients, by (4). Raises ValueError for an
+    unknown cell, a weight that is not there, and a wrong shape.
     """
     both = cell == "gru" and np.ndim(tensors.get("bias", 0)) == 2
     symbols = SHAPES["keras"] | ({"bias": "2 GH"} if both else {})
@@ -268,12 +312,14 @@ def from_keras(cell: str, tensors: Named, *, gradients: bool = False) -> Arrays:
     return _to_project("keras", cell, layer, gradients, ("bias", "bias"))
 
 
-def to_keras(cell: str, params: Named, *, reset: str = "after", gradients: bool = False) -> Arrays:
-    """kernel (I, GH), recurrent_kernel (H, GH) and bias (GH,) of the Keras layer; of a GRU with reset "after" bias is (2, GH).
+def to_keras(cell: str, params: Tensors, *, reset: str = "after", gradients: bool = False) -> Arrays:
+    """kernel (I, GH), recurrent_kernel (H, GH) and bias (GH,) of the Keras layer.
 
-    reset counts for a GRU alone: "before" is Keras' reset_after=False, biases by (3), gradients by (4). Raises ValueError for an
-    unknown cell or reset, a name that is missing or that Keras has nothing for, a wrong shape, and, for gradients and "before",
-    two bias gradients that differ.
+    Of a GRU with reset "after" bias is (2, GH).
+
+    reset counts for a GRU alone: "before" is Keras' reset_after=False, biases by (3), gradients by
+    (4). Raises ValueError for an unknown cell or reset, a name that is missing or that Keras has
+    nothing for, a wrong shape, and, for gradients and "before", two bias gradients that differ.
     """
     if reset not in ("after", "before"):
         raise ValueError(f"reset is 'after' or 'before' the product, not {reset!r}")
@@ -283,14 +329,20 @@ def to_keras(cell: str, params: Named, *, reset: str = "after", gradients: bool 
         return arrays
     if cell == "gru" and reset == "after":
         return {**arrays, "bias": np.stack([layer.b_in, layer.b_rec])}
-    return {**arrays, "bias": _one_bias(layer.b_in, layer.b_rec, gradients, ("b_x", "b_hh"))}  # (1), (3), (4)
+    return {
+        **arrays,
+        "bias": _one_bias(layer.b_in, layer.b_rec, gradients, ("b_x", "b_hh")),
+    }  # (1), (3), (4)
 
 
 # What the formats share.
 
 
 def _to_project(format: str, cell: str, layer: _Layer, gradients: bool, biases: tuple[str, str]) -> Arrays:
-    """W_xh, W_hh and the biases, new arrays; `biases` are the names of b_in and b_rec in messages."""
+    """W_xh, W_hh and the biases, new arrays.
+
+    `biases` are the names of b_in and b_rec in messages.
+    """
     given, wanted = ORDERS[format][cell], ORDERS["project"][cell]
     W, R = reorder(layer.W, given, wanted), reorder(layer.R, given, wanted)
     params = {"W_xh": np.ascontiguousarray(W), "W_hh": np.ascontiguousarray(R)}
@@ -304,9 +356,17 @@ def _to_project(format: str, cell: str, layer: _Layer, gradients: bool, biases: 
 
 
 def _from_project(
-    format: str, cell: str, params: Named, named: Mapping[str, str], possible: set[str], gradients: bool
+    format: str,
+    cell: str,
+    params: Tensors,
+    named: Mapping[str, str],
+    possible: set[str],
+    gradients: bool,
 ) -> tuple[_Layer, Arrays]:
-    """The layer in the order of the format, and those of `possible` that it has besides; all new arrays."""
+    """The layer in the order of the format, and those of `possible` that it has besides.
+
+    All new arrays.
+    """
     given = _taken("project", cell, params, named)
     allowed = {*WEIGHTS["project"], *BIASES[cell], *(possible if cell == "lstm" else ())}
     foreign = params.keys() - {named[base] for base in allowed}
@@ -342,8 +402,17 @@ def _one_bias(b_in: Array, b_rec: Array, gradients: bool, named: tuple[str, str]
     return b_in
 
 
-def _taken(format: str, cell: str, tensors: Named, named: Mapping[str, str], symbols: Mapping[str, str] | None = None) -> Arrays:
-    """base → array for each base whose name is in tensors, shapes checked; `named` is base → name."""
+def _taken(
+    format: str,
+    cell: str,
+    tensors: Tensors,
+    named: Mapping[str, str],
+    symbols: Mapping[str, str] | None = None,
+) -> Arrays:
+    """base → array for each base whose name is in tensors, shapes checked.
+
+    `named` is base → name.
+    """
     if cell not in ORDERS[format]:
         raise ValueError(f"no cell is called {cell!r}; there are {', '.join(ORDERS[format])}")
     for base in WEIGHTS[format]:
@@ -357,7 +426,11 @@ def _taken(format: str, cell: str, tensors: Named, named: Mapping[str, str], sym
 
 def _check_shapes(format: str, cell: str, given: Arrays, named: Mapping[str, str], symbols: Mapping[str, str]) -> None:
     recurrent = WEIGHTS[format][1]
-    stacked, shape, gates = symbols[recurrent].split().index("GH"), given[recurrent].shape, len(ORDERS[format][cell])
+    stacked, shape, gates = (
+        symbols[recurrent].split().index("GH"),
+        given[recurrent].shape,
+        len(ORDERS[format][cell]),
+    )
     if len(shape) != 2:
         raise ValueError(f"{named[recurrent]} has {len(shape)} axes: it is a matrix")
     total, fed_back = shape[stacked], shape[1 - stacked]
@@ -367,7 +440,14 @@ def _check_shapes(format: str, cell: str, given: Arrays, named: Mapping[str, str
         )
     hidden = total // gates
     projected = not given.keys().isdisjoint((PROJECTION, "weight_hr"))
-    sizes = {"GH": total, "2GH": 2 * total, "H": hidden, "3H": 3 * hidden, "P": fed_back if projected else hidden, "2": 2}
+    sizes = {
+        "GH": total,
+        "2GH": 2 * total,
+        "H": hidden,
+        "3H": 3 * hidden,
+        "P": fed_back if projected else hidden,
+        "2": 2,
+    }
     for base, array in given.items():
         expected = [sizes.get(symbol) for symbol in symbols[base].split()]
         if len(expected) != array.ndim or any(e not in (None, n) for e, n in zip(expected, array.shape, strict=True)):

@@ -7,17 +7,16 @@
     dW[:, k] = Σ over the positions whose token is k of δ                                   (3)
     dx = Wᵀ δ       (a token has no gradient)                                               (4)
 
-(3) must accumulate: a token that occurs twice has two terms, and `dW[:, tokens] += δ` in NumPy keeps only one of
-them. Leading axes are free: one step (B, …) and a whole sequence (T, B, …) are the same code, and for the sequence
-(2) is one matrix product.
+(3) must accumulate: a token that occurs twice has two terms, and `dW[:, tokens] += δ` in NumPy
+keeps only one of them. Leading axes are free: one step (B, …) and a whole sequence (T, B, …) are
+the same code, and for the sequence (2) is one matrix product.
 """
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+from .arrays import Array
 
 
 def rows_of(array: Array, leading: int) -> Array:
@@ -26,7 +25,10 @@ def rows_of(array: Array, leading: int) -> Array:
 
 
 def linear(xp: Any, W: Any, x: Any) -> Any:
-    """W x for rows or tokens: (…, out) for W (out, I). Raises ValueError or IndexError for a token out of range."""
+    """W x for rows or tokens: (…, out) for W (out, I).
+
+    Raises ValueError or IndexError for a token out of range.
+    """
     if not xp.isdtype(x.dtype, "integral"):
         return x @ W.T
     if xp is np and x.size and x.min() < 0:

@@ -9,29 +9,30 @@ With outputs y (T, B, V), a target per step and row, and weights w (T, B):
     squared error           ℓ = ½ ‖y − target‖²                                        (4)
                             ∂ℓ/∂y = y − target                                         (5)
 
-The ½ in (4) is what makes (5) free of a factor 2. "y − target" is often quoted for cross-entropy as well; that holds
-only with p in place of y. The weights say which positions count and how they are reduced:
+The ½ in (4) is what makes (5) free of a factor 2. "y − target" is often quoted for cross-entropy as
+well; that holds only with p in place of y. The weights say which positions count and how they are
+reduced:
 
     sum     w = mask                                                                   (6)
     mean    w = mask / Σ mask     (over counted positions, not over V)                 (7)
 
-A loss at the last step alone is a mask that is zero before it. Losses at each step, or at the last, for padded rows,
-are masks as well: one mechanism.
+A loss at the last step alone is a mask that is zero before it. Losses at each step, or at the last,
+for padded rows, are masks as well: one mechanism.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+from .arrays import Array
 
 
 def position_weights(mask: Array, reduction: str) -> Array:
     """w (T, B) by (6) or (7).
 
-    Raises ValueError for a reduction other than "sum" and "mean", and for a mean over no position at all.
+    Raises ValueError for a reduction other than "sum" and "mean", and for a mean over no position
+    at all.
     """
     if reduction == "sum":
         return mask  # (6)
@@ -46,7 +47,11 @@ def position_weights(mask: Array, reduction: str) -> Array:
 def softmax_cross_entropy(y: Array, target: Array, weights: Array) -> tuple[float, Array]:
     """(L, ∂L/∂y) for y (T, B, V), integer targets (T, B) and weights (T, B)."""
     shifted = (y - y.max(axis=-1, keepdims=True)).reshape(-1, y.shape[-1])  # only differences of y matter, and are formed
-    p, w, at_target = np.exp(shifted), weights.reshape(-1), (np.arange(target.size), target.reshape(-1))
+    p, w, at_target = (
+        np.exp(shifted),
+        weights.reshape(-1),
+        (np.arange(target.size), target.reshape(-1)),
+    )
     total = p.sum(axis=-1)
     loss = -(w * (shifted[at_target] - np.log(total))).sum()  # (1), (2)
     p *= (w / total)[:, None]

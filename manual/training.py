@@ -1,7 +1,8 @@
 """Training: clipping of gradients, and parameter updates by gradient descent, momentum and Adam.
 
-Let θ be all parameters, g = ∂L/∂θ at update n = 1, 2, …, η the learning rate. Operations on arrays are entry by entry. Everything
-is pure: what is remembered from update to update is an argument and a result, nothing given is changed, dtypes are kept.
+Let θ be all parameters, g = ∂L/∂θ at update n = 1, 2, …, η the learning rate. Operations on arrays
+are entry by entry. Everything is pure: what is remembered from update to update is an argument and
+a result, nothing given is changed, dtypes are kept.
 
 Gradient descent (SGD), plain and with momentum μ; v_0 = 0:
 
@@ -9,9 +10,10 @@ Gradient descent (SGD), plain and with momentum μ; v_0 = 0:
     v_n = μ v_{n−1} + g,    θ ← θ − η v_n                        (2)
     v_n = μ v_{n−1} + g,    θ ← θ − η (g + μ v_n)                (3)
 
-(2) is Polyak's heavy ball (1964), (3) Nesterov's look-ahead in the variables of Sutskever, Martens, Dahl and Hinton 2013, both
-as torch and optax write them. The paper has v_n = μ v_{n−1} − η g: the same only while η stays. Many tutorials have an average,
-v_n = μ v_{n−1} + (1 − μ) g ("dampening"): as if η were multiplied by 1 − μ.
+(2) is Polyak's heavy ball (1964), (3) Nesterov's look-ahead in the variables of Sutskever, Martens,
+Dahl and Hinton 2013, both as torch and optax write them. The paper has v_n = μ v_{n−1} − η g: the
+same only while η stays. Many tutorials have an average, v_n = μ v_{n−1} + (1 − μ) g ("dampening"):
+as if η were multiplied by 1 − μ.
 
 Adam (Kingma and Ba 2015, algorithm 1); m_0 = v_0 = 0:
 
@@ -20,57 +22,63 @@ Adam (Kingma and Ba 2015, algorithm 1); m_0 = v_0 = 0:
     m̂ = m_n / (1 − β₁ⁿ),  v̂ = v_n / (1 − β₂ⁿ)                    (6)
     θ ← θ − η m̂ / (√v̂ + ε)                                       (7)
 
-(6) makes up for the zeros that the averages start from: without it the first steps are (1 − β₁) / √(1 − β₂) ≈ 3 times too long.
-In (7) ε stands outside the square root. Inside, √(v̂ + ε), ε = 1e-8 would be felt by gradients up to 1e-4. The shorter form at the
-end of the paper's section 2, η √(1 − β₂ⁿ) / (1 − β₁ⁿ) · m_n / (√v_n + ε̂), is another algorithm unless ε̂ = ε √(1 − β₂ⁿ) changes
-with n; TensorFlow has that form with a constant.
+(6) makes up for the zeros that the averages start from: without it the first steps are (1 − β₁) /
+√(1 − β₂) ≈ 3 times too long. In (7) ε stands outside the square root. Inside, √(v̂ + ε), ε = 1e-8
+would be felt by gradients up to 1e-4. The shorter form at the end of the paper's section 2, η √(1 −
+β₂ⁿ) / (1 − β₁ⁿ) · m_n / (√v_n + ε̂), is another algorithm unless ε̂ = ε √(1 − β₂ⁿ) changes with n;
+TensorFlow has that form with a constant.
 
 Clipping, before an update. By value, to both sides of zero,
 
     g ← min(max(g, −c), c)                                       (8)
 
-and not "if g > c: g = c", which lets −100 pass: a gradient explodes in both directions. By global norm (Pascanu, Mikolov and
-Bengio 2013, algorithm 1, over all parameters together):
+and not "if g > c: g = c", which lets −100 pass: a gradient explodes in both directions. By global
+norm (Pascanu, Mikolov and Bengio 2013, algorithm 1, over all parameters together):
 
     ‖g‖ = √ Σ g²                                                 (9)
     g ← g · min(1, c / (‖g‖ + ε))                                (10)
 
-torch.nn.utils.clip_grad_norm_ has ε = 1e-6 in (10), so that its norm ends a little below c; optax.clip_by_global_norm and the
-paper have ε = 0. (10) keeps the gradient's direction, (8) does not. Neither does anything against vanishing: a gradient of 1e-12
-is within every bound, and min(1, ·) scales nothing up.
+torch.nn.utils.clip_grad_norm_ has ε = 1e-6 in (10), so that its norm ends a little below c;
+optax.clip_by_global_norm and the paper have ε = 0. (10) keeps the gradient's direction, (8) does
+not. Neither does anything against vanishing: a gradient of 1e-12 is within every bound, and min(1,
+·) scales nothing up.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
-Named: TypeAlias = Mapping[str, Array]
+from .arrays import Arrays, Named
 
 
 def clip_by_value(gradients: Named, limit: float) -> Arrays:
-    """Every entry cut to −limit … limit by (8); NaN stays NaN. Raises ValueError where limit is negative or NaN."""
+    """Every entry cut to −limit … limit by (8); NaN stays NaN.
+
+    Raises ValueError where limit is negative or NaN.
+    """
     _must_be_at_least_zero("limit", limit)
     return {name: np.clip(g, -float(limit), float(limit)) for name, g in gradients.items()}  # (8)
 
 
 def global_norm(gradients: Named) -> float:
-    """The Euclidean norm of all entries of all arrays together by (9), summed in float64; 0 of nothing, NaN of NaN."""
+    """The Euclidean norm of all entries of all arrays together by (9), summed in float64.
+
+    0 of nothing, NaN of NaN.
+    """
     with np.errstate(over="ignore"):
         squares = [float(np.sum(np.square(np.abs(g).astype(np.float64)))) for g in gradients.values()]
     return math.sqrt(sum(squares))  # (9)
 
 
 def clip_by_global_norm(gradients: Named, max_norm: float, epsilon: float = 1e-6) -> Arrays:
-    """The gradients, scaled down together by (10) where their norm is over max_norm; epsilon 1e-6 as torch, 0 as optax.
+    """The gradients, scaled down together by (10) where their norm is over max_norm.
 
-    A norm that is not finite does not pass unseen: with NaN all entries become NaN; with infinity those that are infinite become
-    NaN and the others 0, as in torch. Raises ValueError where max_norm or epsilon is negative or NaN.
+    epsilon is 1e-6 as in torch, 0 as in optax.
+
+    A norm that is not finite does not pass unseen: with NaN all entries become NaN; with infinity
+    those that are infinite become NaN and the others 0, as in torch. Raises ValueError where
+    max_norm or epsilon is negative or NaN.
     """
     _must_be_at_least_zero("max_norm", max_norm)
     _must_be_at_least_zero("epsilon", epsilon)
@@ -94,8 +102,9 @@ def sgd(params: Named, gradients: Named, learning_rate: float) -> Arrays:
 class SGD:
     """Gradient descent by (1), with momentum by (2), with Nesterov's by (3).
 
-    Its memory is {name: v_n}, empty without momentum. Gradients of names that are no parameter are left aside; a parameter
-    without a gradient is a KeyError. Raises ValueError for a momentum outside [0, 1), and for Nesterov's without any.
+    Its memory is {name: v_n}, empty without momentum. Gradients of names that are no parameter are
+    left aside; a parameter without a gradient is a KeyError. Raises ValueError for a momentum
+    outside [0, 1), and for Nesterov's without any.
     """
 
     learning_rate: float
@@ -134,8 +143,9 @@ class Moments:
 class Adam:
     """Adam by (4) to (7).
 
-    As for SGD, only parameters are looked at, and each needs a gradient. Raises ValueError for a β outside [0, 1), and for an ε
-    that is not above 0: an entry whose gradient has always been zero would become 0/0 in (7).
+    As for SGD, only parameters are looked at, and each needs a gradient. Raises ValueError for a β
+    outside [0, 1), and for an ε that is not above 0: an entry whose gradient has always been zero
+    would become 0/0 in (7).
     """
 
     learning_rate: float = 1e-3
@@ -156,7 +166,12 @@ class Adam:
 
     def update(self, params: Named, gradients: Named, memory: Moments) -> tuple[Arrays, Moments]:
         """(new parameters, new memory)."""
-        n, beta1, beta2, epsilon = memory.updates + 1, float(self.beta1), float(self.beta2), float(self.epsilon)
+        n, beta1, beta2, epsilon = (
+            memory.updates + 1,
+            float(self.beta1),
+            float(self.beta2),
+            float(self.epsilon),
+        )
         m = {name: beta1 * memory.m[name] + (1 - beta1) * gradients[name] for name in params}  # (4)
         v = {name: beta2 * memory.v[name] + (1 - beta2) * gradients[name] ** 2 for name in params}  # (5)
         m_hat = {name: value / (1 - beta1**n) for name, value in m.items()}  # (6)

@@ -10,10 +10,11 @@ where stop(·) is a constant to differentiation, and the window of t holds K + 1
 K earlier ones. Nothing is cut where the window reaches s_0.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .arrays import Named
 from .equations.parts import stop_gradient
 
 State = dict[str, Any]
@@ -21,18 +22,16 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Unrolled:
-    """loss(xp, params, inputs) = Σ_t step_loss, over the first axis of the inputs named in
-    `sequence`.
+    """loss(xp, params, inputs) = Σ_t step_loss, over the first axis of inputs in `sequence`.
 
     initial(xp, params, inputs) -> state                       s_0, a dict of arrays
-    step(xp, params, state, at) -> state                       `at` holds the inputs of this step,
-                                                               by name
+    step(xp, params, state, at) -> state                       `at` holds the inputs of this step, by name
     step_loss(xp, params, state, at) -> scalar                 ℓ_t, of the new state
     """
 
     initial: Callable[[Any, Any, Any], State]
-    step: Callable[[Any, Any, State, Mapping[str, Any]], State]
-    step_loss: Callable[[Any, Any, State, Mapping[str, Any]], Any]
+    step: Callable[[Any, Any, State, Named], State]
+    step_loss: Callable[[Any, Any, State, Named], Any]
     sequence: tuple[str, ...] = ("x",)
 
     def __call__(self, xp: Any, params: Any, inputs: Any) -> Any:

@@ -329,7 +329,7 @@ def _torch_keywords(problem: AnyProblem, rounding_seed: int | None) -> dict[str,
 
 def _jax_keywords(problem: AnyProblem, rounding_seed: int | None) -> dict[str, Any]:
     del rounding_seed
-    return {"hastily": problem.step is None} if isinstance(problem, Problem) else {}
+    return {"compile_fast": problem.step is None} if isinstance(problem, Problem) else {}
 
 
 def _no_keywords(problem: AnyProblem, rounding_seed: int | None) -> dict[str, Any]:

@@ -1,17 +1,27 @@
-"""The linear recurrent unit (LRU): a complex diagonal recurrence that cannot explode, in real arithmetic.
+"""The linear recurrent unit (LRU).
 
-The complex state is kept as its two real parts, s = (re, im), each (H,), and u likewise. Forward, for t = 1..T:
+A complex diagonal recurrence that cannot explode, in real arithmetic.
 
-    λ = r e^{iφ},   r = exp(−e^ν),   φ = e^θ                    (1)   0 < r < 1 for every real ν (rounded, r = 1 for ν < −36)
+The complex state is kept as its two real parts, s = (re, im), each (H,), and u likewise.
+
+Forward, for t = 1..T (conventions: manual/__init__.py):
+
+    λ = r e^{iφ},   r = exp(−e^ν),   φ = e^θ                    (1)   0 < r < 1 for every real ν
     v_t = W_xh x_t                                              (2)   (2H,) = (B_re x, B_im x), B = B_re + i B_im
     u_t = e^γ ⊙ v_t                                             (3)   e^γ scales both parts
     re_t = λ_re ⊙ re_{t−1} − λ_im ⊙ im_{t−1} + u_re             (4)   s_t = λ s_{t−1} + u_t
     im_t = λ_im ⊙ re_{t−1} + λ_re ⊙ im_{t−1} + u_im
 
-with λ_re = r cos φ, λ_im = r sin φ. What comes after reads (re, im): Re(C s_t) is a real linear map of the two, that of a head.
+with λ_re = r cos φ, λ_im = r sin φ. What comes after reads (re, im): Re(C s_t) is a real linear map
+of the two, that of a head.
 
-Backward. All derivatives are by the real parts, dre_t = ∂L/∂re_t and dim_t = ∂L/∂im_t, so that no convention of complex gradients
-enters: torch's complex gradient is dre + i dim, jax.grad's its conjugate dre − i dim. With total derivatives at step t,
+Rounded to float64, r is 1 where e^ν is below 2⁻⁵⁴, half of the gap between 1 and the number before
+it: for ν < −54 log 2 ≈ −37.43. NumPy's exp, which may be off by one such gap, can give the number
+before 1 down to ν ≈ −37.64.
+
+Backward. All derivatives are by the real parts, dre_t = ∂L/∂re_t and dim_t = ∂L/∂im_t, so that no
+convention of complex gradients enters: torch's complex gradient is dre + i dim, jax.grad's its
+conjugate dre − i dim. With total derivatives at step t,
 
     dre_{t−1} =  λ_re ⊙ dre_t + λ_im ⊙ dim_t                    (5)   dre + i dim is multiplied by λ̄, the conjugate
     dim_{t−1} = −λ_im ⊙ dre_t + λ_re ⊙ dim_t
@@ -26,8 +36,9 @@ The Jacobian of one step does not depend on the data:
 
     J = [[diag λ_re, −diag λ_im], [diag λ_im, diag λ_re]],   ‖Jⁿ‖ = (max r)ⁿ < 1                        (11)
 
-Source: Orvieto et al. 2023, "Resurrecting recurrent neural networks for long sequences", section 3.3 (λ) and 3.4 (γ); the draw of
-ν, θ and γ is their appendix A: λ uniform in a ring, γ = log √(1 − |λ|²).
+Source: Orvieto et al. 2023, "Resurrecting recurrent neural networks for long sequences", section
+3.3 (λ) and 3.4 (γ); the draw of ν, θ and γ is their appendix A: λ uniform in a ring, γ = log √(1 −
+|λ|²).
 """
 
 from dataclasses import dataclass
@@ -35,7 +46,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cell import Array, Arrays, Halves, Shapes
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes
 from ..linear import linear, linear_backward
 
 
@@ -43,8 +55,9 @@ from ..linear import linear, linear_backward
 class LRU(Halves):
     """s_t = λ s_{t−1} + e^γ B x_t, complex s in two real parts.
 
-    Parameters nu, theta, gamma (H,) and W_xh (2H, I), B's real part over its imaginary; states re and im (B, H), both of them
-    output; x is (B, I), or tokens (B,). `initialise` draws |λ| between radius_min and radius_max.
+    Parameters nu, theta, gamma (H,) and W_xh (2H, I), B's real part over its imaginary; states re
+    and im (B, H), both of them output; x is (B, I), or tokens (B,). `initialise` draws |λ| between
+    radius_min and radius_max.
     """
 
     radius_min: float = 0.5
@@ -61,7 +74,10 @@ class LRU(Halves):
         return {"re": (hidden_size,), "im": (hidden_size,)}
 
     def initialise(self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int) -> Arrays:
-        """nu, theta and gamma: λ uniform in the ring between the radii, over the upper and lower half plane."""
+        """nu, theta and gamma.
+
+        λ uniform in the ring between the radii, over the upper and lower half plane.
+        """
         del input_size, batch
         low, high = self.radius_min**2, self.radius_max**2
         radius = np.sqrt(rng.uniform(low, high, size=hidden_size))
@@ -97,7 +113,10 @@ class LRU(Halves):
         del cache
         lambda_re, lambda_im = eigenvalues(np, params)
         d_re, d_im = d_state["re"], d_state["im"]
-        previous = {"re": lambda_re * d_re + lambda_im * d_im, "im": lambda_re * d_im - lambda_im * d_re}  # (5)
+        previous = {
+            "re": lambda_re * d_re + lambda_im * d_im,
+            "im": lambda_re * d_im - lambda_im * d_re,
+        }  # (5)
         return np.concatenate([d_re, d_im], axis=-1), previous
 
     def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:

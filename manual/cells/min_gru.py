@@ -1,6 +1,6 @@
 """The minimal GRU (minGRU): a gate and a candidate of x alone, so that the recurrence is linear.
 
-Forward, for t = 1..T, stacked z, h:
+Forward, for t = 1..T (conventions: manual/__init__.py), stacked z, h:
 
     a_t = W_xh x_t + b_h                                        (1)   (2H,), nothing of it waits for the state
     z = σ(a_z),   g = φ(a_h)                                    (2)   φ: "positive" of manual.activations, or another
@@ -19,7 +19,8 @@ The Jacobian of one step is diagonal, with entries in (0, 1):
 
 so that gradients can vanish and never explode.
 
-Source: Feng, Tung, Hajimirsadeghi, Ahmed and Bengio 2024, "Were RNNs all we needed?", section 3.1; φ of appendix B.
+Source: Feng, Tung, Hajimirsadeghi, Ahmed and Bengio 2024, "Were RNNs all we needed?", section 3.1;
+φ of appendix B.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from ..activations import ACTIVATIONS, sigmoid_and_complement
-from ..cell import Array, Arrays, Halves, Shapes
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes
 from ..linear import linear, linear_backward
 
 
@@ -83,4 +85,7 @@ class MinGRU(Halves):
     def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 2H)."""
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (7)
-        return {"W_xh": d_W_xh, "b_h": np.sum(delta.reshape(-1, delta.shape[-1]), axis=0)}, d_x  # (7)
+        return {
+            "W_xh": d_W_xh,
+            "b_h": np.sum(delta.reshape(-1, delta.shape[-1]), axis=0),
+        }, d_x  # (7)

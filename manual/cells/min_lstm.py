@@ -1,6 +1,6 @@
 """The minimal LSTM (minLSTM): gates of x alone, normalised so that they add up to one.
 
-Forward, for t = 1..T, stacked f, i, h:
+Forward, for t = 1..T (conventions: manual/__init__.py), stacked f, i, h:
 
     a_t = W_xh x_t + b_h                                        (1)   (3H,), nothing of it waits for the state
     f = σ(a_f),   i = σ(a_i),   g = φ(a_h)                      (2)   φ: "positive" of manual.activations, or another
@@ -24,7 +24,8 @@ The Jacobian of one step is diagonal, with entries in (0, 1):
 
     J_t = diag(f′)                                              (12)
 
-Source: Feng, Tung, Hajimirsadeghi, Ahmed and Bengio 2024, "Were RNNs all we needed?", section 3.2; φ of appendix B.
+Source: Feng, Tung, Hajimirsadeghi, Ahmed and Bengio 2024, "Were RNNs all we needed?", section 3.2;
+φ of appendix B.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ from typing import Any
 import numpy as np
 
 from ..activations import ACTIVATIONS, sigmoid_and_complement
-from ..cell import Array, Arrays, Halves, Shapes
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes
 from ..linear import linear, linear_backward
 
 
@@ -41,7 +43,8 @@ from ..linear import linear, linear_backward
 class MinLSTM(Halves):
     """h_t = f′ h_{t−1} + i′ φ(·), gates of x alone with f′ + i′ = 1.
 
-    Parameters W_xh (3H, I), b_h (3H,), stacked f, i, h; state h (B, H); x is (B, I), or tokens (B,).
+    Parameters W_xh (3H, I), b_h (3H,), stacked f, i, h; state h (B, H); x is (B, I), or tokens
+    (B,).
     """
 
     activation: str = "positive"
@@ -76,7 +79,16 @@ class MinLSTM(Halves):
         a_h = projected[:, 2 * size :]
         g = ACTIVATIONS[self.activation].value(xp, a_h)  # (2)
         keep, write = f / (f + i), i / (f + i)  # (3)
-        cache = {"x": x, "h_prev": state["h"], "keep": keep, "write": write, "not_f": not_f, "not_i": not_i, "a_h": a_h, "g": g}
+        cache = {
+            "x": x,
+            "h_prev": state["h"],
+            "keep": keep,
+            "write": write,
+            "not_f": not_f,
+            "not_i": not_i,
+            "a_h": a_h,
+            "g": g,
+        }
         return {"h": keep * state["h"] + write * g}, cache  # (4)
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
@@ -92,4 +104,7 @@ class MinLSTM(Halves):
     def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 3H)."""
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (11)
-        return {"W_xh": d_W_xh, "b_h": np.sum(delta.reshape(-1, delta.shape[-1]), axis=0)}, d_x  # (11)
+        return {
+            "W_xh": d_W_xh,
+            "b_h": np.sum(delta.reshape(-1, delta.shape[-1]), axis=0),
+        }, d_x  # (11)

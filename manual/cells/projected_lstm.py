@@ -1,6 +1,7 @@
 """The LSTM with a projected output: h and c differ in size.
 
-Forward, for t = 1..T; h is (P,), c and the gates are (H,), the net input stacked i, f, g, o:
+Forward, for t = 1..T (conventions: manual/__init__.py); h is (P,), c and the gates are (H,), the
+net input stacked i, f, g, o:
 
     a_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)   (4H,), W_hh is (4H, P)
     i = σ(a_i),  f = σ(a_f),  g = tanh(a_g),  o = σ(a_o)        (2)
@@ -8,7 +9,8 @@ Forward, for t = 1..T; h is (P,), c and the gates are (H,), the net input stacke
     m_t = o ⊙ tanh(c_t)                                         (4)   (H,)
     h_t = W_hr m_t                                              (5)   W_hr is (P, H): what recurs is the projection
 
-Backward, with dh_t (P,), dc_t (H,) the total derivatives that arrive at step t, and ī = 1 − i = σ(−a_i), likewise f̄ and ō:
+Backward, with dh_t (P,), dc_t (H,) the total derivatives that arrive at step t, and ī = 1 − i =
+σ(−a_i), likewise f̄ and ō:
 
     dm = W_hrᵀ dh_t                                             (6)
     d̃c = dc_t + dm ⊙ o ⊙ (1 − tanh² c_t)                        (7)
@@ -18,14 +20,14 @@ Backward, with dh_t (P,), dc_t (H,) the total derivatives that arrive at step t,
     dW_xh = Σ_t δ_t x_tᵀ,  dW_hh = Σ_t δ_t h_{t−1}ᵀ,  db_h = Σ_t δ_t              (11)
     dW_hr = Σ_t dh_t m_tᵀ                                       (12)  dh_t is the total derivative, the carry included
 
-The Jacobian of one step on s = (h, c), S = P + H, with p_i = g i ī, p_f = c_{t−1} f f̄, p_g = i (1 − g²), q = tanh(c) o ō
-scaling rows:
+The Jacobian of one step on s = (h, c), S = P + H, with p_i = g i ī, p_f = c_{t−1} f f̄, p_g = i (1
+− g²), q = tanh(c) o ō scaling rows:
 
     ∂c_t/∂c_{t−1} = diag(f),    ∂c_t/∂h_{t−1} = p_i W_hi + p_f W_hf + p_g W_hg                         (13)
     ∂h_t/∂s_{t−1} = W_hr [o (1 − tanh² c) ∂c_t/∂s_{t−1} + (q W_ho, 0)]                                 (14)
 
-Source: Sak, Senior and Beaufays 2014, "Long short-term memory based recurrent neural network architectures", section 2.2; torch's
-nn.LSTM(proj_size=P).
+Source: Sak, Senior and Beaufays 2014, "Long short-term memory based recurrent neural network
+architectures", section 2.2; torch's nn.LSTM(proj_size=P).
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,8 @@ from typing import Any
 import numpy as np
 
 from ..activations import sigmoid_and_complement
-from ..cell import Array, Arrays, Halves, Shapes
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes
 from ..linear import linear, linear_backward
 
 GATES = ("i", "f", "g", "o")
@@ -44,8 +47,9 @@ GATES = ("i", "f", "g", "o")
 class ProjectedLSTM(Halves):
     """The LSTM with h_t = W_hr (o ⊙ tanh c_t).
 
-    Parameters W_xh (4H, I), W_hh (4H, P), b_h (4H,), gates stacked i, f, g, o, and W_hr (P, H); states h (B, P) and c (B, H); x
-    is (B, I), or tokens (B,). P is projection_size, or half of H, rounded up, for None. Raises ValueError where it is not 1 … H.
+    Parameters W_xh (4H, I), W_hh (4H, P), b_h (4H,), gates stacked i, f, g, o, and W_hr (P, H);
+    states h (B, P) and c (B, H); x is (B, I), or tokens (B,). P is projection_size, or half of H,
+    rounded up, for None. Raises ValueError where it is not 1 … H.
     """
 
     projection_size: int | None = None
@@ -53,7 +57,12 @@ class ProjectedLSTM(Halves):
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """Shapes of W_xh, W_hh, b_h and W_hr."""
         rows, size = len(GATES) * hidden_size, self._projected(hidden_size)
-        return {"W_xh": (rows, input_size), "W_hh": (rows, size), "b_h": (rows,), "W_hr": (size, hidden_size)}
+        return {
+            "W_xh": (rows, input_size),
+            "W_hh": (rows, size),
+            "b_h": (rows,),
+            "W_hr": (size, hidden_size),
+        }
 
     def state_shapes(self, hidden_size: int) -> Shapes:
         """h (P,), then c (H,)."""
@@ -67,9 +76,17 @@ class ProjectedLSTM(Halves):
 
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """∂s_t/∂s_{t−1} for s = (h, c) by (13) and (14): (B, P+H, P+H)."""
-        (i, f, g, o), tanh_c, W_hr = (cache[gate] for gate in GATES), cache["tanh_c"], params["W_hr"]
+        (i, f, g, o), tanh_c, W_hr = (
+            (cache[gate] for gate in GATES),
+            cache["tanh_c"],
+            params["W_hr"],
+        )
         W_hi, W_hf, W_hg, W_ho = np.split(params["W_hh"], len(GATES))
-        p_i, p_f, p_g = g * i * cache["not_i"], cache["c_prev"] * f * cache["not_f"], i * (1 - g * g)
+        p_i, p_f, p_g = (
+            g * i * cache["not_i"],
+            cache["c_prev"] * f * cache["not_f"],
+            i * (1 - g * g),
+        )
         c_by_h = p_i[:, :, None] * W_hi + p_f[:, :, None] * W_hf + p_g[:, :, None] * W_hg  # (13)
         c_by_c = f[:, :, None] * np.eye(f.shape[-1], dtype=f.dtype)  # (13)
         through_c = (o * (1 - tanh_c * tanh_c))[:, :, None]
@@ -95,7 +112,14 @@ class ProjectedLSTM(Halves):
         tanh_c = xp.tanh(c)
         m = o * tanh_c  # (4)
         gates = {"i": i, "f": f, "g": g, "o": o, "not_i": not_i, "not_f": not_f, "not_o": not_o}
-        cache = {"x": x, "h_prev": state["h"], "c_prev": state["c"], **gates, "tanh_c": tanh_c, "m": m}
+        cache = {
+            "x": x,
+            "h_prev": state["h"],
+            "c_prev": state["c"],
+            **gates,
+            "tanh_c": tanh_c,
+            "m": m,
+        }
         return {"h": m @ params["W_hr"].T, "c": c}, cache  # (5)
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
@@ -104,10 +128,16 @@ class ProjectedLSTM(Halves):
         dm = d_state["h"] @ params["W_hr"]  # (6)
         dc = d_state["c"] + dm * o * (1 - tanh_c * tanh_c)  # (7)
         delta_o = dm * tanh_c * o * cache["not_o"]  # (8)
-        delta_i, delta_f = dc * g * i * cache["not_i"], dc * cache["c_prev"] * f * cache["not_f"]  # (9)
+        delta_i, delta_f = (
+            dc * g * i * cache["not_i"],
+            dc * cache["c_prev"] * f * cache["not_f"],
+        )  # (9)
         delta_g = dc * i * (1 - g * g)  # (9)
         delta = np.concatenate([delta_i, delta_f, delta_g, delta_o], axis=-1)
-        return np.concatenate([delta, d_state["h"]], axis=-1), {"h": delta @ params["W_hh"], "c": dc * f}  # (10)
+        return np.concatenate([delta, d_state["h"]], axis=-1), {
+            "h": delta @ params["W_hh"],
+            "c": dc * f,
+        }  # (10)
 
     def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 4H+P) = (δ, dh)."""

@@ -1,11 +1,12 @@
 """The residual recurrent network: the state is kept, and a step adds to it.
 
-Forward, for t = 1..T, with a fixed number α:
+Forward, for t = 1..T (conventions: manual/__init__.py), with a fixed number α:
 
     z_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)
     h_t = h_{t−1} + α φ(z_t)                                    (2)
 
-Backward, with dh_t the total derivative. h_{t−1} reaches h_t twice, by (2) directly and through z_t:
+Backward, with dh_t the total derivative. h_{t−1} reaches h_t twice, by (2) directly and through
+z_t:
 
     δ_t      = α φ′(z_t) ⊙ dh_t                                 (3)
     dh_{t−1} = dh_t + W_hhᵀ δ_t       (the identity path: no weight, no slope in it)    (4)
@@ -16,10 +17,11 @@ The Jacobian of one step
 
     J_t = I + α diag(φ′(z_t)) W_hh                              (7)
 
-has eigenvalues near 1 for small α, so that products of it neither vanish nor explode fast; the same with α a time step is Euler's
-method for the differential equation h′ = φ(z).
+has eigenvalues near 1 for small α, so that products of it neither vanish nor explode fast; the same
+with α a time step is Euler's method for the differential equation h′ = φ(z).
 
-Source: He, Zhang, Ren and Sun 2016 (identity shortcuts), eq. 1, in time; with α: Chang, Chen, Haber and Chi 2019, eq. 4.
+Source: He, Zhang, Ren and Sun 2016 (identity shortcuts), eq. 1, in time; with α: Chang, Chen, Haber
+and Chi 2019, eq. 4.
 """
 
 from dataclasses import dataclass
@@ -28,13 +30,16 @@ from typing import Any
 import numpy as np
 
 from ..activations import ACTIVATIONS
-from ..cell import Array, Arrays, Halves, Shapes
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes
 from ..linear import linear, linear_backward
 
 
 @dataclass(frozen=True)
 class ResidualRNN(Halves):
-    """h_t = h_{t−1} + α φ(W_xh x_t + W_hh h_{t−1} + b_h), with φ one of `manual.activations.ACTIVATIONS`.
+    """h_t = h_{t−1} + α φ(W_xh x_t + W_hh h_{t−1} + b_h).
+
+    φ is one of `manual.activations.ACTIVATIONS`.
 
     Parameters W_xh (H, I), W_hh (H, H), b_h (H,); state h (B, H); x is (B, I), or tokens (B,).
     """
@@ -44,7 +49,11 @@ class ResidualRNN(Halves):
 
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
         """Shapes of W_xh, W_hh and b_h."""
-        return {"W_xh": (hidden_size, input_size), "W_hh": (hidden_size, hidden_size), "b_h": (hidden_size,)}
+        return {
+            "W_xh": (hidden_size, input_size),
+            "W_hh": (hidden_size, hidden_size),
+            "b_h": (hidden_size,),
+        }
 
     def state_shapes(self, hidden_size: int) -> Shapes:
         """The state is h alone."""
@@ -67,7 +76,12 @@ class ResidualRNN(Halves):
         """({"h": h_t}, cache) given projected = W_xh x_t + b_h."""
         z = projected + state["h"] @ params["W_hh"].T  # (1)
         phi = ACTIVATIONS[self.activation].value(xp, z)
-        return {"h": state["h"] + self.alpha * phi}, {"x": x, "h_prev": state["h"], "z": z, "phi": phi}  # (2)
+        return {"h": state["h"] + self.alpha * phi}, {
+            "x": x,
+            "h_prev": state["h"],
+            "z": z,
+            "phi": phi,
+        }  # (2)
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """(δ_t (B, H), {"h": dh_{t−1}})."""

@@ -1,6 +1,6 @@
 """The sLSTM: an LSTM with exponential gates, a normaliser n and a stabiliser m.
 
-Forward, for t = 1..T, net input stacked i, f, z, o:
+Forward, for t = 1..T (conventions: manual/__init__.py), net input stacked i, f, z, o:
 
     a_t = W_xh x_t + W_hh h_{t−1} + b_h                         (1)   (4H,)
     p = a_i,   q = log σ(a_f) + m_{t−1}                         (2)   logarithms of the input and of the forget gate
@@ -11,13 +11,14 @@ Forward, for t = 1..T, net input stacked i, f, z, o:
     n_t = f ⊙ n_{t−1} + i                                       (7)
     h_t = o ⊙ c_t / n_t                                         (8)
 
-What is meant are the cell e^m c and the normaliser e^m n: m only keeps their floating-point values in range, and cancels in (8).
-A loss that reads h alone therefore has a gradient that does not depend on how (3) is differentiated, at a tie neither. As parts
-of the state, c, n and m can each be read, and then (3) counts: w = 1 where q ≥ p, else 0. At a tie, torch.maximum and
-jnp.maximum give ½ to each; here all goes to q.
+What is meant are the cell e^m c and the normaliser e^m n: m only keeps their floating-point values
+in range, and cancels in (8). A loss that reads h alone therefore has a gradient that does not
+depend on how (3) is differentiated, at a tie neither. As parts of the state, c, n and m can each be
+read, and then (3) counts: w = 1 where q ≥ p, else 0. At a tie, torch.maximum and jnp.maximum give ½
+to each; here all goes to q.
 
-Backward, with dh, dc, dn, dm the total derivatives that arrive at step t, and ō = 1 − o = σ(−a_o), f̄ = σ(−a_f) = d log σ(a_f)/d
-a_f:
+Backward, with dh, dc, dn, dm the total derivatives that arrive at step t, and ō = 1 − o = σ(−a_o),
+f̄ = σ(−a_f) = d log σ(a_f)/d a_f:
 
     δ_o = dh ⊙ (c_t/n_t) ⊙ o ō                                  (9)
     d̃c = dc + dh ⊙ o / n_t,    d̃n = dn − dh ⊙ h_t / n_t         (10)
@@ -29,13 +30,15 @@ a_f:
     dh_{t−1} = W_hhᵀ δ_t,   dx_t = W_xhᵀ δ_t                    (16)
     dW_xh = Σ_t δ_t x_tᵀ,  dW_hh = Σ_t δ_t h_{t−1}ᵀ,  db_h = Σ_t δ_t    (17)
 
-The Jacobian of one step on s = (h, c, n, m). Let Δ be the row of ∂(p − q): in h, W_i − f̄ W_f; in m, −1. By (3) p − m_t = w (p −
-q) and q − m_t = −(1 − w)(p − q), so that, with y = w i, ȳ = (1 − w) f,
+The Jacobian of one step on s = (h, c, n, m). Let Δ be the row of ∂(p − q): in h, W_i − f̄ W_f; in
+m, −1. By (3) p − m_t = w (p − q) and q − m_t = −(1 − w)(p − q), so that, with y = w i, ȳ = (1 − w)
+f,
 
     ∂m_t = w ∂q + (1 − w) ∂p,     ∂c_t = f ∂c_{t−1} + (y z − ȳ c_{t−1}) Δ + i (1 − z²) W_z ∂h_{t−1}          (18)
     ∂n_t = f ∂n_{t−1} + (y − ȳ n_{t−1}) Δ,     ∂h_t = (o ∂c_t − h_t ∂n_t) / n_t + (c_t/n_t) o ō W_o ∂h_{t−1}    (19)
 
-Source: Beck et al. 2024, "xLSTM: extended long short-term memory", eqs. 8–17, with the forget gate σ; one head.
+Source: Beck et al. 2024, "xLSTM: extended long short-term memory", eqs. 8–17, with the forget gate
+σ; one head.
 """
 
 from dataclasses import dataclass
@@ -44,7 +47,8 @@ from typing import Any
 import numpy as np
 
 from ..activations import sigmoid_and_complement, softplus
-from ..cell import Array, Arrays, Halves, Shapes
+from ..arrays import Array, Arrays
+from ..cell import Halves, Shapes
 from ..linear import linear, linear_backward
 
 GATES = ("i", "f", "z", "o")
@@ -54,8 +58,8 @@ GATES = ("i", "f", "z", "o")
 class SLSTM(Halves):
     """h_t = o c_t / n_t with exponential input gate, forget gate σ, and stabiliser m.
 
-    Parameters W_xh (4H, I), W_hh (4H, H), b_h (4H,), stacked i, f, z, o; states h, c, n, m (B, H); x is (B, I), or tokens (B,).
-    `initialise` draws n_0 positive, as a sum of gates is.
+    Parameters W_xh (4H, I), W_hh (4H, H), b_h (4H,), stacked i, f, z, o; states h, c, n, m (B, H);
+    x is (B, I), or tokens (B,). `initialise` draws n_0 positive, as a sum of gates is.
     """
 
     def parameter_shapes(self, input_size: int, hidden_size: int) -> Shapes:
@@ -104,12 +108,30 @@ class SLSTM(Halves):
         to_q = q >= p
         m = xp.where(to_q, q, p)  # (3)
         i, f = xp.exp(p - m), xp.exp(q - m)  # (4)
-        z, (o, not_o), (_, not_f) = xp.tanh(a_z), sigmoid_and_complement(xp, a_o), sigmoid_and_complement(xp, a_f)  # (5)
+        z, (o, not_o), (_, not_f) = (
+            xp.tanh(a_z),
+            sigmoid_and_complement(xp, a_o),
+            sigmoid_and_complement(xp, a_f),
+        )  # (5)
         c, n = f * state["c"] + i * z, f * state["n"] + i  # (6), (7)
         v = c / n
-        gates = {"i": i, "f": f, "z": z, "o": o, "not_f": not_f, "not_o": not_o, "w": xp.astype(to_q, p.dtype)}
+        gates = {
+            "i": i,
+            "f": f,
+            "z": z,
+            "o": o,
+            "not_f": not_f,
+            "not_o": not_o,
+            "w": xp.astype(to_q, p.dtype),
+        }
         before = {"h_prev": state["h"], "c_prev": state["c"], "n_prev": state["n"]}
-        return {"h": o * v, "c": c, "n": n, "m": m}, {"x": x, **before, **gates, "v": v, "n": n}  # (8)
+        return {"h": o * v, "c": c, "n": n, "m": m}, {
+            "x": x,
+            **before,
+            **gates,
+            "v": v,
+            "n": n,
+        }  # (8)
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """(δ_t (B, 4H), {"h", "c", "n", "m": the total derivatives one step before})."""

@@ -1,1 +1,4 @@
-"""What makes a sequence of a step: the time loop, layers and directions, truncation, recomputation, forward mode."""
+"""What makes a sequence of a step.
+
+The time loop, layers and directions, truncation, recomputation, forward mode.
+"""

@@ -12,13 +12,16 @@ Then, since s_t reaches L through its own loss and through s_{t+1} only,
     ∂L/∂W = Σ_t (∂⁺s_t/∂W)ᵀ d_t                                        (3)   ∂⁺: s_{t−1} held fixed
     ∂L/∂s_0 = J_1ᵀ d_1                                                 (4)
 
-Unrolling (2) inside (3) gives the textbook's double sum (Pascanu, Mikolov and Bengio 2013, eqs. 3–5)
+Unrolling (2) inside (3) gives the textbook's double sum (Pascanu, Mikolov and Bengio 2013, eqs.
+3–5)
 
     ∂L/∂W = Σ_t Σ_{k≤t} (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t                   (5)   O(T²), kept as `double_sum`
 
-whose terms say how far back a loss reaches, and whose inner sum cut at k ≥ t − K is windowed truncation (manual.through_time.truncation).
+whose terms say how far back a loss reaches, and whose inner sum cut at k ≥ t − K is windowed
+truncation (manual.through_time.truncation).
 
-Sequences of unequal length stand in one batch with a mask, true where a row has a step. A row without one keeps its state,
+Sequences of unequal length stand in one batch with a mask, true where a row has a step. A row
+without one keeps its state,
 
     s_t = step(s_{t−1}, x_t; W) where the mask is true, s_{t−1} elsewhere     (6)
 
@@ -26,31 +29,34 @@ so that s_T is each row's own last state; and its derivative passes the step by,
 
     d_{t−1} = e_{t−1} + J_tᵀ d_t where the mask is true, e_{t−1} + d_t elsewhere    (7)
 
-with nothing for W and x. What stands in x where there is no step is never read: it is taken as zero.
+with nothing for W and x. What stands in x where there is no step is never read: it is taken as
+zero.
 
 With a `chunk` of k steps the state is carried across a chunk's border and the gradient is not: J_tᵀ d_t in (2) is left out where
 t − 1 is a positive multiple of k (truncation by chunks: Williams and Peng 1990, with h′ = h = k).    (8)
 
-`forward` and `backward` are this loop. `run` and `gradients` give the same states and whole gradients, from the sequence form of
-a cell where it has one and nothing is masked or cut.
+`forward` and `backward` are this loop. `run` and `gradients` give the same states and whole
+gradients, from the sequence form of a cell where it has one and nothing is masked or cut.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
 
-from ..cell import Array, Arrays, Cell, HoistedCell, SequenceCell, has_sequence_form
+from ..arrays import Array, Arrays, Named
+from ..cell import Cell, HoistedCell, SequenceCell, has_sequence_form
 
 SEQUENCE_DTYPES = {np.dtype(np.float64), np.dtype(np.float32)}  # in float16 e⁻ᵃ soon overflows
 
 
 @dataclass(frozen=True)
 class Tape:
-    """What forward leaves for backward: x, the trajectory s_0..s_T, each part (T+1, B, ·), a cache
-    per step, the mask (T, B).
+    """What forward leaves for backward.
+
+    That is x, the trajectory s_0..s_T, each part (T+1, B, ·), a cache per step, the mask (T, B).
     """
 
     x: Array
@@ -66,13 +72,14 @@ class Tape:
 
 @dataclass(frozen=True)
 class SequenceCaches(Sequence[Any]):
-    """What a sequence form leaves for its backward; the caches of the steps are computed when one
-    is asked for.
+    """What a sequence form leaves for its backward.
+
+    The caches of the steps are computed when one is asked for.
     """
 
     cell: SequenceCell
-    params: Mapping[str, Array]
-    initial_state: Mapping[str, Array]
+    params: Named
+    initial_state: Named
     x: Array
     tape: Arrays
 
@@ -109,14 +116,15 @@ class SequenceGradients:
 
 def forward(
     cell: Cell,
-    params: Mapping[str, Array],
-    initial_state: Mapping[str, Array],
+    params: Named,
+    initial_state: Named,
     x: Array,
     mask: Array | None = None,
 ) -> Tape:
     """Run the cell over x (T, B, I), or tokens (T, B), from initial_state; each part (B, ·).
 
-    mask (T, B) is true where a row has a step, by (6); everywhere, if it is None. Raises ValueError for T = 0.
+    mask (T, B) is true where a row has a step, by (6); everywhere, if it is None. Raises ValueError
+    for T = 0.
     """
     if len(x) == 0:
         raise ValueError("a sequence has at least one step")
@@ -137,13 +145,14 @@ def forward(
 
 def run(
     cell: Cell,
-    params: Mapping[str, Array],
-    initial_state: Mapping[str, Array],
+    params: Named,
+    initial_state: Named,
     x: Array,
     mask: Array | None = None,
 ) -> Tape:
-    """The same from the cell's sequence form, if it has one, no row ends early, and all is float64
-    or float32; else `forward`.
+    """The same from the cell's sequence form, where it can; else `forward`.
+
+    It can if the cell has one, no row ends early, and all is float64 or all float32.
     """
     if mask is not None or len(x) == 0 or not has_sequence_form(cell) or not _of_one_dtype(cell, params, initial_state, x):
         return forward(cell, params, initial_state, x, mask)
@@ -151,9 +160,16 @@ def run(
     return Tape(x, states, SequenceCaches(cell, params, initial_state, x, tape))
 
 
-def _of_one_dtype(cell: Cell, params: Mapping[str, Array], initial_state: Mapping[str, Array], x: Array) -> bool:
+def _of_one_dtype(cell: Cell, params: Named, initial_state: Named, x: Array) -> bool:
     own = [params[name] for name in cell.parameter_shapes(1, 1)]
-    dtypes = {value.dtype for value in (*own, *initial_state.values(), *([] if np.isdtype(x.dtype, "integral") else [x]))}
+    dtypes = {
+        value.dtype
+        for value in (
+            *own,
+            *initial_state.values(),
+            *([] if np.isdtype(x.dtype, "integral") else [x]),
+        )
+    }
     return len(dtypes) == 1 and dtypes <= SEQUENCE_DTYPES
 
 
@@ -162,19 +178,20 @@ def _as_rows(mask: Array, like: Array) -> Array:
     return mask.reshape(*mask.shape, *(1,) * (like.ndim - mask.ndim))
 
 
-def _select(mask: Array, there: Mapping[str, Array], elsewhere: Mapping[str, Array]) -> Arrays:
-    """`there` for the rows (B,) where the mask is true; leading axes before the rows are carried
-    along.
+def _select(mask: Array, there: Named, elsewhere: Named) -> Arrays:
+    """`there` for the rows (B,) where the mask is true.
+
+    Leading axes before the rows are carried along.
     """
     rows = mask.astype(bool)[:, None]
     return {name: np.where(rows, value, elsewhere[name]) for name, value in there.items()}
 
 
-def _plain_steps(cell: Cell, params: Mapping[str, Array], x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
+def _plain_steps(cell: Cell, params: Named, x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
     return lambda t, state: cell.step(np, params, state, x[t])
 
 
-def _hoisted_steps(cell: HoistedCell, params: Mapping[str, Array], x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
+def _hoisted_steps(cell: HoistedCell, params: Named, x: Array) -> Callable[[int, Any], tuple[Any, Any]]:
     projected = cell.project(np, params, x)
     return lambda t, state: cell.recur(np, params, state, projected[t], x[t])
 
@@ -191,9 +208,7 @@ def past(tape: Tape, t: int, pulled_back: Arrays, total: Arrays) -> Arrays:
     return pulled_back if tape.mask is None else _select(tape.mask[t], pulled_back, total)  # (7)
 
 
-def backward(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], chunk: int | None = None
-) -> SequenceGradients:
+def backward(cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None) -> SequenceGradients:
     """Gradients by (2)–(4), from cotangents e_1..e_T: name → (T, B, ·); by (8) with a chunk."""
     if not isinstance(cell, HoistedCell):
         return added_up(shares(cell, params, tape, cotangents, chunk))
@@ -204,18 +219,23 @@ def backward(
 
 def gradients(
     cell: Cell,
-    params: Mapping[str, Array],
+    params: Named,
     tape: Tape,
-    cotangents: Mapping[str, Array],
+    cotangents: Named,
     chunk: int | None = None,
     carry: Arrays | None = None,
 ) -> SequenceGradients:
-    """The same, from the sequence form that left the tape, if one did and nothing is cut; of
-    d_state then d_0 alone is told.
+    """The same, from the sequence form that left the tape, if one did and nothing is cut.
 
-    carry is J_{T+1}ᵀ d_{T+1}, (B, ·) by name, where steps follow that are not on the tape (manual.through_time.checkpointing).
+    Of d_state then d_0 alone is told.
+
+    carry is J_{T+1}ᵀ d_{T+1}, (B, ·) by name, where steps follow that are not on the tape
+    (manual.through_time.checkpointing).
     """
-    caches, dtypes = tape.caches, {value.dtype for value in (*tape.states.values(), *cotangents.values())}
+    caches, dtypes = (
+        tape.caches,
+        {value.dtype for value in (*tape.states.values(), *cotangents.values())},
+    )
     cut = chunk is not None and chunk < tape.steps
     if not isinstance(caches, SequenceCaches) or caches.cell is not cell or tape.mask is not None or cut or len(dtypes) > 1:
         return backward(cell, params, tape, _followed(cotangents, carry), chunk)
@@ -223,7 +243,7 @@ def gradients(
     return SequenceGradients(d_params, d_x, {name: value[None] for name, value in d_initial.items()}, None)
 
 
-def _followed(cotangents: Mapping[str, Array], carry: Arrays | None) -> Mapping[str, Array]:
+def _followed(cotangents: Named, carry: Arrays | None) -> Named:
     """The cotangents, e_T with what comes back from later steps: d_T, by (2)."""
     if carry is None:
         return cotangents
@@ -232,9 +252,9 @@ def _followed(cotangents: Mapping[str, Array], carry: Arrays | None) -> Mapping[
 
 def walk_deltas(
     cell: HoistedCell,
-    params: Mapping[str, Array],
+    params: Named,
     tape: Tape,
-    cotangents: Mapping[str, Array],
+    cotangents: Named,
     chunk: int | None = None,
 ) -> tuple[Array, Arrays]:
     """(δ (T, B, ·), d_state) of a hoisted cell: (2) and (4), no weight gradient formed."""
@@ -249,11 +269,10 @@ def walk_deltas(
     return np.stack(deltas[::-1]), d_state
 
 
-def shares(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], chunk: int | None = None
-) -> SequenceGradients:
-    """The same with every term of (3) by itself, from the plain step_backward: params are (T,
-    their shape).
+def shares(cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: int | None = None) -> SequenceGradients:
+    """The same with every term of (3) by itself, from the plain step_backward.
+
+    The params found are (T, their shape).
     """
     terms: list[tuple[Arrays, Array | None]] = []
 
@@ -266,7 +285,7 @@ def shares(
     return _stacked(terms[::-1], d_state)
 
 
-def shares_of_totals(cell: Cell, params: Mapping[str, Array], tape: Tape, d_state: Arrays) -> SequenceGradients:
+def shares_of_totals(cell: Cell, params: Named, tape: Tape, d_state: Arrays) -> SequenceGradients:
     """The terms of (3) for total derivatives d_0..d_T that are given: name → (T+1, B, ·)."""
     totals = [{name: value[t + 1] for name, value in d_state.items()} for t in range(tape.steps)]
     pulled = [cell.step_backward(params, tape.caches[t], within(tape, t, total)) for t, total in enumerate(totals)]
@@ -284,7 +303,7 @@ def added_up(found: SequenceGradients) -> SequenceGradients:
     return replace(found, params={name: np.sum(value, axis=0) for name, value in found.params.items()})  # (3)
 
 
-def _walk(tape: Tape, cotangents: Mapping[str, Array], pull_back: Any, chunk: int | None) -> Arrays:
+def _walk(tape: Tape, cotangents: Named, pull_back: Any, chunk: int | None) -> Arrays:
     """The loop of (2), from T back to 1: d_state for t = 0..T."""
     if chunk is not None and chunk < 1:
         raise ValueError(f"a chunk of {chunk} steps: at least 1")
@@ -306,13 +325,14 @@ def stack_caches(caches: Sequence[Arrays]) -> Arrays:
 
 
 def double_sum_terms(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], window: int | None = None
+    cell: Cell, params: Named, tape: Tape, cotangents: Named, window: int | None = None
 ) -> Iterator[tuple[int, int, Arrays]]:
-    """The terms of (5) one by one: (t, k, {name: (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t}), steps counted
-    from 1.
+    """The terms of (5) one by one.
 
-    With window = K the loss at t goes back to k = max(1, t − K): K + 1 steps are visited, K of them earlier ones. Raises
-    ValueError for a negative window.
+    (t, k, {name: (∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ e_t}), steps counted from 1.
+
+    With window = K the loss at t goes back to k = max(1, t − K): K + 1 steps are visited, K of them
+    earlier ones. Raises ValueError for a negative window.
     """
     if window is not None and window < 0:
         raise ValueError(f"a window of {window} steps: at least 0, the step of the loss itself")
@@ -325,11 +345,10 @@ def double_sum_terms(
             yield t, k, d_params
 
 
-def double_sum(
-    cell: Cell, params: Mapping[str, Array], tape: Tape, cotangents: Mapping[str, Array], window: int | None = None
-) -> Arrays:
-    """∂L/∂W by (5), term by term: O(T²), the textbook's way; equal to `backward` when nothing is
-    cut.
+def double_sum(cell: Cell, params: Named, tape: Tape, cotangents: Named, window: int | None = None) -> Arrays:
+    """∂L/∂W by (5), term by term: O(T²), the textbook's way.
+
+    Equal to `backward` when nothing is cut.
     """
     total: Arrays = {}
     for _, _, term in double_sum_terms(cell, params, tape, cotangents, window):

@@ -1,25 +1,29 @@
 """Checkpointed recomputation: a run of many steps in blocks, whose tape need not be kept.
 
-Cut T steps into segments of k. With s_0, s_k, s_2k, … at their borders, forward may forget all that a segment leaves behind:
+Cut T steps into segments of k. With s_0, s_k, s_2k, … at their borders, forward may forget all that
+a segment leaves behind:
 
     s_{jk}  →  tape of the steps jk+1 .. (j+1)k                         (1)   computed once more, when it is needed
 
-The way back takes the segments from the last to the first. By (2) of manual.through_time.bptt all that a segment must know of those after it
-is one derivative, which the next segment hands over to it, as it does to the one before:
+The way back takes the segments from the last to the first. By (2) of manual.through_time.bptt all
+that a segment must know of those after it is one derivative, which the next segment hands over to
+it, as it does to the one before:
 
     g_j = J_{(j+1)k+1}ᵀ d_{(j+1)k+1},   g = 0 for the last             (2)
     d_{(j+1)k} = e_{(j+1)k} + g_j,   then (2) of manual.through_time.bptt down to  g_{j−1} = J_{jk+1}ᵀ d_{jk+1}   (3)
     ∂L/∂W = Σ_j (what segment j has for W)                              (4)   from the last to the first
 
-Alive at once are T/k border states and the tape of k steps, least for k = √T, where there were tapes of T steps; it costs one
-forward more. The trajectory s_0..s_T is an output and is kept all the same: it is the tape, several times as large, that is not.
+Alive at once are T/k border states and the tape of k steps, least for k = √T, where there were
+tapes of T steps; it costs one forward more. The trajectory s_0..s_T is an output and is kept all
+the same: it is the tape, several times as large, that is not.
 
-A sum's last bit depends on its order, and a matrix product's on how many rows it has. So that a gradient with checkpoints is the
-one without to the last bit, both compute in the same blocks of steps, from which segments are made: each block has its own
-products, and (4) adds them up block by block. Checkpoints then change what is forgotten in between, and no operation.
+A sum's last bit depends on its order, and a matrix product's on how many rows it has. So that a
+gradient with checkpoints is the one without to the last bit, both compute in the same blocks of
+steps, from which segments are made: each block has its own products, and (4) adds them up block by
+block. Checkpoints then change what is forgotten in between, and no operation.
 
-Source: Chen, Xu, Zhang and Guestrin 2016, "Training deep nets with sublinear memory cost"; Griewank and Walther 2000, "Algorithm
-799: revolve", which goes on to put checkpoints within segments.
+Source: Chen, Xu, Zhang and Guestrin 2016, "Training deep nets with sublinear memory cost"; Griewank
+and Walther 2000, "Algorithm 799: revolve", which goes on to put checkpoints within segments.
 """
 
 import math
@@ -30,10 +34,14 @@ from typing import Any, cast, overload
 
 import numpy as np
 
-from ..cell import Array, Arrays, Cell
+from ..arrays import Array, Arrays, Named
+from ..cell import Cell
 from . import bptt
 
-BLOCK, ROWS = 256, 1024  # at least so many steps, and rows of all its steps: what a block costs besides them is not noticed
+BLOCK, ROWS = (
+    256,
+    1024,
+)  # at least so many steps, and rows of all its steps: what a block costs besides them is not noticed
 BUDGET = 2**30  # bytes of tape that a run may leave before it takes to checkpoints by itself
 
 
@@ -42,12 +50,12 @@ class Recipe:
     """What a run is computed from: x (T, B, I) or tokens (T, B), and the mask (T, B) or None."""
 
     cell: Cell
-    params: Mapping[str, Array]
+    params: Named
     x: Array
     mask: Array | None
     block: int
 
-    def tapes(self, state: Mapping[str, Array], first: int, end: int) -> Iterator[bptt.Tape]:
+    def tapes(self, state: Named, first: int, end: int) -> Iterator[bptt.Tape]:
         """One tape a block, for the steps first+1 .. end, from the state s_first."""
         for start in range(first, end, self.block):
             steps = slice(start, min(start + self.block, end))
@@ -58,8 +66,9 @@ class Recipe:
 
 
 class Blocks(Sequence[Any]):
-    """The caches of a run of several blocks, of which `together` steps are at hand at once;
-    `block` steps each.
+    """The caches of a run of several blocks, of which `together` steps are at hand at once.
+
+    A block has `block` steps.
     """
 
     steps: int
@@ -114,7 +123,7 @@ class Recomputed(Blocks):
 
     recipe: Recipe
     together: int
-    borders: Sequence[Mapping[str, Array]]
+    borders: Sequence[Named]
     recent: dict[int, Sequence[bptt.Tape]] = field(default_factory=dict[int, Sequence[bptt.Tape]], repr=False)
 
     @property
@@ -138,27 +147,30 @@ class Recomputed(Blocks):
 
 
 def block_of(x: Array) -> int:
-    """How many steps a block has, for x (T, B, ·): a matter of the batch, and not of T nor of
-    checkpoints.
+    """How many steps a block has, for x (T, B, ·).
+
+    A matter of the batch, and not of T nor of checkpoints.
     """
     return max(BLOCK, ROWS // max(1, x.shape[1])) if x.ndim > 1 else BLOCK
 
 
 def run(
     cell: Cell,
-    params: Mapping[str, Array],
-    initial_state: Mapping[str, Array],
+    params: Named,
+    initial_state: Named,
     x: Array,
     mask: Array | None = None,
     checkpoint: int | None = None,
     budget: float = BUDGET,
 ) -> bptt.Tape:
-    """`bptt.run` in blocks: states s_0..s_T, and caches that are kept, or with a checkpoint
-    computed once more when asked for.
+    """`bptt.run` in blocks.
 
-    checkpoint is the length k of a segment, in steps, made up to whole blocks. Without one the tape is kept as long as it has no
-    more than `budget` bytes, and else k is √T. A run of one block (`block_of`) is `bptt.run` itself. Raises ValueError for T = 0,
-    and for a checkpoint below 1.
+    States s_0..s_T, and caches that are kept, or with a checkpoint computed once more when asked
+    for.
+
+    checkpoint is the length k of a segment, in steps, made up to whole blocks. Without one the tape
+    is kept as long as it has no more than `budget` bytes, and else k is √T. A run of one block
+    (`block_of`) is `bptt.run` itself. Raises ValueError for T = 0, and for a checkpoint below 1.
     """
     if checkpoint is not None and checkpoint < 1:
         raise ValueError(f"a checkpoint every {checkpoint} steps: at least 1")
@@ -174,10 +186,15 @@ def run(
         checkpoint = math.isqrt(len(x) - 1) + 1
     states = {name: np.empty((len(x) + 1, *s.shape[1:]), s.dtype) for name, s in first.states.items()}
     kept = _written(chain([first], tapes), states, block, checkpoint is None)
-    return bptt.Tape(x, states, _recomputed(recipe, initial_state, states, checkpoint) if checkpoint else kept, mask)
+    return bptt.Tape(
+        x,
+        states,
+        _recomputed(recipe, initial_state, states, checkpoint) if checkpoint else kept,
+        mask,
+    )
 
 
-def _recomputed(recipe: Recipe, initial_state: Mapping[str, Array], states: Arrays, checkpoint: int) -> Recomputed:
+def _recomputed(recipe: Recipe, initial_state: Named, states: Arrays, checkpoint: int) -> Recomputed:
     """Segments of so many steps, made up to whole blocks."""
     together = recipe.block * math.ceil(checkpoint / recipe.block)
     later = [{name: s[start] for name, s in states.items()} for start in range(together, len(recipe.x), together)]
@@ -196,9 +213,7 @@ def _written(tapes: Iterable[bptt.Tape], states: Arrays, block: int, keep: bool)
 
 
 def _copied(tape: bptt.Tape, states: Arrays, start: int) -> bptt.Tape:
-    """The block's tape, its states written to their place in the whole trajectory and read from
-    there.
-    """
+    """The block's tape, its states written to the whole trajectory and read from there."""
     own = {name: s[start : start + tape.steps + 1] for name, s in states.items()}
     for name, s in own.items():
         s[...] = tape.states[name]
@@ -221,11 +236,10 @@ def _arrays(cache: Any) -> Iterator[Array]:
             yield from _arrays(each)
 
 
-def gradients(
-    cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array], chunk: int | None = None
-) -> bptt.SequenceGradients:
-    """`bptt.gradients` of a tape in blocks, by (2)–(4): whole gradients, of d_state d_0 alone, and
-    no delta.
+def gradients(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, chunk: int | None = None) -> bptt.SequenceGradients:
+    """`bptt.gradients` of a tape in blocks, by (2)–(4).
+
+    Whole gradients, of d_state d_0 alone, and no delta.
     """
     if not isinstance(tape.caches, Blocks):
         return bptt.gradients(cell, params, tape, cotangents, chunk)
@@ -244,8 +258,9 @@ def gradients(
 
 
 def _uncut(blocks: Iterator[tuple[int, bptt.Tape]], chunk: int | None) -> Iterator[tuple[int, bptt.Tape]]:
-    """The blocks, each in two where a chunk that began before it ends in it: then chunks can be
-    counted from its first step.
+    """The blocks, each in two where a chunk that began before it ends in it.
+
+    Then chunks can be counted from its first step.
     """
     for start, tape in blocks:
         ends = tape.steps if chunk is None else min(-start % chunk, tape.steps)

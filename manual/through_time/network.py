@@ -1,23 +1,28 @@
-"""Cells, the time loop, and what reads the states, put together: layers, directions, one scalar
-loss and all its gradients.
+"""Cells, the time loop, and what reads the states, put together.
 
-A network is L layers of one cell, in one direction or both. With y⁽⁰⁾ = x, layer l runs its cell over y⁽ˡ⁻¹⁾, forwards and, in a
-second copy with weights of its own, backwards in time; its output is what the cell outputs (h), both directions side by side:
+Layers, directions, one scalar loss and all its gradients.
+
+A network is L layers of one cell, in one direction or both. With y⁽⁰⁾ = x, layer l runs its cell
+over y⁽ˡ⁻¹⁾, forwards and, in a second copy with weights of its own, backwards in time; its output
+is what the cell outputs (h), both directions side by side:
 
     y_t⁽ˡ⁾ = (h_t⁽ˡ⁾, h_t⁽ˡ'reverse⁾)                            (1)
     x_t⁽ˡ⁺¹⁾ = m_t⁽ˡ⁾ ⊙ y_t⁽ˡ⁾          (dropout between layers with a given mask m; without one, y itself)    (2)
 
-and the way back is the same from the top down: what layer l+1 hands back for its x, times the mask, is added to the loss's own
-derivative of layer l's output; each direction's share of it goes through its own time loop, and the two dx add up:
+and the way back is the same from the top down: what layer l+1 hands back for its x, times the mask,
+is added to the loss's own derivative of layer l's output; each direction's share of it goes through
+its own time loop, and the two dx add up:
 
     dy_t⁽ˡ⁾ = ∂L/∂y_t⁽ˡ⁾ + m_t⁽ˡ⁾ ⊙ dx_t⁽ˡ⁺¹⁾                    (3)
     dx_t⁽ˡ⁾ = dx_t (forwards) + dx_t (backwards)                 (4)
 
-Parameters and states bear torch's suffixes, "W_hh_l0", "h_l1_reverse"; a single layer in one direction has none. Everything is
-indexed by the time t of its x, in both directions: the initial state of a reverse direction stands at T + 1. Rows with fewer
-steps than T are masked as in `manual.through_time.bptt`: backwards in time such a row starts at its own last step.
+Parameters and states bear torch's suffixes, "W_hh_l0", "h_l1_reverse"; a single layer in one
+direction has none. Everything is indexed by the time t of its x, in both directions: the initial
+state of a reverse direction stands at T + 1. Rows with fewer steps than T are masked as in
+`manual.through_time.bptt`: backwards in time such a row starts at its own last step.
 
-What turns the states into a loss is a *readout*. `Head` is a linear layer on the output of the top layer, and a loss:
+What turns the states into a loss is a *readout*. `Head` is a linear layer on the output of the top
+layer, and a loss:
 
     y_t = W_hy h_t + b_y                       (5)
     L   = loss(y, target, weights)             (6)   see manual.losses
@@ -25,20 +30,21 @@ What turns the states into a loss is a *readout*. `Head` is a linear layer on th
     ∂L/∂W_hy = Σ_t (∂L/∂y_t) h_tᵀ              (8)
     ∂L/∂b_y  = Σ_t ∂L/∂y_t                     (9)
 
-`Projection` reads every part of every state at every step through given random weights C and needs no head:
+`Projection` reads every part of every state at every step through given random weights C and needs
+no head:
 
     L = Σ_t ⟨C_t, s_t⟩,    e_t = C_t           (10)
 
 which leaves no output of a cell unwatched.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from ..cell import Array, Arrays, Cell, Shapes, output_names, output_size, zeros
+from ..arrays import Array, Arrays, Named
+from ..cell import Cell, Shapes, output_names, output_size, zeros
 from ..linear import rows_of
 from ..losses import LOSSES, position_weights
 from . import bptt, checkpointing, truncation
@@ -54,16 +60,17 @@ class Direction:
     suffix: str
 
     def in_time(self, run: Array) -> Array:
-        """An array over steps in the order of the run, in the order of time; and back, since it is
-        its own inverse.
+        """An array over steps in the order of the run, in the order of time.
+
+        It is its own inverse.
         """
         return run[::-1] if self.reverse else run
 
-    def own(self, named: Mapping[str, Array]) -> Arrays:
+    def own(self, named: Named) -> Arrays:
         """Those of the arrays that bear this suffix, without it."""
         return {name.removesuffix(self.suffix): value for name, value in named.items() if name.endswith(self.suffix)}
 
-    def suffixed(self, own: Mapping[str, Array]) -> Arrays:
+    def suffixed(self, own: Named) -> Arrays:
         """The arrays under their names in the network."""
         return {name + self.suffix: value for name, value in own.items()}
 
@@ -85,18 +92,19 @@ class Readout(Protocol):
     """What turns a trajectory into a loss."""
 
     def parameter_shapes(self, features: int) -> Shapes:
-        """Shapes of the readout's own parameters, for so many features of the top layer's output."""
+        """Shapes of the readout's own parameters, for so many features of the top layer."""
         ...
 
-    def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> "Reading":
+    def value(self, params: Named, states: Named, inputs: Named) -> "Reading":
         """Loss, cotangents and the readout's own gradients, from s_1..s_T: name → (T, B, ·)."""
         ...
 
 
 @dataclass(frozen=True)
 class Reading:
-    """loss, outputs y (or None), cotangents e_1..e_T by state name, and the readout's own
-    parameter gradients.
+    """The loss, outputs y or None, cotangents e_1..e_T, and the readout's own gradients.
+
+    Cotangents are by the names of states, gradients by those of parameters.
     """
 
     loss: float
@@ -107,8 +115,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Head:
-    """(5)–(9): a linear layer on the states named in `reads`, side by side, and a loss from
-    `manual.losses.LOSSES`.
+    """(5)–(9): a linear layer on the states named in `reads`, side by side, and a loss.
+
+    The loss is a key of `manual.losses.LOSSES`.
 
     inputs give "target" and "mask" (T, B).
     """
@@ -122,9 +131,10 @@ class Head:
         """W_hy (V, features) and b_y (V,)."""
         return {"W_hy": (self.output_size, features), "b_y": (self.output_size,)}
 
-    def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> Reading:
-        """Loss and cotangents of what is read; the other parts of the state are not, and their
-        cotangent is zero.
+    def value(self, params: Named, states: Named, inputs: Named) -> Reading:
+        """Loss and cotangents of what is read.
+
+        The other parts of the state are not, and their cotangent is zero.
         """
         parts = [rows_of(states[name], 2) for name in self.reads]
         h = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
@@ -148,7 +158,7 @@ class Projection:
         del features
         return {}
 
-    def value(self, params: Mapping[str, Array], states: Mapping[str, Array], inputs: Mapping[str, Array]) -> Reading:
+    def value(self, params: Named, states: Named, inputs: Named) -> Reading:
         """The inner product and its cotangents."""
         del params
         cotangents = {name: inputs[f"cotangent_{name}"] for name in states}
@@ -160,8 +170,8 @@ class Projection:
 class Pass:
     """One forward pass: its loss, its outputs, and what backward needs.
 
-    tapes are by suffix, each in the order of its own run; states are s_1..s_T by name, (T, B, ·), in the order of time; dropout
-    is the mask (T, B, ·) on each layer's output, or None.
+    tapes are by suffix, each in the order of its own run; states are s_1..s_T by name, (T, B, ·),
+    in the order of time; dropout is the mask (T, B, ·) on each layer's output, or None.
     """
 
     loss: float
@@ -182,10 +192,12 @@ class Pass:
 class Network:
     """Layers and directions of a cell, under a readout; state_names are the cell's, in its order.
 
-    Initial states are inputs named "h_0", "c_0", … ("h_l0_0", …), the sequence is the input "x", the number of steps of each row
-    "lengths" (B,), where they differ, and the mask on the output of layer l "dropout_l<l>" (T, B, ·), where there is one.
-    `window` and `chunk` cut the gradient as in `manual.through_time.truncation` and in `manual.through_time.bptt`. `checkpoint` and `budget` are those of
-    `manual.through_time.checkpointing`, for each direction of each layer: the same gradient in less memory.
+    Initial states are inputs named "h_0", "c_0", … ("h_l0_0", …), the sequence is the input "x",
+    the number of steps of each row "lengths" (B,), where they differ, and the mask on the output of
+    layer l "dropout_l<l>" (T, B, ·), where there is one. `window` and `chunk` cut the gradient as
+    in `manual.through_time.truncation` and in `manual.through_time.bptt`. `checkpoint` and `budget`
+    are those of `manual.through_time.checkpointing`, for each direction of each layer: the same
+    gradient in less memory.
     """
 
     cell: Cell
@@ -237,9 +249,10 @@ class Network:
         """The states that the top layer hands on."""
         return tuple(name + run.suffix for run in self.directions()[-1] for name in output_names(self.cell))
 
-    def forward(self, params: Mapping[str, Array], inputs: Mapping[str, Array]) -> Pass:
-        """Loss, outputs and tapes for inputs x (T, B, I) or tokens (T, B), the initial states, and
-        the readout's own.
+    def forward(self, params: Named, inputs: Named) -> Pass:
+        """Loss, outputs and tapes.
+
+        The inputs are x (T, B, I) or tokens (T, B), the initial states, and the readout's own.
         """
         y = inputs["x"]
         mask = steps_of(inputs["lengths"], len(y)) if "lengths" in inputs else None
@@ -249,7 +262,10 @@ class Network:
         for number, layer in enumerate(self.directions()):
             if number:
                 below = self.directions()[number - 1]
-                y = np.concatenate([states[n + run.suffix] for run in below for n in output_names(self.cell)], axis=-1)  # (1)
+                y = np.concatenate(
+                    [states[n + run.suffix] for run in below for n in output_names(self.cell)],
+                    axis=-1,
+                )  # (1)
                 y = y if dropout[-1] is None else dropout[-1] * y  # (2)
             for run in layer:
                 tapes[run.suffix] = tape = self._run(run, params, inputs, y, mask)
@@ -258,22 +274,19 @@ class Network:
         reading = self.readout.value(params, states, inputs)
         return Pass(reading.loss, reading.y, tapes, states, dropout, reading)
 
-    def _run(
-        self, run: Direction, params: Mapping[str, Array], inputs: Mapping[str, Array], y: Array, mask: Array | None
-    ) -> bptt.Tape:
+    def _run(self, run: Direction, params: Named, inputs: Named, y: Array, mask: Array | None) -> bptt.Tape:
         """One run of the cell."""
         initial = {name: inputs[f"{name}{run.suffix}_0"] for name in self.state_names}
         own = run.own(params)
         own_mask = None if mask is None else run.in_time(mask)
         return checkpointing.run(self.cell, own, initial, run.in_time(y), own_mask, self.checkpoint, self.budget)
 
-    def backward(self, params: Mapping[str, Array], done: Pass, by_step: bool = False) -> Arrays:
-        """Gradient of the loss for every parameter, for x (unless tokens) and for every initial
-        state.
+    def backward(self, params: Named, done: Pass, by_step: bool = False) -> Arrays:
+        """Gradient of the loss for all parameters, for x (unless tokens) and all initial states.
 
-        by_step: the shares of the steps, from the plain step_backward. Then a parameter of the cell is (T, its shape), and an
-        initial state stands for ∂L/∂s_t at t = 0..T, (T+1, B, ·), for a reverse direction at t = 1..T+1; the readout's own are
-        left out.
+        by_step: the shares of the steps, from the plain step_backward. Then a parameter of the cell
+        is (T, its shape), and an initial state stands for ∂L/∂s_t at t = 0..T, (T+1, B, ·), for a
+        reverse direction at t = 1..T+1; the readout's own are left out.
         """
         gradients: Arrays = {} if by_step else dict(done.reading.d_params)
         d_y: Array | None = None
@@ -304,9 +317,7 @@ class Network:
         parts = dict(zip(names, np.split(d_y, ends[:-1], axis=-1), strict=True))
         return [{name: parts[name, run.suffix] for name in output_names(self.cell)} for run in layer]
 
-    def _sweep(
-        self, run: Direction, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Arrays, by_step: bool
-    ) -> bptt.SequenceGradients:
+    def _sweep(self, run: Direction, params: Named, tape: bptt.Tape, cotangents: Arrays, by_step: bool) -> bptt.SequenceGradients:
         own = run.own(params)
         if self.window is not None:
             cut = truncation.shares if by_step else truncation.backward
@@ -317,8 +328,9 @@ class Network:
 
 
 def steps_of(lengths: Array, steps: int) -> Array:
-    """The mask (T, B): true at t ≤ length of the row. Raises ValueError for a length below 1 or
-    above T.
+    """The mask (T, B): true at t ≤ length of the row.
+
+    Raises ValueError for a length below 1 or above T.
     """
     if lengths.min() < 1 or lengths.max() > steps:
         raise ValueError(f"lengths are 1 … {steps}, the number of steps; not {lengths.min()} … {lengths.max()}")

@@ -1,7 +1,7 @@
 """Real-time recurrent learning (RTRL): the same gradient, forward in time.
 
-Instead of sending each loss back, carry along how the state depends on everything so far. With the *influence*
-M_t = ds_t/dW, the total derivative of the state by the weights,
+Instead of sending each loss back, carry along how the state depends on everything so far. With the
+*influence* M_t = ds_t/dW, the total derivative of the state by the weights,
 
     M_0 = 0,    M_t = J_t M_{t−1} + ∂⁺s_t/∂W                    (1)   ∂⁺: s_{t−1} held fixed
     N_0 = I,    N_t = J_t N_{t−1}                               (2)   the same for the initial state: N_t = P_{t,0}
@@ -11,24 +11,25 @@ the gradient is added up as the losses come in, with e_t = ∂L_t/∂s_t:
     ∂L/∂W = Σ_t M_tᵀ e_t                                        (3)
     ∂L/∂s_0 = Σ_t N_tᵀ e_t                                      (4)
 
-(3) is the double sum of `manual.through_time.bptt` with the other sum inside: summing (1) gives M_t = Σ_{k≤t} P_{t,k} ∂⁺s_k/∂W. So it equals
-BPTT's gradient exactly, and differs from it by rounding alone.
+(3) is the double sum of `manual.through_time.bptt` with the other sum inside: summing (1) gives M_t
+= Σ_{k≤t} P_{t,k} ∂⁺s_k/∂W. So it equals BPTT's gradient exactly, and differs from it by rounding
+alone.
 
-Cost, for B rows, S numbers of state and |W| weights: B·S·|W| numbers kept, whatever T is, and B·S²·|W| multiplications a step;
-BPTT keeps T·B·S numbers and takes B·|W| multiplications a step. For a vanilla RNN, |W| ≈ H², that is the O(H⁴) a step of
-Williams and Zipser 1989 ("A learning algorithm for continually running fully recurrent neural networks", eqs. 7–10).
+Cost, for B rows, S numbers of state and |W| weights: B·S·|W| numbers kept, whatever T is, and
+B·S²·|W| multiplications a step; BPTT keeps T·B·S numbers and takes B·|W| multiplications a step.
+For a vanilla RNN, |W| ≈ H², that is the O(H⁴) a step of Williams and Zipser 1989 ("A learning
+algorithm for continually running fully recurrent neural networks", eqs. 7–10).
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 
 from .. import jacobians
-from ..cell import Array, Arrays, Cell
+from ..arrays import Arrays, Named
+from ..cell import Cell
 from . import bptt
 
 
-def gradients(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangents: Mapping[str, Array]) -> tuple[Arrays, Arrays]:
+def gradients(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named) -> tuple[Arrays, Arrays]:
     """(∂L/∂W by parameter, ∂L/∂s_0 by part of the state (B, ·)), by (3) and (4)."""
     like = {name: trajectory[0] for name, trajectory in tape.states.items()}
     e = jacobians.flatten_state({name: cotangents[name] for name in tape.states})
@@ -49,15 +50,16 @@ def gradients(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, cotangen
     return d_params, jacobians.split_state(d_start, like)
 
 
-def _names(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape) -> list[str]:
+def _names(cell: Cell, params: Named, tape: bptt.Tape) -> list[str]:
     """The cell's own parameters, as its step_backward names them."""
     zero = {name: np.zeros_like(trajectory[0]) for name, trajectory in tape.states.items()}
     return list(cell.step_backward(params, tape.caches[0], zero)[0])
 
 
-def immediate(cell: Cell, params: Mapping[str, Array], tape: bptt.Tape, t: int) -> Arrays:
-    """∂⁺s_{t+1}/∂W by parameter, (B, S, its shape): step_backward of each unit cotangent, one row
-    and one unit at a time.
+def immediate(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Arrays:
+    """∂⁺s_{t+1}/∂W by parameter, (B, S, its shape).
+
+    step_backward of each unit cotangent, one row and one unit at a time.
     """
     like = {name: trajectory[t] for name, trajectory in tape.states.items()}
     batch, size = jacobians.flatten_state(like).shape

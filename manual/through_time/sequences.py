@@ -1,29 +1,29 @@
-"""What the sequence forms of the cells have in common: one product for x and h, products by panels, tiles.
+"""What the sequence forms of the cells have in common.
+
+One product for x and h, products by panels, tiles.
 
 Where x and a state h are multiplied both, one product does, and one for all gradients:
 
     s_t = (h_{t−1}, 1, x_t),  W = (W_hh, b, W_xh):   W s_t = W_hh h_{t−1} + b + W_xh x_t    (1)
     (dW_hh, db, dW_xh) = Σ_t δ_t s_tᵀ                                                       (2)
 
-A token is not part of s_t = (1, h_{t−1}): its column of W_xh is added.
+A token is not part of s_t, which then is (h_{t−1}, 1): its column of W_xh is added.
 
-How long a product takes depends on how it is asked for. By OpenBLAS, which NumPy brings along, (2) is computed faster as
-(Σ s δᵀ)ᵀ; and small matrices are multiplied as they lie, where larger ones are copied first, so that a product of few rows is
-faster by panels of columns.
+How long a product takes depends on how it is asked for. By OpenBLAS, which NumPy brings along, (2)
+is computed faster as (Σ s δᵀ)ᵀ; and small matrices are multiplied as they lie, where larger ones
+are copied first, so that a product of few rows is faster by panels of columns.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import RLock
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import Array
 from ..linear import linear, linear_backward, rows_of
-
-Array: TypeAlias = npt.NDArray[Any]
 
 CACHE = 2**20  # bytes that stay near the processor
 KEPT, WORTH_KEEPING = 2**28, 2**20  # bytes of spare memory at most, and of an array at least
@@ -33,7 +33,10 @@ SMALL = 10**6  # multiplications: up to so many OpenBLAS multiplies matrices as 
 
 
 class _Lent:
-    """The owner of an array's memory for as long as anything refers to the array or to a part of it; then it is spare."""
+    """The owner of an array's memory for as long as anything refers to it or to a part of it.
+
+    Then the memory is spare.
+    """
 
     def __init__(self, memory: Array) -> None:
         self.memory, self.__array_interface__ = memory, memory.__array_interface__
@@ -49,7 +52,10 @@ _LOCK = RLock()  # a collection of garbage may come in between, in the same thre
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """np.empty; if it is large, of memory that an array of its size had before: the system gives new memory page by page."""
+    """np.empty; if it is large, of memory that an array of its size had before.
+
+    The system gives new memory page by page.
+    """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < WORTH_KEEPING:
         return np.empty(shape, dtype)
@@ -101,7 +107,10 @@ def width_of(x: Array) -> int:
 
 
 def joined_backward(W_xh: Array, x: Array, rows: Array, delta: Array) -> tuple[Array, Array, Array, Array | None]:
-    """(dW_hh, db, dW_xh, dx) for x (T, B, I) or tokens (T, B), s (T, B, ·) and delta (T, B, out)."""
+    """(dW_hh, db, dW_xh, dx) by (2), dx None for tokens.
+
+    x (T, B, I) or tokens (T, B), rows s (T, B, ·) and delta (T, B, out).
+    """
     size = rows.shape[-1] - 1 - width_of(x)
     parts = np.split(weight_gradient(rows, delta), [size, size + 1], axis=1)  # (2)
     d_W_hh, d_b, d_W_xh = (part.copy() for part in parts)
@@ -117,7 +126,10 @@ def weight_gradient(x: Array, delta: Array) -> Array:
 
 
 class Multiplier:
-    """M ↦ M W for M of so many rows, again and again; the columns of W are those of so many blocks."""
+    """M ↦ M W for M of so many rows, again and again.
+
+    The columns of W are those of so many blocks.
+    """
 
     def __init__(self, W: Array, rows: int, blocks: int = 1) -> None:
         width, by_column = W.shape[1] // blocks, rows * len(W)
@@ -128,7 +140,10 @@ class Multiplier:
         self.blocks, self.by_panels, self.W = blocks, worth, np.ascontiguousarray(panels)
 
     def room(self, steps: int, rows: int) -> tuple[Array, Array]:
-        """Memory for a product a step: (as `times` fills it, as (steps, blocks, rows, columns of a block))."""
+        """Memory for a product a step.
+
+        (as `times` fills it, as (steps, blocks, rows, columns of a block)).
+        """
         if not self.by_panels:
             flat = np.empty((steps, rows, self.W.shape[1]), self.W.dtype)
             return flat, flat.reshape(steps, rows, self.blocks, -1).swapaxes(1, 2)
@@ -163,7 +178,9 @@ class Tile:
 
 
 def tiles(steps: int, batch: int, row_bytes: int) -> list[Tile]:
-    """The run in its order, in tiles whose intermediate values, row_bytes a step and row, stay in the cache.
+    """The run in its order, in tiles whose intermediate values stay in the cache.
+
+    They are row_bytes a step and row.
 
     None is larger than the first.
     """
@@ -176,26 +193,37 @@ def tiles(steps: int, batch: int, row_bytes: int) -> list[Tile]:
 
 
 class NetInputs:
-    """a_t = W s_t (blocks, B, ·), each computed when its turn comes, because s_t waits for the state before it."""
+    """a_t = W s_t (blocks, B, ·), computed step by step: s_t waits for the state before it."""
 
     def __init__(self, rows: Array, W: Array, columns: Sequence[Any], steps: int, blocks: int = 1) -> None:
         self.rows, self.columns, batch = rows, columns, rows.shape[1]
         self.product = Multiplier(W, batch, blocks)
         self.filled, self.a = self.product.room(steps, batch)
 
-    def of(self, tile: Tile) -> Array:
-        """Where those of the tile stand: (steps, blocks, rows, ·)."""
-        return self.a[: tile.count, :, tile.rows]
+    def of(self, tile: Tile) -> "TileInputs":
+        """Those of the tile, in memory that each tile uses again."""
+        return TileInputs(self, tile)
 
-    def turns(self, tile: Tile) -> Iterator[None]:
-        """Computes the net input of the tile's next step whenever it is advanced.
 
-        It does so for all rows, in the first of the tiles that have some rows of that step; for the others it is there already.
-        """
-        every = zip(self.rows[tile.steps], self.columns[tile.steps], self.filled, self.a, strict=False)
-        for row, column, filled, a in every:
-            if not tile.rows.start:
-                self.product.times(row, filled)
-                if column is not None:
-                    np.add(a, column.reshape(len(column), len(a), -1).swapaxes(0, 1), out=a)
-            yield
+class TileInputs:
+    """The net inputs of one tile.
+
+    a is (steps, blocks, rows, ·); `compute_next` fills one step of it a call.
+    """
+
+    def __init__(self, net: NetInputs, tile: Tile) -> None:
+        self.a = net.a[: tile.count, :, tile.rows]
+        self.product = net.product
+        # The first of the tiles that have some rows of a step computes it for all rows.
+        self.are_there = tile.rows.start > 0
+        of_steps = net.rows[tile.steps], net.columns[tile.steps], net.filled, net.a
+        self.waiting = zip(*of_steps, strict=False)
+
+    def compute_next(self) -> None:
+        """a_t of the tile's next step; the state before it must be there."""
+        if self.are_there:
+            return
+        row, column, filled, a = next(self.waiting)
+        self.product.times(row, filled)
+        if column is not None:
+            np.add(a, column.reshape(len(column), len(a), -1).swapaxes(0, 1), out=a)

@@ -1,12 +1,12 @@
 """Forward mode by jax: derivatives along random directions, the other way round than reverse mode.
 
-For a gradient g and any direction v the inner product ⟨g, v⟩ is the derivative of the loss along
-v, which `jax.jvp` computes by carrying v̇ forward through time, with no backward pass at all.
-Reverse mode and forward mode share the rules for single operations, and neither tape, nor order,
-nor accumulation: the *dot test* of adjoint codes (Griewank and Walther 2008, section 3.2).
+For a gradient g and any direction v the inner product ⟨g, v⟩ is the derivative of the loss along v,
+which `jax.jvp` computes by carrying v̇ forward through time, with no backward pass at all. Reverse
+mode and forward mode share the rules for single operations, and neither tape, nor order, nor
+accumulation: the *dot test* of adjoint codes (Griewank and Walther 2008, section 3.2).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -14,8 +14,9 @@ import jax
 import jax.numpy as xp
 import numpy as np
 
+from ..arrays import Arrays, Named
 from ..equations.parts import ScalarFunction
-from .jax_grad import Arrays, compiler_options, in_double, scan
+from .jax_grad import compiler_options, in_double, scan
 from .jax_grad import why_not_on as why_not_on
 
 DIRECTIONS = 8
@@ -23,14 +24,14 @@ DIRECTIONS = 8
 
 def gradients(
     function: ScalarFunction,
-    variables: Mapping[str, Any],
-    constants: Mapping[str, Any],
+    variables: Named,
+    constants: Named,
     seed: int,
-    hastily: bool = False,
+    compile_fast: bool = False,
 ) -> tuple[float, Arrays, Arrays]:
     """(value, inner products by variable (K,), the directions ±1 (K, shape)).
 
-    `hastily` as in reference.by_jax.jax_grad.
+    `compile_fast` as in reference.by_jax.jax_grad.
     """
     rng = np.random.default_rng([seed, 4])
     directions = {
@@ -40,7 +41,7 @@ def gradients(
     with in_double():
         fixed = {name: xp.asarray(value) for name, value in constants.items()}
         leaves = {name: xp.asarray(value) for name, value in variables.items()}
-        value, products = _along(function, hastily)(leaves, fixed, _one_at_a_time(directions))
+        value, products = _along(function, compile_fast)(leaves, fixed, _one_at_a_time(directions))
     found = np.asarray(products).reshape(len(directions), DIRECTIONS)
     return float(np.asarray(value)), dict(zip(directions, found, strict=True)), directions
 
@@ -58,7 +59,7 @@ def _one_at_a_time(directions: Arrays) -> Arrays:
 
 
 @lru_cache(maxsize=64)
-def _along(function: ScalarFunction, hastily: bool) -> Callable[..., Any]:
+def _along(function: ScalarFunction, compile_fast: bool) -> Callable[..., Any]:
     """(value, derivative along each tangent), compiled as one."""
 
     def both(leaves: Any, fixed: Any, tangents: Any) -> Any:
@@ -71,4 +72,4 @@ def _along(function: ScalarFunction, hastily: bool) -> Callable[..., Any]:
 
         return value_of(leaves), jax.vmap(along)(tangents)
 
-    return jax.jit(both, compiler_options=compiler_options() if hastily else None)
+    return jax.jit(both, compiler_options=compiler_options() if compile_fast else None)

@@ -3,25 +3,22 @@
 A checker to compare ours with.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 from jax.test_util import check_grads
 
-Array = npt.NDArray[Any]
-Named = Mapping[str, Array]
+from ..arrays import Arrays, Named
 
 
 def accepts(
-    value: Callable[[Named], float],
-    gradients: Callable[[Named], Mapping[str, Any]],
-    variables: Named,
+    value: Callable[[Named], float], gradients: Callable[[Named], Named], variables: Named
 ) -> bool:
-    """Whether check_grads(order=1, modes=["rev"]), with its default tolerances, accepts gradients
-    as those of the scalar value.
+    """Whether check_grads accepts gradients as those of the scalar value.
+
+    It is asked with order=1, modes=["rev"] and its default tolerances.
 
     A gradient that is missing, of another shape, or that raises, is not accepted.
     """
@@ -31,7 +28,7 @@ def accepts(
         name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in variables.items()
     }
 
-    def arrays(named: Any) -> dict[str, Array]:
+    def arrays(named: Any) -> Arrays:
         return {name: np.asarray(array) for name, array in named.items()}
 
     @jax.custom_vjp

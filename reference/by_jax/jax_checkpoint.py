@@ -3,28 +3,27 @@
 The gradient of a long run by lax.scan, and by a scan of scans under jax.checkpoint.
 
 `loss_of` reads h at every step through given weights, L = Σ_t ⟨C_t, h_t⟩. Plain, the scan leaves
-what its way back needs of every step. Checkpointed, an outer scan goes over segments, each an
-inner scan that jax.checkpoint computes once more: kept are the states at the segments' borders,
-and what one segment leaves. Cells and their shapes are those of reference.by_jax.jax_throughput.
+what its way back needs of every step. Checkpointed, an outer scan goes over segments, each an inner
+scan that jax.checkpoint computes once more: kept are the states at the segments' borders, and what
+one segment leaves. Cells and their shapes are those of reference.by_jax.jax_throughput.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as xp
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import Array, Arrays, Named
 from .jax_throughput import STEPS
 
-Array: TypeAlias = npt.NDArray[Any]
 
+def _scanned(cell: str, own: Named, state: Any, at: Any) -> tuple[Any, Any]:
+    """(the last state, the loss of these steps) from x and C of so many steps.
 
-def _scanned(cell: str, own: Mapping[str, Any], state: Any, at: Any) -> tuple[Any, Any]:
-    """(the last state, the loss of these steps) from x and C of so many steps, what does not recur
-    computed within the step.
+    What does not recur is computed within the step.
     """
 
     def body(before: Any, step: Any) -> tuple[Any, Any]:
@@ -36,7 +35,7 @@ def _scanned(cell: str, own: Mapping[str, Any], state: Any, at: Any) -> tuple[An
     return last, xp.sum(losses)
 
 
-def loss_of(cell: str, variables: Mapping[str, Any], weights: Any, segment: int | None) -> Any:
+def loss_of(cell: str, variables: Named, weights: Any, segment: int | None) -> Any:
     """Σ_t ⟨C_t, h_t⟩ of x (T, B, I) for weights C (T, B, H).
 
     In segments of so many steps, the rest after them.
@@ -54,8 +53,8 @@ def loss_of(cell: str, variables: Mapping[str, Any], weights: Any, segment: int 
 
 
 def gradient(
-    cell: str, variables: Mapping[str, Array], weights: Array, checkpointed: bool
-) -> Callable[[], dict[str, Array]]:
+    cell: str, variables: Named, weights: Array, checkpointed: bool
+) -> Callable[[], Arrays]:
     """A function of no arguments: the gradient for every variable, in float64.
 
     In segments of √T steps if checkpointed.
@@ -68,7 +67,7 @@ def gradient(
             xp.asarray(weights),
         )
 
-    def run() -> dict[str, Array]:
+    def run() -> Arrays:
         with jax.enable_x64(True):
             found = jax.block_until_ready(function(leaves, C))
             return {name: np.asarray(value) for name, value in found.items()}

@@ -16,22 +16,18 @@ from typing import Any
 import jax
 import jax.numpy as xp
 import numpy as np
-import numpy.typing as npt
 
 from .. import devices
+from ..arrays import Array, Arrays, Named
 from ..equations.parts import ScalarFunction, Step
 from ..equations.unrolling import SequenceLoss
 from . import jax_programs, jax_traces
 
-Arrays = dict[str, npt.NDArray[Any]]
-
 # A check runs each compiled function a few times only: XLA's optimisations cost far more than they
-# ever save here. But at
-# level 0 an intermediate value may be computed twice, and differ in its last bit: x == max(x) can
-# then be false everywhere.
-# Equations that are known to ask no such thing are compiled this way; code from outside where its
-# program shows that it does
-# not (reference.by_jax.jax_programs.bears_haste), else as jax does it by default.
+# ever save here. But at level 0 an intermediate value may be computed twice, and differ in its last
+# bit: x == max(x) can then be false everywhere. Equations that are known to ask no such thing are
+# compiled this way; code from outside where its program shows that it does not
+# (reference.by_jax.jax_programs.bears_fast_compilation), else as jax does it by default.
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -93,7 +89,7 @@ def _are_known(options: dict[str, Any]) -> bool:
     return True
 
 
-def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+def scan(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
     """The time loop: lax.scan of `body`; states stacked over steps."""
 
     def carry_and_keep(state: Any, at_step: Any) -> tuple[Any, Any]:
@@ -105,16 +101,14 @@ def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> di
 
 @dataclass(frozen=True)
 class _Shaped:
-    """The arguments of a function, equal to others of the same names, shapes and dtypes in the
-    same place.
-    """
+    """The arguments of a function, equal to others of the same names, shapes, dtypes and place."""
 
     shapes: tuple[tuple[str, tuple[int, ...], str], ...]
     place: Hashable
     arguments: tuple[dict[str, Any], ...] = field(compare=False, repr=False)
 
 
-def _shaped(*arguments: Mapping[str, Any]) -> _Shaped:
+def _shaped(*arguments: Named) -> _Shaped:
     named = [item for each in arguments for item in each.items()]
     shapes = tuple((name, value.shape, str(value.dtype)) for name, value in named)
     like = [
@@ -126,24 +120,24 @@ def _shaped(*arguments: Mapping[str, Any]) -> _Shaped:
 
 @lru_cache(maxsize=256)
 def _value_and_gradient(
-    function: ScalarFunction, shaped: _Shaped, hastily: bool
+    function: ScalarFunction, shaped: _Shaped, compile_fast: bool
 ) -> jax_programs.Compiled:
     def forward(variables: Any, constants: Any) -> Any:
         return function(xp, scan, variables, constants)
 
     variables, constants = shaped.arguments
     told: Hashable = None
-    if isinstance(function, SequenceLoss) and not hastily:
+    if isinstance(function, SequenceLoss) and not compile_fast:
         function, traced = jax_traces.traced(function, {**constants, **variables})
         told = None if traced is None else (traced, shaped.shapes, len(variables))
     differentiated = jax.value_and_grad(forward, has_aux=True)
     return jax_programs.executable(
-        differentiated, shaped.arguments, compiler_options(), hastily, told
+        differentiated, shaped.arguments, compiler_options(), compile_fast, told
     )
 
 
 def gradients_uncompiled(
-    function: ScalarFunction, variables: Mapping[str, Any], constants: Mapping[str, Any]
+    function: ScalarFunction, variables: Named, constants: Named
 ) -> tuple[float, Arrays, Arrays]:
     """The same as `gradients`, operation by operation.
 
@@ -162,44 +156,35 @@ def gradients_uncompiled(
 
 
 def gradients(
-    function: ScalarFunction,
-    variables: Mapping[str, Any],
-    constants: Mapping[str, Any],
-    hastily: bool = False,
+    function: ScalarFunction, variables: Named, constants: Named, compile_fast: bool = False
 ) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradient for every variable) of function(xp, scan, variables, constants).
 
-    `hastily`: compiled with COMPILER_OPTIONS, for functions that are known to bear it.
+    `compile_fast`: compiled with COMPILER_OPTIONS, for functions that are known to bear it.
     """
     with in_double():
         arguments = dict(variables), dict(constants)
         (value, outputs), found = _value_and_gradient(
-            function, _shaped(*arguments), hastily
+            function, _shaped(*arguments), compile_fast
         ).result()(*arguments)
         return float(value), _arrays(outputs), _arrays(found)
 
 
 def begin(
-    function: ScalarFunction,
-    variables: Mapping[str, Any],
-    constants: Mapping[str, Any],
-    hastily: bool = False,
+    function: ScalarFunction, variables: Named, constants: Named, compile_fast: bool = False
 ) -> None:
-    """What takes `gradients` longest, of such arguments, begun on another thread.
-
-    The compilation.
-    """
+    """The compilation, which takes `gradients` longest, begun on another thread."""
     with in_double():
-        _value_and_gradient(function, _shaped(dict(variables), dict(constants)), hastily)
+        _value_and_gradient(function, _shaped(dict(variables), dict(constants)), compile_fast)
 
 
-def _arrays(named: Mapping[str, Any]) -> Arrays:
+def _arrays(named: Named) -> Arrays:
     return {name: np.asarray(value) for name, value in named.items()}
 
 
 @lru_cache(maxsize=256)
 def _jacobians(
-    step: Step, state_sizes: tuple[tuple[str, int], ...], hastily: bool
+    step: Step, state_sizes: tuple[tuple[str, int], ...], compile_fast: bool
 ) -> Callable[..., Any]:
     names = [name for name, _ in state_sizes]
     cuts = list(np.cumsum([size for _, size in state_sizes])[:-1])
@@ -221,26 +206,26 @@ def _jacobians(
         return local, xp.swapaxes(unrolled, 0, 1)
 
     every_row = jax.vmap(along_one_row, in_axes=(0, 1, None), out_axes=1)
-    return jax.jit(every_row, compiler_options=compiler_options() if hastily else None)
+    return jax.jit(every_row, compiler_options=compiler_options() if compile_fast else None)
 
 
 def jacobians(
     step: Step,
-    params: Mapping[str, Any],
+    params: Named,
     state_sizes: Mapping[str, int],
-    initial: npt.NDArray[Any],
-    x: npt.NDArray[Any],
-    hastily: bool = False,
+    initial: Array,
+    x: Array,
+    compile_fast: bool = False,
 ) -> Arrays:
-    """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end".
+    """∂s_t/∂s_{t−1} and ∂s_T/∂s_k, k = 0..T−1, both (T, B, S, S).
 
-    ∂s_T/∂s_k, k = 0..T−1}, both (T, B, S, S).
+    Their names are "state_jacobian" and "jacobian_product_to_end".
 
     jacrev of one step along the trajectory, and jacrev of the unrolled map with respect to an
-    offset at every earlier state; `hastily` as in `gradients`.
+    offset at every earlier state; `compile_fast` as in `gradients`.
     """
     with in_double():
-        local, unrolled = _jacobians(step, tuple(state_sizes.items()), hastily)(
+        local, unrolled = _jacobians(step, tuple(state_sizes.items()), compile_fast)(
             initial, x, dict(params)
         )
         return {

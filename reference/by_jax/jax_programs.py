@@ -1,11 +1,9 @@
-"""Compiled jax functions that are kept by what they compute, not by which Python object asked for
-it.
+"""Compiled jax functions, kept by what they compute, not by which Python object asked.
 
-A cell's step is another object at every check, and what it computes hangs on more than its code:
-on attributes, on globals, on what it calls. So it is traced anew for every object. Where the trace
-of one step tells all of it (reference.by_jax.jax_traces), that is the key; else the lowered
-program is: its whole text, constants included. The compilation, by far the longest part, is
-shared.
+A cell's step is another object at every check, and what it computes hangs on more than its code: on
+attributes, on globals, on what it calls. So it is traced anew for every object. Where the trace of
+one step tells all of it (reference.by_jax.jax_traces), that is the key; else the lowered program
+is: its whole text, constants included. The compilation, by far the longest part, is shared.
 """
 
 import re
@@ -20,10 +18,8 @@ import jax
 # Operations whose result moves by rounding where their arguments do. Others choose: a maximum, a
 # sign, a sort, an integer.
 SMOOTH = frozenset(
-    "abs add broadcast_in_dim compare concatenate constant divide dot_general dynamic_slice "
-    "dynamic_update_slice exponential "
-    "exponential_minus_one gather iota log log_plus_one logistic multiply negate pad power reduce "
-    "reshape return rsqrt scatter "
+    "abs add broadcast_in_dim compare concatenate constant divide dot_general dynamic_slice dynamic_update_slice exponential "
+    "exponential_minus_one gather iota log log_plus_one logistic multiply negate pad power reduce reshape return rsqrt scatter "
     "select slice sqrt subtract tanh transpose while".split()
 )
 CONSTANT = re.compile(r"(%\S+) = stablehlo\.(?:constant|broadcast_in_dim (%[^,\s]+))")
@@ -36,9 +32,7 @@ Lowered: TypeAlias = tuple[Any, str]  # the program, its text
 
 @dataclass(frozen=True)
 class Program:
-    """A program; equal to another where what is told of it, the options asked for and the device
-    are.
-    """
+    """A program, equal to another where what is told of it, its options and its device are."""
 
     told: Hashable
     options: tuple[tuple[tuple[str, Any], ...], bool]
@@ -64,18 +58,18 @@ def _kept(program: Program) -> Compiled:
 def executable(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
-    haste: dict[str, Any],
-    hastily: bool,
+    fast_options: dict[str, Any],
+    compile_fast: bool,
     told: Hashable = None,
 ) -> Compiled:
     """The function compiled for arguments of these shapes.
 
-    With the options of `haste` if asked for, or if it bears them.
+    With the options of `fast_options` if asked for, or if it bears them.
 
     `told`: all that tells what it computes, shapes included, where something does
     (reference.by_jax.jax_traces); else the lowered program tells. `result()` waits for it.
     """
-    asked = (tuple(haste.items()), hastily)
+    asked = (tuple(fast_options.items()), compile_fast)
     if told is not None:
         return _kept(Program(told, asked, place(), lambda: _lowered(function, arguments)))
     lowered, text = _lowered(function, arguments)
@@ -93,10 +87,12 @@ def _lowered(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Lowere
 
 
 def _compiled(
-    lowered: Any, text: str, haste: tuple[tuple[str, Any], ...], hastily: bool
+    lowered: Any, text: str, fast_options: tuple[tuple[str, Any], ...], compile_fast: bool
 ) -> Callable[..., Any]:
     return lowered.compile(
-        compiler_options=dict(haste) if haste and (hastily or bears_haste(text)) else None
+        compiler_options=dict(fast_options)
+        if fast_options and (compile_fast or bears_fast_compilation(text))
+        else None
     )
 
 
@@ -115,9 +111,10 @@ def is_complete(text: str) -> bool:
     )
 
 
-def bears_haste(text: str) -> bool:
-    """Whether no value is compared with another that may be the same number computed twice,
-    rounded otherwise.
+def bears_fast_compilation(text: str) -> bool:
+    """Whether no value is compared with another that may be the same number rounded otherwise.
+
+    Compiled fast, a number may be computed twice.
 
     A comparison with a constant is only as uncertain as rounding makes it anyway.
     """

@@ -1,6 +1,6 @@
 """jax as a contender in speed.
 
-Jax.jit(jax.value_and_grad) of a cell under lax.scan, a linear head and softmax cross-entropy.
+jax.jit(jax.value_and_grad) of a cell under lax.scan, a linear head and softmax cross-entropy.
 
 `compiled` returns a function of no arguments, to be timed, which gives the loss and the gradient
 for every variable; all that can be done once is done before. Variables and shapes are those of
@@ -8,26 +8,26 @@ reference.equations; sigmoid, tanh and log-softmax are jax's own, and what does 
 state is computed for all steps at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as xp
 import numpy as np
-import numpy.typing as npt
 
-Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
-Run: TypeAlias = Callable[[], tuple[float, dict[str, npt.NDArray[Any]]]]
+from ..arrays import Array, Arrays, Named
+
+Run: TypeAlias = Callable[[], tuple[float, Arrays]]
 State: TypeAlias = tuple[Any, ...]
 
 
-def rnn(own: Mapping[str, Any], state: State, u: Any) -> State:
+def rnn(own: Named, state: State, u: Any) -> State:
     """h ← tanh(u + W_hh h)."""
     return (xp.tanh(u + state[0] @ own["W_hh"].T),)
 
 
-def lstm(own: Mapping[str, Any], state: State, u: Any) -> State:
+def lstm(own: Named, state: State, u: Any) -> State:
     """(h, c) ← the LSTM's, gates stacked i, f, g, o."""
     h, c = state
     i, f, g, o = xp.split(u + h @ own["W_hh"].T, 4, axis=-1)
@@ -35,7 +35,7 @@ def lstm(own: Mapping[str, Any], state: State, u: Any) -> State:
     return jax.nn.sigmoid(o) * xp.tanh(c), c
 
 
-def gru(own: Mapping[str, Any], state: State, u: Any) -> State:
+def gru(own: Named, state: State, u: Any) -> State:
     """h ← the GRU's with the reset after the product, gates stacked r, z, n."""
     (h,) = state
     (u_r, u_z, u_n), (v_r, v_z, v_n) = (
@@ -49,7 +49,7 @@ def gru(own: Mapping[str, Any], state: State, u: Any) -> State:
 STEPS: dict[str, Callable[..., State]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
 
 
-def loss_of(cell: str, variables: Mapping[str, Any], target: Any) -> Any:
+def loss_of(cell: str, variables: Named, target: Any) -> Any:
     """Softmax cross-entropy of the head's outputs, summed over all steps and rows."""
     u = variables["x"] @ variables["W_xh"].T + variables["b_x" if cell == "gru" else "b_h"]
     start = tuple(variables[f"{name}_0"] for name in (("h", "c") if cell == "lstm" else ("h",)))
@@ -62,7 +62,7 @@ def loss_of(cell: str, variables: Mapping[str, Any], target: Any) -> Any:
     return -xp.sum(xp.take_along_axis(jax.nn.log_softmax(y), target[..., None], axis=-1))
 
 
-def compiled(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
+def compiled(cell: str, variables: Named, target: Array) -> Run:
     """The loop by lax.scan, compiled with its gradient.
 
     64-bit mode, where the variables want it, is on in the calls only.
@@ -76,7 +76,7 @@ def compiled(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
             xp.asarray(target.astype(np.int32)),
         )
 
-    def run() -> tuple[float, dict[str, npt.NDArray[Any]]]:
+    def run() -> tuple[float, Arrays]:
         with mode():
             value, found = jax.block_until_ready(function(leaves, targets))
         return float(value), {name: np.asarray(gradient) for name, gradient in found.items()}
@@ -85,10 +85,11 @@ def compiled(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
 
 
 def step_jacobians(
-    cell: str, variables: Arrays, before: npt.NDArray[Any], split: Callable[..., State]
-) -> Callable[[], npt.NDArray[Any]]:
-    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by jit(vmap(vmap(jacrev(step)))) at the
-    states `before` (T, B, S).
+    cell: str, variables: Named, before: Array, split: Callable[..., State]
+) -> Callable[[], Array]:
+    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), at the states `before` (T, B, S).
+
+    By jit(vmap(vmap(jacrev(step)))).
     """
     mode: Callable[[], Any] = (
         (lambda: jax.enable_x64(True)) if before.dtype == np.float64 else nullcontext
@@ -106,7 +107,7 @@ def step_jacobians(
             xp.asarray(variables["x"]),
         )
 
-    def run() -> npt.NDArray[Any]:
+    def run() -> Array:
         with mode():
             return np.asarray(jax.block_until_ready(function(s, x, own)))
 

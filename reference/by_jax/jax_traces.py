@@ -17,17 +17,15 @@ import jax.numpy as xp
 import numpy as np
 from jax.extend import core
 
+from ..arrays import Named
 from ..equations.unrolling import ONE_RUN, SequenceLoss
 
 # Operations that are wholly told by their name and parameters. Others carry Python functions, or
 # act on something.
 PLAIN = frozenset(
-    "abs add add_any and broadcast_in_dim ceil clamp concatenate convert_element_type copy cos "
-    "cosh cumsum div dot_general "
-    "dynamic_slice eq erf exp exp2 expand_dims expm1 floor gather ge gt integer_pow iota jit le "
-    "log log1p logistic lt max min "
-    "mul ne neg not or pad pjit pow reduce_max reduce_min reduce_sum reshape rsqrt select_n sign "
-    "sin sinh slice split sqrt "
+    "abs add add_any and broadcast_in_dim ceil clamp concatenate convert_element_type copy cos cosh cumsum div dot_general "
+    "dynamic_slice eq erf exp exp2 expand_dims expm1 floor gather ge gt integer_pow iota jit le log log1p logistic lt max min "
+    "mul ne neg not or pad pjit pow reduce_max reduce_min reduce_sum reshape rsqrt select_n sign sin sinh slice split sqrt "
     "square squeeze stop_gradient sub tan tanh transpose".split()
 )
 
@@ -44,9 +42,10 @@ class Traced:
     told: Hashable
 
 
-def traced(function: SequenceLoss, named: Mapping[str, Any]) -> tuple[SequenceLoss, Hashable]:
-    """(the function on the trace of its step, all that tells what it computes from arrays of given
-    shapes).
+def traced(function: SequenceLoss, named: Named) -> tuple[SequenceLoss, Hashable]:
+    """(the function on the trace of its step, all that tells what it computes).
+
+    The arrays it computes from have given shapes.
 
     The function itself and None where a trace cannot tell, or there is more than one layer and
     direction.

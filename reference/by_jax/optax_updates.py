@@ -1,6 +1,6 @@
 """Parameter updates by optax.
 
-Optax.clip or optax.clip_by_global_norm, chained with optax.sgd or optax.adam, compiled by jax.
+optax.clip or optax.clip_by_global_norm, chained with optax.sgd or optax.adam, compiled by jax.
 
 `settings` are those of reference/by_torch/torch_optim.py:
 
@@ -8,26 +8,22 @@ Optax.clip or optax.clip_by_global_norm, chained with optax.sgd or optax.adam, c
     learning_rate   of all three
     momentum        of "momentum"; "nesterov" (optional) for the look-ahead
     beta1, beta2, epsilon   of "adam"
-    clip            "value", "norm" (of all gradients together) or None; limit: the bound on the
-                    one or the other
+    clip            "value", "norm" (of all gradients together) or None; limit: the bound on the one or the other
 
 64-bit mode is entered by context manager around each call, as in reference/by_jax/jax_grad.py; the
 caller's configuration stays.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 import optax
 
+from ..arrays import Arrays, Named
 from .jax_grad import compiler_options
-
-Arrays = dict[str, npt.NDArray[Any]]
-Named = Mapping[str, Any]
 
 
 def start(params: Named, settings: Named) -> Any:

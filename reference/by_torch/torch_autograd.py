@@ -6,9 +6,9 @@ Everything runs eagerly, on the CPU unless another device is chosen (reference.d
 the caller's global state (default dtype, gradient mode, threads) is changed.
 
 `RandomRounding` is stochastic arithmetic: within it the result of every floating-point operation,
-of the forward and of torch's own backward, is moved at random by up to one unit roundoff. How far
-a gradient moves then is how far rounding may move it (the idea of the CESTAC method: Vignes 1993,
-"A stochastic arithmetic for reliable scientific computation").
+of the forward and of torch's own backward, is moved at random by up to one unit roundoff. How far a
+gradient moves then is how far rounding may move it (the idea of the CESTAC method: Vignes 1993, "A
+stochastic arithmetic for reliable scientific computation").
 """
 
 import random
@@ -19,31 +19,22 @@ from typing import Any
 
 import array_api_compat.torch as xp
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import devices
+from ..arrays import Array, Arrays, Named
 from ..equations.parts import ScalarFunction, Step
 from ..equations.unrolling import SequenceLoss
 
-Arrays = dict[str, npt.NDArray[Any]]
-
-
-Named = Mapping[str, Any]
-
-# Operations that choose, move or make numbers and never round: perturbed, a maximum would no
-# longer be one of its arguments.
+# Operations that choose, move or make numbers and never round: perturbed, a maximum would no longer
+# be one of its arguments.
 EXACT_OPERATIONS = frozenset(
-    "abs amax amin arange argmax argmin cat clamp clamp_max clamp_min clone constant_pad_nd copy "
-    "cummax cummin diag_embed "
-    "embedding empty empty_like empty_strided eye eye_like flip full full_like gather index "
-    "index_put index_select masked_fill "
-    "max maximum median min minimum neg new_empty new_empty_strided new_full new_ones new_zeros "
-    "one_hot ones ones_like "
-    "relu repeat roll scalar_tensor scatter select_backward select_scatter sgn sign "
-    "slice_backward slice_scatter sort stack take "
+    "abs amax amin arange argmax argmin cat clamp clamp_max clamp_min clone constant_pad_nd copy cummax cummin diag_embed "
+    "embedding empty empty_like empty_strided eye eye_like flip full full_like gather index index_put index_select masked_fill "
+    "max maximum median min minimum neg new_empty new_empty_strided new_full new_ones new_zeros one_hot ones ones_like "
+    "relu repeat roll scalar_tensor scatter select_backward select_scatter sgn sign slice_backward slice_scatter sort stack take "
     "threshold_backward topk tril triu where zeros zeros_like _to_copy".split()
 )
 
@@ -54,8 +45,9 @@ OVERWRITING = frozenset(
 
 
 class RandomRounding(TorchDispatchMode):
-    """Context in which every floating-point result r that is computed, not just moved, becomes r
-    (1 + ε u), |u| ≤ 1 at random.
+    """Context in which every floating-point result r becomes r (1 + ε u), |u| ≤ 1 at random.
+
+    Every one that is computed, not just moved.
     """
 
     pool_size = 1 << 16
@@ -125,8 +117,9 @@ class RandomRounding(TorchDispatchMode):
 
 
 def computes(func: Any) -> bool:
-    """Whether an operation makes new numbers, in place or not, rather than choosing, moving or
-    overwriting numbers.
+    """Whether an operation makes new numbers, in place or not.
+
+    Others choose, move or overwrite numbers.
     """
     schema = func._schema
     name = schema.name.removeprefix("aten::")
@@ -144,7 +137,7 @@ def computes(func: Any) -> bool:
 class NoEscape(TorchFunctionMode):
     """Context in which taking a number out of differentiation is an error.
 
-    Float(tensor) would silently cut the gradient.
+    float(tensor) would silently cut the gradient.
     """
 
     EXITS = (
@@ -162,8 +155,7 @@ class NoEscape(TorchFunctionMode):
         """
         if func in self.EXITS and args[0].requires_grad:
             raise TypeError(
-                f"{func.__name__} takes a number out of differentiation, and cuts its gradient: "
-                "stay with xp"
+                f"{func.__name__} takes a number out of differentiation, and cuts its gradient: stay with xp"
             )
         return func(*args, **(kwargs or {}))
 
@@ -193,8 +185,9 @@ def rounding(seed: int | None) -> AbstractContextManager[Any]:
 
 @contextmanager
 def default_dtype(variables: Named) -> Iterator[None]:
-    """torch's default dtype as that of the variables, so that `xp.zeros(…)` is as precise as in
-    NumPy; restored afterwards.
+    """torch's default dtype as that of the variables, restored afterwards.
+
+    So `xp.zeros(…)` is as precise as in NumPy.
     """
     before = torch.get_default_dtype()
     widest = np.result_type(*(value.dtype for value in variables.values()))
@@ -205,7 +198,7 @@ def default_dtype(variables: Named) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+def tensor(array: Array) -> torch.Tensor:
     """A copy as a tensor: the caller's array may be read-only, and stays untouched.
 
     NumPy's bfloat16 becomes torch's.
@@ -218,7 +211,7 @@ def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     return torch.tensor(np.array(array, order="C"), device=place)
 
 
-def array_of(given: torch.Tensor) -> npt.NDArray[Any]:
+def array_of(given: torch.Tensor) -> Array:
     """The numbers as an array.
 
     Those of bfloat16, of which NumPy itself knows nothing, in float32.
@@ -226,7 +219,7 @@ def array_of(given: torch.Tensor) -> npt.NDArray[Any]:
     return (given.float() if given.dtype == torch.bfloat16 else given).detach().cpu().numpy()
 
 
-def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+def scan(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
     """The time loop: `body` at every step in turn; states stacked over steps."""
     states = []
     for t in range(per_step["x"].shape[0]):
@@ -235,7 +228,7 @@ def scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> di
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
-def scan_apart(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+def scan_apart(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
     """The same from inputs taken apart at once.
 
     The gradient of an index is an array of all steps at every one, O(T²) in all.
@@ -259,7 +252,7 @@ def scan_rounding(seed: int) -> Any:
     """
     rng = np.random.default_rng([seed, 1])
 
-    def loop(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+    def loop(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
         return scan_apart(
             body, state, {name: rounding_as_summed(value, rng) for name, value in per_step.items()}
         )
@@ -308,10 +301,7 @@ def one_thread_if_small(variables: Named) -> Iterator[None]:
 
 
 def gradients(
-    function: ScalarFunction,
-    variables: Mapping[str, Any],
-    constants: Mapping[str, Any],
-    rounding_seed: int | None = None,
+    function: ScalarFunction, variables: Named, constants: Named, rounding_seed: int | None = None
 ) -> tuple[float, Arrays, Arrays]:
     """(value, outputs, gradient for every variable) of function(xp, scan, variables, constants).
 
@@ -330,18 +320,20 @@ def gradients(
 
 @contextmanager
 def differentiable(variables: Named) -> Iterator[None]:
-    """Gradients are recorded whatever the caller does, on the chosen device and in the dtype of
-    the variables.
+    """Gradients are recorded whatever the caller does.
+
+    Computed is on the chosen device and in the dtype of the variables.
     """
     with torch.inference_mode(False), torch.enable_grad(), on_device(), default_dtype(variables):
         yield
 
 
 def differentiate(
-    forward: Any, variables: Mapping[str, Any], constants: Mapping[str, Any], watched: bool = False
+    forward: Any, variables: Named, constants: Named, watched: bool = False
 ) -> tuple[float, Arrays, Arrays]:
-    """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs), on
-    tensors; `watched` by NoEscape.
+    """(value, outputs, gradients) of forward(variables, constants) -> (value, outputs).
+
+    forward is on tensors, `watched` by NoEscape.
     """
     with differentiable(variables):
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
@@ -393,9 +385,9 @@ def gradients_of_several(
 def read_apart(
     function: SequenceLoss, leaves: Named, states: Named, fixed: Sequence[Named]
 ) -> tuple[list[float], Named]:
-    """(the values, their derivatives by the states.
+    """(the values, their derivatives by the states) of the readout for each of K constants.
 
-    Name → (K, its shape)) of the readout for each of K constants.
+    The derivatives are by name, (K, its shape).
     """
     heads = {name: state.detach().requires_grad_() for name, state in states.items()}
     values = [function.readout(xp, leaves, heads, each) for each in fixed]
@@ -434,8 +426,8 @@ def pull_back(states: Named, arriving: Named, leaves: list[torch.Tensor]) -> lis
 def root(outputs: list[torch.Tensor]) -> Any:
     """pull(given, leaves): the derivatives by the leaves, given those by the outputs.
 
-    Hooks put what is given in its place: to check its shape, as an argument of
-    torch.autograd.grad, torch would import sympy.
+    Hooks put what is given in its place: to check its shape, as an argument of torch.autograd.grad,
+    torch would import sympy.
     """
     now: list[torch.Tensor] = []
     for place, output in enumerate(outputs):
@@ -453,19 +445,19 @@ def root(outputs: list[torch.Tensor]) -> Any:
 
 def jacobians(
     step: Step,
-    params: Mapping[str, Any],
+    params: Named,
     state_sizes: Mapping[str, int],
-    initial: npt.NDArray[Any],
-    x: npt.NDArray[Any],
+    initial: Array,
+    x: Array,
     rounding_seed: int | None = None,
 ) -> Arrays:
-    """{"state_jacobian": ∂s_t/∂s_{t−1}, "jacobian_product_to_end".
+    """∂s_t/∂s_{t−1} and ∂s_T/∂s_k, k = 0..T−1, both (T, B, S, S).
 
-    ∂s_T/∂s_{k}, k = 0..T−1}, both (T, B, S, S).
+    Their names are "state_jacobian" and "jacobian_product_to_end".
 
-    `initial` (B, S) is s_0 flattened in the order of `state_sizes`. The first is jacrev of one
-    step at each state of the trajectory; the second is jacrev of the unrolled map, s_T by an
-    offset at every earlier state: no product is formed.
+    `initial` (B, S) is s_0 flattened in the order of `state_sizes`. The first is jacrev of one step
+    at each state of the trajectory; the second is jacrev of the unrolled map, s_T by an offset at
+    every earlier state: no product is formed.
     """
     fixed = {name: tensor(value) for name, value in params.items()}
 

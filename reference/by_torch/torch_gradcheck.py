@@ -1,27 +1,27 @@
-"""torch.autograd.gradcheck on a derivation in NumPy, wrapped as a torch.autograd.Function: a
-checker to compare ours with.
+"""torch.autograd.gradcheck on a derivation in NumPy, wrapped as a torch.autograd.Function.
+
+A checker to compare ours with.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-Array = npt.NDArray[Any]
-Named = Mapping[str, Array]
+from ..arrays import Arrays, Named
 
 
 def accepts(
     value: Callable[[Named], float],
-    gradients: Callable[[Named], Mapping[str, Any]],
+    gradients: Callable[[Named], Named],
     variables: Named,
     fast: bool = False,
 ) -> bool:
-    """Whether gradcheck, with its default tolerances, accepts gradients(variables) as those of the
-    scalar value(variables).
+    """Whether gradcheck accepts gradients(variables) as those of the scalar value(variables).
+
+    It has its default tolerances.
 
     fast: in its fast mode, which compares two random projections. A gradient that is missing, or
     that raises, is not accepted.
@@ -47,7 +47,7 @@ def accepts(
                 for name in names
             )
 
-    def arrays(tensors: Any) -> dict[str, Array]:
+    def arrays(tensors: Any) -> Arrays:
         return {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
     leaves = [torch.tensor(np.array(variables[name])).requires_grad_() for name in names]

@@ -9,22 +9,18 @@ since a module draws its own; chunks of a sequence are calls that hand on a deta
 """
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import array_api_compat.torch as xp
-import numpy.typing as npt
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ..arrays import Arrays, Named
 from ..equations.parts import Readout
 from ..equations.unrolling import ONE_RUN, Arrangement
 from .torch_autograd import differentiate, rounding
 from .torch_autograd import why_not_on as why_not_on
 
-Arrays = dict[str, npt.NDArray[Any]]
-
-Named = Mapping[str, Any]
 State = list[torch.Tensor]  # h, or h and c, each (runs, B, ·)
 
 MODULES: dict[str, type[torch.nn.RNNBase]] = {
@@ -115,9 +111,7 @@ def run(
     cell: str, options: Named, leaves: Named, x: torch.Tensor, suffixes: list[str], layers: int, chunk: int | None,
     lengths: torch.Tensor | None,
 ) -> tuple[torch.Tensor, State]:  # fmt: skip
-    """(output (T, B, ·), last states) of these runs of the cell, the state detached between
-    chunks.
-    """
+    """(output (T, B, ·), last states) of these runs, the state detached between chunks."""
     module = module_of(cell, options, leaves, suffixes, layers)
     ways = len(suffixes) // layers
     numbers = [f"_l{layer}{'_reverse' * way}" for layer in range(layers) for way in range(ways)]
@@ -139,7 +133,7 @@ def network(
 ) -> dict[str, Any]:
     """The states that torch tells, by name.
 
-    H of the top layer, of every layer where dropout masks are given.
+    h of the top layer, of every layer where dropout masks are given.
     """
     x, lengths = {**fixed, **leaves}["x"], fixed.get("lengths")
     layers = arrangement.suffixes()
@@ -190,10 +184,10 @@ def step_by_step(cell: str, options: Named, leaves: Named, x: torch.Tensor) -> d
 
 def gradients(
     cell: str,
-    options: Mapping[str, Any],
+    options: Named,
     readout: Readout,
-    variables: Mapping[str, Any],
-    constants: Mapping[str, Any],
+    variables: Named,
+    constants: Named,
     arrangement: Arrangement = ONE_RUN,
     rounding_seed: int | None = None,
 ) -> tuple[float, Arrays, Arrays]:
@@ -206,7 +200,7 @@ def gradients(
     """
     plain = arrangement == ONE_RUN and "lengths" not in constants
 
-    def forward(leaves: Mapping[str, Any], fixed: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def forward(leaves: Named, fixed: Named) -> tuple[Any, dict[str, Any]]:
         if plain and MODULES[cell] is torch.nn.LSTM:
             states = step_by_step(cell, options, leaves, {**fixed, **leaves}["x"])
         else:

@@ -1,6 +1,6 @@
 """Parameter updates by torch.
 
-Torch.nn.utils.clip_grad_value_ and clip_grad_norm_, then the functions behind torch.optim.
+torch.nn.utils.clip_grad_value_ and clip_grad_norm_, then the functions behind torch.optim.
 
 `settings` is a plain mapping, the same for reference/by_jax/optax_updates.py:
 
@@ -8,24 +8,21 @@ Torch.nn.utils.clip_grad_value_ and clip_grad_norm_, then the functions behind t
     learning_rate   of all three
     momentum        of "momentum"; "nesterov" (optional) for the look-ahead
     beta1, beta2, epsilon   of "adam"
-    clip            "value", "norm" (of all gradients together) or None; limit: the bound on the
-                    one or the other
+    clip            "value", "norm" (of all gradients together) or None; limit: the bound on the one or the other
 
 torch.optim.sgd.sgd and torch.optim.adam.adam are what the classes SGD and Adam call, given their
 memory as lists. The classes would import torch._dynamo, which takes seconds. Nothing of the
 caller's global state is changed.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-Arrays = dict[str, npt.NDArray[Any]]
-Named = Mapping[str, Any]
+from ..arrays import Arrays, Named
+
 Tensors = dict[str, torch.Tensor]
 
 

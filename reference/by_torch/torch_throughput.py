@@ -4,19 +4,19 @@ One forward and backward of a cell under a linear head and softmax cross-entropy
 
 Each way returns a function of no arguments, to be timed, which gives the loss and the gradient for
 every variable; all that can be done once is done before. Variables are named and shaped as in
-reference.equations; sigmoid, tanh and cross-entropy are torch's own, as is what a user would
-write, and what does not wait for the state is computed for all steps at once.
+reference.equations; sigmoid, tanh and cross-entropy are torch's own, as is what a user would write,
+and what does not wait for the state is computed for all steps at once.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
-Run: TypeAlias = Callable[[], tuple[float, dict[str, npt.NDArray[Any]]]]
+from ..arrays import Array, Arrays, Named
+
+Run: TypeAlias = Callable[[], tuple[float, Arrays]]
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 State: TypeAlias = tuple[torch.Tensor, ...]
 Loss: TypeAlias = Callable[[Tensors, torch.Tensor], torch.Tensor]
@@ -69,7 +69,7 @@ def in_bias(cell: str) -> str:
 
 
 def under_head(leaves: Tensors, h: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Softmax cross-entropy of the head's outputs on h (T, B, H), summed over all steps and rows."""
+    """Softmax cross-entropy of the head's outputs on h (T, B, H), summed over steps and rows."""
     y = functional.linear(h.flatten(0, 1), leaves["W_hy"], leaves["b_y"])
     return functional.cross_entropy(y, target.flatten(), reduction="sum")
 
@@ -88,11 +88,11 @@ def unrolled(cell: str) -> Loss:
     return loss
 
 
-def differentiated(loss: Loss, leaves: Tensors, target: npt.NDArray[Any]) -> Run:
+def differentiated(loss: Loss, leaves: Tensors, target: Array) -> Run:
     """The loss and its gradients by torch.autograd."""
     targets = torch.tensor(target)
 
-    def run() -> tuple[float, dict[str, npt.NDArray[Any]]]:
+    def run() -> tuple[float, Arrays]:
         value = loss(leaves, targets)
         found = torch.autograd.grad(value, list(leaves.values()))
         return value.item(), {name: each.numpy() for name, each in zip(leaves, found, strict=True)}
@@ -100,22 +100,22 @@ def differentiated(loss: Loss, leaves: Tensors, target: npt.NDArray[Any]) -> Run
     return run
 
 
-def leaves_of(variables: Arrays) -> dict[str, torch.Tensor]:
+def leaves_of(variables: Named) -> dict[str, torch.Tensor]:
     """Copies that ask for their gradients."""
     return {name: torch.tensor(value, requires_grad=True) for name, value in variables.items()}
 
 
-def eager(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
+def eager(cell: str, variables: Named, target: Array) -> Run:
     """The loop, operation by operation."""
     return differentiated(unrolled(cell), leaves_of(variables), target)
 
 
-def compiled(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
+def compiled(cell: str, variables: Named, target: Array) -> Run:
     """The loop by torch.compile, which unrolls it: the first call takes long."""
     return differentiated(torch.compile(unrolled(cell)), leaves_of(variables), target)
 
 
-def module(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
+def module(cell: str, variables: Named, target: Array) -> Run:
     """torch.nn.RNN, LSTM or GRU; of the two biases of RNN and LSTM, the second is zero."""
     leaves = leaves_of(variables)
     size, hidden = leaves["x"].shape[-1], leaves["h_0"].shape[-1]
@@ -138,10 +138,11 @@ def module(cell: str, variables: Arrays, target: npt.NDArray[Any]) -> Run:
 
 
 def step_jacobians(
-    cell: str, variables: Arrays, before: npt.NDArray[Any], split: Callable[..., State]
-) -> Callable[[], npt.NDArray[Any]]:
-    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), by vmap(jacrev(step)) at the states
-    `before` (T, B, S).
+    cell: str, variables: Named, before: Array, split: Callable[..., State]
+) -> Callable[[], Array]:
+    """∂s_t/∂s_{t−1} of every step and row, (T, B, S, S), at the states `before` (T, B, S).
+
+    By vmap(jacrev(step)).
     """
     own = {name: torch.tensor(value) for name, value in variables.items()}
     s, x = torch.tensor(before).flatten(0, 1), own["x"].flatten(0, 1)

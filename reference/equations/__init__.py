@@ -1,5 +1,4 @@
-"""The forward equations, typed a second time as array-API code, for engines that differentiate by
-themselves.
+"""The forward equations, typed again as array-API code, for engines that differentiate.
 
 Nothing here knows a derivative. Steps are `step(xp, params, state, x, **options) -> new state`;
 readouts are `readout(xp, params, states, constants, **options) -> scalar` on stacked states (T, B,

@@ -1,16 +1,15 @@
 """Linear recurrences, each unit by itself."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from ..arrays import Named
 from .parts import Step, affine, blocks
 
 
-def lru(
-    xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, **drawn_between: float
-) -> dict[str, Any]:
-    """Orvieto et al. 2023: each (re, im) shrunk by exp(−e^ν), turned by the angle e^θ, and moved
-    by e^γ B x.
+def lru(xp: Any, params: Named, state: Named, x: Any, **drawn_between: float) -> dict[str, Any]:
+    """Orvieto et al. 2023.
+
+    Each (re, im) shrunk by exp(−e^ν), turned by the angle e^θ, and moved by e^γ B x.
     """
     del drawn_between  # radii, which ν has
     shrink, angle = xp.exp(-xp.exp(params["nu"])), xp.exp(params["theta"])

@@ -1,15 +1,15 @@
 """Cells with exponential gates, their normaliser and stabiliser."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from ..arrays import Named
 from .parts import Step, affine, blocks, sigmoid
 
 
-def slstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any) -> dict[str, Any]:
-    """Beck et al. 2024, eqs. 8–17, forget gate σ.
+def slstm(xp: Any, params: Named, state: Named, x: Any) -> dict[str, Any]:
+    """Beck et al. 2024, eqs.
 
-    The maximum is a select, which at a tie goes by the forget gate.
+    8–17, forget gate σ; the maximum is a select, which at a tie goes by the forget gate.
     """
     gates = affine(xp, x, params["W_xh"]) + affine(xp, state["h"], params["W_hh"]) + params["b_h"]
     log_input, to_keep, candidate, to_show = blocks(gates, 4)

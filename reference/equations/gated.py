@@ -1,12 +1,12 @@
 """Cells whose gates say how much is kept and how much is written."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from ..arrays import Named
 from .parts import NONLINEARITIES, Step, affine, blocks, sigmoid
 
 
-def lstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any) -> dict[str, Any]:
+def lstm(xp: Any, params: Named, state: Named, x: Any) -> dict[str, Any]:
     """torch.nn.LSTMCell with one bias.
 
     Input, forget, cell and output gate stacked in this order.
@@ -17,9 +17,7 @@ def lstm(xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any) -
     return {"h": sigmoid(xp, to_show) * xp.tanh(cell), "c": cell}
 
 
-def gru(
-    xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *, reset: str
-) -> dict[str, Any]:
+def gru(xp: Any, params: Named, state: Named, x: Any, *, reset: str) -> dict[str, Any]:
     """torch.nn.GRUCell: reset, update and new gate stacked in this order.
 
     Reset "before" is the paper's form.
@@ -39,11 +37,10 @@ def gru(
     return {"h": update * state["h"] + sigmoid(xp, -update_x - update_h) * new}
 
 
-def peephole_lstm(
-    xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any
-) -> dict[str, Any]:
-    """Gers et al. 2002: input and forget gate look at the old cell, the output gate at the new
-    one.
+def peephole_lstm(xp: Any, params: Named, state: Named, x: Any) -> dict[str, Any]:
+    """Gers et al. 2002.
+
+    Input and forget gate look at the old cell, the output gate at the new one.
     """
     old = state["c"]
     gates = affine(xp, x, params["W_xh"]) + affine(xp, state["h"], params["W_hh"]) + params["b_h"]
@@ -57,12 +54,7 @@ def peephole_lstm(
 
 
 def projected_lstm(
-    xp: Any,
-    params: Mapping[str, Any],
-    state: Mapping[str, Any],
-    x: Any,
-    *,
-    projection_size: int | None = None,
+    xp: Any, params: Named, state: Named, x: Any, *, projection_size: int | None = None
 ) -> dict[str, Any]:
     """torch.nn.LSTM(proj_size): the LSTM on the projected h, its own h projected."""
     del projection_size  # W_hr has it
@@ -70,9 +62,7 @@ def projected_lstm(
     return {"h": affine(xp, inner["h"], params["W_hr"]), "c": inner["c"]}
 
 
-def min_gru(
-    xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *, activation: str
-) -> dict[str, Any]:
+def min_gru(xp: Any, params: Named, state: Named, x: Any, *, activation: str) -> dict[str, Any]:
     """Feng et al. 2024, section 3.1.
 
     Between the old state and a candidate, update and candidate told by x alone.
@@ -84,9 +74,7 @@ def min_gru(
     }
 
 
-def min_lstm(
-    xp: Any, params: Mapping[str, Any], state: Mapping[str, Any], x: Any, *, activation: str
-) -> dict[str, Any]:
+def min_lstm(xp: Any, params: Named, state: Named, x: Any, *, activation: str) -> dict[str, Any]:
     """Feng et al. 2024, section 3.2: forget and input gate over their sum."""
     to_keep, to_write, candidate = blocks(affine(xp, x, params["W_xh"]) + params["b_h"], 3)
     keep, write = sigmoid(xp, to_keep), sigmoid(xp, to_write)

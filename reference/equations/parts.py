@@ -1,14 +1,14 @@
 """What the equations are made of: nonlinearities, products, blocks of gates."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
+
+from ..arrays import Named
 
 Step: TypeAlias = Callable[..., dict[str, Any]]
 Readout: TypeAlias = Callable[..., Any]
-ScalarFunction: TypeAlias = Callable[
-    [Any, Any, Mapping[str, Any], Mapping[str, Any]], tuple[Any, dict[str, Any]]
-]
+ScalarFunction: TypeAlias = Callable[[Any, Any, Named, Named], tuple[Any, dict[str, Any]]]
 
 
 def stop_gradient(value: Any) -> Any:
@@ -40,9 +40,9 @@ def softplus(xp: Any, z: Any) -> Any:
 
 
 def positive(xp: Any, z: Any) -> Any:
-    """g of Feng et al. 2024, appendix B.
+    """g of Feng et al.
 
-    The logistic function below 0, its tangent moved to slope 1 from there on.
+    2024, appendix B: the logistic function below 0, its tangent moved to slope 1 from there on.
     """
     return xp.where(z >= 0, 0.5 + z, sigmoid(xp, z))
 

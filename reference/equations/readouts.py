@@ -1,18 +1,14 @@
 """What turns the states of a sequence into one number."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from ..arrays import Named
 from .parts import Readout, affine, one_hot, side_by_side, stop_gradient
 
 
-def outputs(
-    xp: Any, params: Mapping[str, Any], states: Mapping[str, Any], reads: tuple[str, ...]
-) -> Any:
-    """Head: h W_hyᵀ + b_y for every step, (T, B, V), with h the states of these names side by
-    side.
-    """
+def outputs(xp: Any, params: Named, states: Named, reads: tuple[str, ...]) -> Any:
+    """Head: h W_hyᵀ + b_y for every step, (T, B, V), h the states of these names side by side."""
     return (
         affine(xp, side_by_side(xp, [states[name] for name in reads]), params["W_hy"])
         + params["b_y"]
@@ -27,9 +23,9 @@ def average_or_sum(xp: Any, per_position: Any, mask: Any, reduction: str) -> Any
 
 def softmax_cross_entropy(
     xp: Any,
-    params: Mapping[str, Any],
-    states: Mapping[str, Any],
-    constants: Mapping[str, Any],
+    params: Named,
+    states: Named,
+    constants: Named,
     *,
     reduction: str,
     reads: tuple[str, ...] = ("h",),
@@ -46,9 +42,9 @@ def softmax_cross_entropy(
 
 def squared_error(
     xp: Any,
-    params: Mapping[str, Any],
-    states: Mapping[str, Any],
-    constants: Mapping[str, Any],
+    params: Named,
+    states: Named,
+    constants: Named,
     *,
     reduction: str,
     reads: tuple[str, ...] = ("h",),
@@ -58,9 +54,7 @@ def squared_error(
     return average_or_sum(xp, xp.sum(residual**2, axis=-1) / 2, constants["mask"], reduction)
 
 
-def projection(
-    xp: Any, params: Mapping[str, Any], states: Mapping[str, Any], constants: Mapping[str, Any]
-) -> Any:
+def projection(xp: Any, params: Named, states: Named, constants: Named) -> Any:
     """Inner product of every state with the given cotangents."""
     del params
     products = [xp.sum(state * constants[f"cotangent_{name}"]) for name, state in states.items()]
@@ -74,6 +68,6 @@ READOUTS: dict[str, Readout] = {
 }
 
 
-def bound_readout(name: str, options: Mapping[str, Any]) -> Readout:
+def bound_readout(name: str, options: Named) -> Readout:
     """The readout of READOUTS called `name`, its options filled in."""
     return partial(READOUTS[name], **options)

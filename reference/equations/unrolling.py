@@ -17,17 +17,18 @@ A truncated gradient is that of a function in which states are held fixed at cer
 which is then run again (Williams and Peng 1990).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ..arrays import Named
 from .parts import Readout, Step, side_by_side, stop_gradient
 
 
-def numpy_scan(body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]) -> dict[str, Any]:
+def numpy_scan(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
     """The time loop for plain arrays: `body` at every step in turn; states stacked over steps."""
     states: list[dict[str, Any]] = []
     for t in range(len(per_step["x"])):
@@ -65,8 +66,8 @@ class SequenceLoss:
     """The scalar function of a network of a step, over "x" from "<state>_0", read by a readout.
 
     `offset` is the suffix of offsets; parameter_names and state_names are those of the step. A
-    constant "lengths" (B,) says how many steps each row has, where they differ; "dropout_l0", …
-    are masks on what a layer hands on.
+    constant "lengths" (B,) says how many steps each row has, where they differ; "dropout_l0", … are
+    masks on what a layer hands on.
     """
 
     step: Step
@@ -77,15 +78,13 @@ class SequenceLoss:
     arrangement: Arrangement = ONE_RUN
 
     def __call__(
-        self, xp: Any, scan: Any, variables: Mapping[str, Any], constants: Mapping[str, Any]
+        self, xp: Any, scan: Any, variables: Named, constants: Named
     ) -> tuple[Any, dict[str, Any]]:
         """(scalar, states)."""
         states = self.run(xp, scan, variables, constants)
         return self.readout(xp, variables, states, constants), states
 
-    def run(
-        self, xp: Any, scan: Any, variables: Mapping[str, Any], constants: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def run(self, xp: Any, scan: Any, variables: Named, constants: Named) -> dict[str, Any]:
         """The states by name; no constant is read that is the readout's alone."""
         named = {**constants, **variables}
         signal, states = named["x"], dict[str, Any]()
@@ -131,14 +130,14 @@ class SequenceLoss:
 
 
 def one_step(
-    xp: Any, step: Step, own: Mapping[str, Any], state_names: tuple[str, ...]
+    xp: Any, step: Step, own: Named, state_names: tuple[str, ...]
 ) -> Callable[..., dict[str, Any]]:
     """body(state, at_step) -> new state: the step with this step's offsets.
 
     Rows that are not alive stay as they are.
     """
 
-    def body(state: Mapping[str, Any], at_step: Mapping[str, Any]) -> dict[str, Any]:
+    def body(state: Named, at_step: Named) -> dict[str, Any]:
         params = {
             name: value + at_step[name] if name in at_step else value for name, value in own.items()
         }
@@ -158,9 +157,7 @@ def one_step(
     return body
 
 
-def in_reverse(
-    xp: Any, loop: Any, body: Any, state: Mapping[str, Any], per_step: Mapping[str, Any]
-) -> dict[str, Any]:
+def in_reverse(xp: Any, loop: Any, body: Any, state: Named, per_step: Named) -> dict[str, Any]:
     """The loop from the last step to the first; what it returns stands in the order of time."""
     trajectory = loop(
         body, state, {name: xp.flip(value, axis=0) for name, value in per_step.items()}
@@ -169,12 +166,7 @@ def in_reverse(
 
 
 def cut_scan(
-    xp: Any,
-    scan: Any,
-    arrangement: Arrangement,
-    body: Any,
-    state: Mapping[str, Any],
-    per_step: Mapping[str, Any],
+    xp: Any, scan: Any, arrangement: Arrangement, body: Any, state: Named, per_step: Named
 ) -> dict[str, Any]:
     """The engine's loop, its gradient cut by window or chunks where the arrangement says so."""
     steps = per_step["x"].shape[0]
@@ -205,9 +197,10 @@ def cut_scan(
 
 
 def windows(
-    xp: Any, body: Any, state: Mapping[str, Any], at: list[Any], arrangement: Arrangement
+    xp: Any, body: Any, state: Named, at: list[Any], arrangement: Arrangement
 ) -> dict[str, Any]:
-    """Every state by a run of its own over its window, from a state before it that is held fixed;
+    """Every state by a run of its own over its window, from a state before it that is held fixed.
+
     s_0 is not.
     """
     trajectory = [dict(state)]

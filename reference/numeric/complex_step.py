@@ -1,5 +1,6 @@
-"""Complex step: f′(a) = Im f(a + ih) / h with h = 1e-30, exact to rounding, on NumPy code that
-follows complex numbers.
+"""Complex step: f′(a) = Im f(a + ih) / h with h = 1e-30, exact to rounding.
+
+It runs NumPy code that follows complex numbers.
 
 No difference is taken, so that nothing cancels (Squire and Trapp 1998, "Using complex variables to
 estimate derivatives of real functions"). It needs an analytic function written in operations that
@@ -9,13 +10,13 @@ along one random direction; where they disagree, `DoesNotFollow` is raised.
 """
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ..arrays import Arrays, Named
 from . import finite_difference
-from .finite_difference import Arrays, Value
+from .finite_difference import Value
 
 STEP = 1e-30
 
@@ -39,9 +40,7 @@ class DoesNotFollow(ValueError):
     """The function does not carry complex numbers through."""
 
 
-def gradients(
-    value: Value, variables: Mapping[str, Any], seed: int
-) -> tuple[float, Arrays, Arrays]:
+def gradients(value: Value, variables: Named, seed: int) -> tuple[float, Arrays, Arrays]:
     """(value, gradient or inner products by variable, directions of the latter).
 
     Raises DoesNotFollow.
@@ -74,8 +73,9 @@ def _slope(value: Value, point: Arrays, directions: Arrays) -> float:
 
 
 def _believe(value: Value, point: Arrays, seed: int) -> None:
-    """Raises DoesNotFollow where central differences along a random direction over all variables
-    say otherwise.
+    """Raises DoesNotFollow where central differences along a random direction say otherwise.
+
+    The direction is one over all variables.
     """
     rng = np.random.default_rng([seed, 3])
     directions = {

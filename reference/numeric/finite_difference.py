@@ -1,6 +1,6 @@
 """Central differences of high order with an adaptive step and an error estimate.
 
-Scipy.differentiate on NumPy code.
+scipy.differentiate on NumPy code.
 
 Needs nothing of the function but its value. Small variables are differentiated entry by entry;
 larger ones along random directions of ±1, whose inner products with the gradient are told instead.
@@ -8,25 +8,24 @@ What differences cannot see: an error below their own uncertainty (given with ev
 along directions, which entry is wrong.
 
 At a kink (relu or |x| at 0, a tie of max) central differences converge, to the middle of the
-derivatives from the right and from the left, with an error estimate of zero: what does not
-converge tells no kinks. Second differences do,
+derivatives from the right and from the left, with an error estimate of zero: what does not converge
+tells no kinks. Second differences do,
 
-    (f(h) − 2 f(0) + f(−h)) / h  →  f″ h where f is smooth, the gap between the one-sided
-                                 derivatives at a kink           (1)
+    (f(h) − 2 f(0) + f(−h)) / h  →  f″ h where f is smooth, the gap between the one-sided derivatives at a kink           (1)
 
 at the cost of four more values a derivative. Where (1) does not shrink with h, one-sided
 differences settle it; half the gap is then told beside the middle, for any number between is what
 some convention chooses. Where f is smooth nothing changes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import differentiate
 
-Arrays = dict[str, npt.NDArray[Any]]
+from ..arrays import Array, Arrays, Named
+
 Value = Callable[[Arrays], Any]
 
 ENTRIES = 80  # up to this size every entry, above it random directions
@@ -38,7 +37,7 @@ NEAR, SHRINK = (
 SAFETY = 10.0  # the estimate is a difference between two orders: no bound
 
 
-def lines(variable: npt.NDArray[Any], seed: int) -> npt.NDArray[Any] | None:
+def lines(variable: Array, seed: int) -> Array | None:
     """None for entry by entry, or the random directions (DIRECTIONS, shape)."""
     if variable.size <= ENTRIES:
         return None
@@ -47,16 +46,17 @@ def lines(variable: npt.NDArray[Any], seed: int) -> npt.NDArray[Any] | None:
     )
 
 
-def units(variable: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def units(variable: Array) -> Array:
     """The unit vectors (size, shape)."""
     return np.eye(variable.size).reshape(variable.size, *variable.shape)
 
 
 def gradients(
-    value: Value, variables: Mapping[str, Any], seed: int
+    value: Value, variables: Named, seed: int
 ) -> tuple[float, Arrays, Arrays, dict[str, float], Arrays]:
-    """(value, gradient or inner products by variable, directions of the latter, absolute
-    uncertainty, kinks by variable).
+    """(value, gradients, directions, uncertainty, kinks), the last four by variable.
+
+    For a gradient its inner products along directions may stand; the uncertainty is absolute.
 
     The last: half the gap between the one-sided derivatives, in the shape of what is found; only
     where there is a kink.
@@ -84,10 +84,10 @@ def gradients(
     return float(value(point)), found, directions, uncertainty, kinks
 
 
-def _line(value: Value, point: Arrays, name: str, direction: npt.NDArray[Any]) -> tuple[Any, float]:
+def _line(value: Value, point: Arrays, name: str, direction: Array) -> tuple[Any, float]:
     """(the function along the direction, the step of differences)."""
 
-    def along(distance: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def along(distance: Array) -> Array:
         values = [
             float(value({**point, name: point[name] + d * direction})) for d in np.ravel(distance)
         ]
@@ -96,9 +96,7 @@ def _line(value: Value, point: Arrays, name: str, direction: npt.NDArray[Any]) -
     return along, 0.1 * max(1.0, float(np.max(np.abs(point[name] * (direction != 0)))))
 
 
-def _slope(
-    value: Value, point: Arrays, name: str, direction: npt.NDArray[Any]
-) -> tuple[float, float, float]:
+def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[float, float, float]:
     """(derivative along the direction, its estimated error, half the gap where there is a kink)."""
     along, step = _line(value, point, name, direction)
     middle = float(value(point))
@@ -138,7 +136,7 @@ def _gap(along: Any, step: float, middle: float) -> float:
     return abs(float(near)) if abs(near) > max(rounding, abs(far) / 4) else 0.0
 
 
-def _of_all_entries(value: Value, point: Arrays, name: str, count: int) -> npt.NDArray[Any]:
+def _of_all_entries(value: Value, point: Arrays, name: str, count: int) -> Array:
     """Half the gaps of all entries together, for each of so many directions.
 
     Kinks up and down do not cancel in it.

@@ -1,15 +1,15 @@
 """Proof: the equations run on intervals that enclose the exact real numbers, as dual numbers.
 
 Every floating-point weight is an exact real number. Arb's ball arithmetic (Johansson 2017, "Arb:
-efficient arbitrary-precision midpoint-radius interval arithmetic") computes with balls that
-contain the exact result of every operation on every point of its arguments, rounding included. Run
-on dual numbers
+efficient arbitrary-precision midpoint-radius interval arithmetic") computes with balls that contain
+the exact result of every operation on every point of its arguments, rounding included. Run on dual
+numbers
 
     (v, v̇):   f(v, v̇) = (f(v), f′(v) v̇),    (a, ȧ)(b, ḃ) = (a b, ȧ b + a ḃ)                   (1)
 
 the forward equations yield a ball that provably contains the exact derivative of the loss along a
-direction, for the given weights: one direction is one entry of a gradient, or a random vector of
-±1 with which a large gradient is multiplied. Nothing is rounded away, nothing is approximated, and
+direction, for the given weights: one direction is one entry of a gradient, or a random vector of ±1
+with which a large gradient is multiplied. Nothing is rounded away, nothing is approximated, and
 nobody's autodiff is believed: (1) is a dozen rules, below.
 
 Where a comparison (the branch of a select, the largest of some numbers) is undecided because the
@@ -18,19 +18,16 @@ bits. A tie that is exact stays undecided for ever, unless both sides are exact:
 no derivative to enclose.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import flint
 import numpy as np
-import numpy.typing as npt
 from flint import arb, arb_mat
 
+from ..arrays import Array, Named
 from ..equations.parts import ScalarFunction
-
-Array: TypeAlias = npt.NDArray[Any]
-Named: TypeAlias = Mapping[str, Any]
 
 FIRST_BITS, MOST_BITS = 128, 4096
 TIGHT = 2.0**-80  # radius over midpoint that is wanted of every derivative: float64's is 2^-53
@@ -249,7 +246,10 @@ class Balls:
         return dual(x).through(arb.cos, lambda v, f: -arb.sin(v))
 
     def tanh(self, x: Any) -> Dual:
-        """Hyperbolic tangent; 1/cosh² for its slope, which keeps its digits where tanh is near 1."""
+        """Hyperbolic tangent.
+
+        1/cosh² for its slope, which keeps its digits where tanh is near 1.
+        """
         return dual(x).through(arb.tanh, lambda v, f: arb.sech(v) ** 2)
 
     def logaddexp(self, x: Any, y: Any) -> Dual:

@@ -1,6 +1,6 @@
 """Shared by the tests of manual/.
 
-Read-only random sequences, what torch's autograd says of them, and a cell with two states.
+read-only random sequences, what torch's autograd says of them, and a cell with two states.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,9 @@ NONLINEARITIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Sequence:
-    """params by name, initial {"h": (B, H)}, x (T, B, I) or tokens (T, B), cotangents {"h".
+    """params, initial, x or tokens, and cotangents, all read-only.
 
-    (T, B, H)}; all read-only.
+    By name, {"h": (B, H)}, (T, B, I) or (T, B), {"h": (T, B, H)}.
     """
 
     params: dict[str, Array]
@@ -79,8 +79,8 @@ def random_sequence(
 class Unrolled:
     """Autograd's gradients of Σ_t ⟨C_t, h_t⟩, the share of each step by itself.
 
-    states, d_state (T+1, B, H); delta (T, B, H); params name → (T, its shape); x (T, B, I), or
-    None for tokens.
+    states, d_state (T+1, B, H); delta (T, B, H); params name → (T, its shape); x (T, B, I), or None
+    for tokens.
     """
 
     states: Array

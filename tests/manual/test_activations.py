@@ -174,6 +174,21 @@ def test_nan_stays_nan_in_a_derivative_that_depends_on_the_net_input(name):
     assert np.isnan(value_and_slope(name, np.array([np.nan]))[1]).all()
 
 
+def test_relu_and_its_slope_have_at_nan_what_torch_has():
+    """Slope 0 there would stop the cotangent, and a gradient would look finite and right."""
+    nan = np.array([np.nan])
+    value, slope = value_and_slope("relu", nan)
+    value_by_torch, slope_by_torch = value_and_slope_by_torch("relu", nan)
+    assert np.isnan(value).all()
+    assert np.isnan(value_by_torch).all()
+    assert slope.tolist() == slope_by_torch.tolist() == [1]
+
+
+def test_a_slope_of_relu_that_swallows_nan_is_not_torchs():
+    nan = np.array([np.nan])
+    assert (nan > 0).astype(float).tolist() != value_and_slope_by_torch("relu", nan)[1].tolist()
+
+
 @every_activation
 def test_single_precision_is_kept(name):
     assert [array.dtype for array in value_and_slope(name, NET_INPUTS.astype(np.float32))] == [

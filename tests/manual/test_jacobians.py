@@ -1,5 +1,6 @@
-"""Jacobians of the recurrence against torch.func.jacrev and jax.jacrev, each step and each row by
-its own norm.
+"""Jacobians of the recurrence against torch.func.jacrev and jax.jacrev.
+
+Each step and each row is judged by its own norm.
 """
 
 from types import SimpleNamespace

@@ -1,6 +1,6 @@
 """Converted weights are run by the framework that they come from.
 
-Torch, ONNX's reference evaluator, Keras. Gradients too.
+torch, ONNX's reference evaluator, Keras. Gradients too.
 """
 
 import itertools
@@ -538,7 +538,7 @@ def test_any_other_order_gives_other_outputs_than_torch(name, monkeypatch):
     start = {key: value[0] for key, value in initial.items()}
     converted = lambda: run(
         CELLS[name], layouts.from_torch(cell, module.state_dict()), start, x.numpy()
-    )
+    )  # noqa: E731
     only_the_right_order_agrees(
         monkeypatch, "torch", cell, converted, outputs.detach().numpy(), ROUNDING
     )

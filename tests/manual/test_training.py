@@ -399,8 +399,9 @@ def test_clipping_keeps_dtypes_and_what_it_is_given(dtype):
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6])
 def test_nothing_to_clip(epsilon):
-    """No gradients, zero gradients, even at a bound of zero (where optax has 0/0), and gradients
-    that have vanished.
+    """No gradients, zero gradients, and gradients that have vanished.
+
+    Zero ones even at a bound of zero, where optax has 0/0.
     """
     zeros, tiny = {"b_h": np.zeros(3)}, {"b_h": np.array([1e-12, -1e-300])}
     assert clip_by_global_norm({}, 0.0, epsilon) == clip_by_value({}, 0.0) == {}

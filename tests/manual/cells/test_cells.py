@@ -7,6 +7,8 @@ that are wrong; the right cell has none, and a mistake planted in a cell has tho
 have.
 """
 
+import math
+import sys
 from functools import cache, partial
 from itertools import product
 
@@ -192,9 +194,9 @@ def test_jacobians_of_step_and_of_the_unrolled_map(name):
 
 
 def test_a_jacobian_in_the_other_layout_is_seen():
-    """Denominator layout, as Pascanu et al. have it, pasted into numerator layout.
+    """Denominator layout, as Pascanu et al.
 
-    A diagonal one would not show it.
+    Have it, pasted into numerator layout; a diagonal one would not show it.
     """
     cell, step = CELLS["lstm"]
     params, initial, x, _ = draw(cell)
@@ -219,8 +221,9 @@ def saturated(name, sign):
 
 
 def beyond_noise(name, found, numbers):
-    """The names in which `found` is further from torch than rounding at random moves torch itself,
-    step by step.
+    """The names in which `found` is further from torch than rounding moves torch itself.
+
+    Each step is judged by itself, rounding is at random.
     """
     expected = by_torch(name, *numbers)
     moved = [by_torch(name, *numbers, rounding_seed=seed) for seed in range(4)]
@@ -268,7 +271,7 @@ SIGMOIDS = {
 def gru_by_complement(xp, params, state, x, *, reset):
     """equations.gru with 1 − z as σ(−a).
 
-    N + z (h − n) has no digits left for n where z is 1, nor has its derivative.
+    n + z (h − n) has no digits left for n where z is 1, nor has its derivative.
     """
     from_x = equations.affine(xp, x, params["W_xh"]) + params["b_x"]
     (r_x, z_x, n_x), h = equations.blocks(from_x, 3), state["h"]
@@ -298,8 +301,9 @@ WITH_ALL_DIGITS = {
 
 
 def wrong_blocks(name, cell, sign):
-    """The gates of a bias's gradient that are wrong, each by its own norm, when all σ gates but
-    nothing else is at ±30.
+    """The gates of a bias's gradient that are wrong, each by its own norm.
+
+    All σ gates, and nothing else, are at ±30.
     """
     bias, gates, count = SIGMOIDS[name]
     params, *others = draw(CELLS[name][0])
@@ -570,7 +574,7 @@ def test_irnn_starts_at_identity_and_passes_the_gradient_of_an_active_unit_on_un
 def test_at_the_kink_of_positive_the_slope_is_one(cell, name):
     """g jumps in slope from ¼ to 1 at zero.
 
-    H is continuous there, so that only the derivative tells.
+    h is continuous there, so that only the derivative tells.
     """
     params, initial, x, cotangents = draw(cell, steps=1, batch=1)
     gates = len(params["b_h"]) - H
@@ -594,7 +598,7 @@ def test_at_the_kink_of_positive_the_slope_is_one(cell, name):
 
 
 def test_the_lru_cannot_explode():
-    """|λ| < 1; from ν = −37 on, e^−e^ν is 1 to float64, and still not more."""
+    """|λ| < 1; where e^−e^ν is 1 to float64, still not more."""
     nu, theta = np.meshgrid(np.linspace(-36, 6, 200), np.linspace(-5, 2, 50))
     radius = np.hypot(*eigenvalues(np, {"nu": nu, "theta": theta}))
     assert (radius <= 1 + 2 * np.finfo(float).eps).all()
@@ -610,6 +614,45 @@ def test_the_lru_cannot_explode():
     radius = np.hypot(*eigenvalues(np, drawn))
     assert radius.min() >= 0.5 - 1e-12
     assert radius.max() <= 0.9 + 1e-12
+
+
+def test_the_radius_of_the_lru_is_rounded_to_1_below_minus_54_log_2():
+    """math.exp rounds as it should.
+
+    NumPy's may be off by one unit in the last place, on the side below 1.
+    """
+    bound = -54 * math.log(2)
+    assert math.exp(-math.exp(bound - 1e-9)) == 1
+    assert math.exp(-math.exp(bound + 1e-9)) < 1
+    assert math.exp(-math.exp(-36.0)) < 1
+    above, below = np.linspace(bound + 1e-9, -36, 10_000), np.linspace(-50, -37.64, 10_000)
+    assert (np.exp(-np.exp(above)) < 1).all()
+    assert (np.exp(-np.exp(below)) == 1).all()
+
+
+def test_the_bias_gradients_of_the_gru_differ_by_r_in_each_step_and_row_and_by_no_factor_in_their_sums():
+    params, initial, x, cotangents = draw(GRU("after"))
+    tape = bptt.forward(GRU("after"), params, initial, x)
+    shares = []
+    for t, cache in enumerate(tape.caches):
+        for row in range(x.shape[1]):
+            own = {name: value[row : row + 1] for name, value in cache.items()}
+            d_state = {"h": cotangents["h"][t, row : row + 1]}
+            d_params, _, _ = GRU("after").step_backward(params, own, d_state)
+            b_x_n, b_hh_n = d_params["b_x"][2 * H :], d_params["b_hh"][2 * H :]
+            assert relative_error(b_hh_n, own["r"][0] * b_x_n) <= ROUNDING
+            shares.append((own["r"][0], b_x_n, b_hh_n))
+    r, b_x_n, b_hh_n = (np.array(parts) for parts in zip(*shares, strict=True))
+    assert relative_error(b_hh_n.sum(axis=0), r.mean(axis=0) * b_x_n.sum(axis=0)) > 1e-3
+    ratio = b_hh_n.sum(axis=0) / b_x_n.sum(axis=0)
+    assert not (np.abs(r - ratio) <= 1e-3).all(axis=1).any(), (
+        "no step's r is the factor of the sums"
+    )
+
+
+@pytest.mark.parametrize("cell", [cell for cell, _ in CELLS.values()], ids=list(CELLS))
+def test_every_derivation_says_where_its_conventions_stand(cell):
+    assert "manual/__init__.py" in sys.modules[type(cell).__module__].__doc__
 
 
 def complex_lru(sequence=None):
@@ -768,7 +811,7 @@ def test_a_tie_of_the_stabiliser_shows_only_where_m_is_read(part, differing):
 def with_delta(change):
     """The methods of a cell whose delta is changed.
 
-    Change(self, params, cache, d_state, delta, previous).
+    change(self, params, cache, d_state, delta, previous).
     """
 
     def delta(self, params, cache, d_state):

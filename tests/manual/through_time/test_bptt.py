@@ -155,8 +155,9 @@ def test_saturated_units_and_zero_weights_equal_torch(draw_sequence, unrolled, a
 
 
 def terms_by_torch(sequence, window=None):
-    """{(t, k): the share of step k's weights in the loss at t}, the state cut off before the
-    window; tanh.
+    """{(t, k): the share of step k's weights in the loss at t}; tanh.
+
+    The state is cut off before the window.
     """
     terms = {}
     for t in range(1, len(sequence.x) + 1):

@@ -290,8 +290,9 @@ def test_a_window_and_checkpoints_exclude_each_other():
 
 
 def peak(made, steps, **how):
-    """The most that is allocated at once for states, tape and gradients, in bytes, beyond what is
-    told in the end.
+    """The most that is allocated at once for states, tape and gradients, in bytes.
+
+    What is told in the end does not count.
     """
     params, initial, x, cotangents = draw(made, (steps, 4, 4, 16))
     tracemalloc.start()

@@ -37,7 +37,7 @@ def draw(
 ):
     """(params, inputs) of a network with a head.
 
-    Read-only, with a mask that leaves out some positions but the last.
+    read-only, with a mask that leaves out some positions but the last.
     """
     rng = np.random.default_rng(seed)
     shapes = Network(RNN(), Head(loss, "sum", output_size)).parameter_shapes(

@@ -1,5 +1,6 @@
-"""Layers, directions, dropout and unequal lengths, against torch's own modules and against a
-network unrolled by hand in torch.
+"""Layers, directions, dropout and unequal lengths, against torch.
+
+Against its own modules, and against a network unrolled by hand in it.
 
 torch tells the outputs of the top layer and the final states of every run: the cotangents here are
 on these. What torch has no module for (other cells, dropout with a given mask) is unrolled in

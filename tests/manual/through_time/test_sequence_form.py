@@ -65,8 +65,9 @@ def draw(made, sizes=(9, 2, 3, 4), dtype=np.float64, *, tokens=False, bias=0.0, 
 
 
 def told(tape, found):
-    """Everything by name: the trajectory, the gradients for the parameters, x and the initial
-    state.
+    """Everything by name.
+
+    The trajectory, the gradients for the parameters, x and the initial state.
     """
     named = {f"{name}_t": value for name, value in tape.states.items()} | found.params
     return (

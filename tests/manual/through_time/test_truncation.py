@@ -12,6 +12,7 @@ import array_api_compat.torch as xp
 import numpy as np
 import pytest
 import torch
+from bptt_crosscheck.manual import jacobians
 from bptt_crosscheck.manual.cell import HoistedCell
 from bptt_crosscheck.manual.cells.gru import GRU
 from bptt_crosscheck.manual.cells.lru import LRU
@@ -116,9 +117,7 @@ class InTorch:
         return sum((self.cotangents[key][t] * value).sum() for key, value in state.items())
 
     def told(self, total):
-        """{name: array}: the shares "W" (T, …), "x" (T, B, ·), and the states' total derivatives
-        "h" (T+1, B, ·).
-        """
+        """Shares "W" (T, …) and "x" (T, B, ·), and total derivatives "h" (T+1, B, ·), by name."""
         leaves = [*self.params.values(), self.x, *self.initial.values(), *self.moved.values()]
         found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
         arrays = [value.numpy() for value in found]
@@ -217,6 +216,33 @@ def test_by_ages_and_by_blocks_are_the_same_totals(drawn):
             assert (wrong(ages, one_more) == set()) is (window >= T - 1), (
                 "K and K + 1 differ until nothing is cut"
             )
+
+
+@every_cell
+def test_windows_end_at_the_end_of_the_sequence_and_d_0_is_one_jacobian_from_d_1(drawn):
+    """(1) with the products written out, its window cut at T.
+
+    The total of s_0 by (2), where (1) has a term less.
+    """
+    tape, window = tape_of(drawn, None), 2
+    given = (drawn.cell, drawn.params, tape, drawn.cotangents, window)
+    local = jacobians.state_jacobians(drawn.cell, drawn.params, tape)
+    e = jacobians.flatten_state({key: drawn.cotangents[key] for key in tape.states})
+    expected = np.zeros((T + 1, *e.shape[1:]))
+    for k in range(1, T + 1):
+        product = np.broadcast_to(np.eye(e.shape[-1]), local.shape[1:])
+        for t in range(k, min(k + window, T) + 1):
+            product = local[t - 1] @ product if t > k else product
+            expected[k] += np.einsum("bij,bi->bj", product, e[t - 1])
+    expected[0] = np.einsum("bij,bi->bj", local[0], expected[1])
+    by_1 = sum(
+        np.einsum("bij,bi->bj", jacobians.products_to_end(local[:t])[0], e[t - 1])
+        for t in range(1, window + 1)
+    )
+    for totals in (truncation.totals_by_ages(*given), truncation.totals_by_blocks(*given)):
+        found = jacobians.flatten_state(totals)
+        assert relative_error(found, expected, separately=1) <= ROUNDING
+        assert relative_error(found[0], by_1) > 1e-3
 
 
 @every_cell

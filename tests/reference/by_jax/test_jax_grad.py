@@ -1,5 +1,6 @@
-"""jax's reverse mode: the same gradients as torch's, in the arrays' own precision, the caller's
-configuration untouched.
+"""jax's reverse mode.
+
+The same gradients as torch's, in the arrays' own precision, the caller's configuration untouched.
 """
 
 import jax

@@ -109,7 +109,7 @@ def test_names_and_dtypes_are_told_apart(compiled):
     square = lambda xp, scan, variables, constants: (
         sum(xp.sum(each**2) for each in variables.values()),
         {},
-    )
+    )  # noqa: E731
     slope(square, a=a)
     assert set(jax_grad.gradients(square, {"other": a}, {})[2]) == {"other"}
     assert slope(square, a=a.astype(np.float32)).dtype == np.float32
@@ -122,7 +122,7 @@ def test_what_calls_back_into_python_is_not_kept(compiled):
     def through(scale):
         call_back = lambda a: jax.pure_callback(
             lambda a: np.asarray(scale * a), shape, jax.lax.stop_gradient(a)
-        )
+        )  # noqa: E731
         return lambda xp, scan, variables, constants: (
             xp.sum(variables["a"] ** 2),
             {"seen": call_back(variables["b"][0])},
@@ -155,8 +155,8 @@ def lowered(function, *arguments):
         lambda a: a.astype(int),
     ],
 )
-def test_what_could_see_a_value_computed_twice_is_not_compiled_hastily(function):
-    assert not jax_programs.bears_haste(lowered(function, a))
+def test_what_could_see_a_value_computed_twice_is_not_compiled_fast(function):
+    assert not jax_programs.bears_fast_compilation(lowered(function, a))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_could_see_a_value_computed_twice_is_not_compiled_hastily(function)
     ],
 )
 def test_what_is_smooth_or_compares_with_constants_is(function):
-    assert jax_programs.bears_haste(lowered(function, a))
+    assert jax_programs.bears_fast_compilation(lowered(function, a))
 
 
 def test_what_is_begun_is_compiled_once_on_another_thread_and_is_what_is_asked(

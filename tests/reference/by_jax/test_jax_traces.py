@@ -1,5 +1,6 @@
-"""A trace tells two steps apart wherever they compute something else, and says nothing where it
-cannot tell.
+"""A trace tells two steps apart wherever they compute something else.
+
+It says nothing where it cannot tell.
 """
 
 import jax

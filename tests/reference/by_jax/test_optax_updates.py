@@ -94,9 +94,7 @@ def test_settings_count():
 
 @each
 def test_an_update_is_pure(settings):
-    """Read-only arrays will do, the same memory twice gives the same, and 64-bit mode is off
-    again.
-    """
+    """Read-only arrays will do, the same memory gives the same, and 64-bit mode is off again."""
     before = jax.config.jax_enable_x64
     _, memory = optax_updates.update(
         draw(0), draw(1), optax_updates.start(draw(0), settings), settings

@@ -44,9 +44,7 @@ def test_shares_of_the_steps_sum_to_the_gradient(unrolled, activation, readout, 
 
 
 def test_share_of_a_state_is_its_total_derivative(unrolled):
-    """With φ = identity δ_t = ∂L/∂h_t, so that Σ_b ∂L/∂h_t is the share of b_h, and ∂L/∂h_0 =
-    W_hhᵀ δ_1.
-    """
+    """With φ = identity δ_t = ∂L/∂h_t: Σ_b ∂L/∂h_t is the share of b_h, ∂L/∂h_0 = W_hhᵀ δ_1."""
     case = unrolled("identity")
     _, _, found = ask(case)
     np.testing.assert_allclose(found["h@t"].sum(axis=1), found["b_h@t"], rtol=1e-13)

@@ -101,8 +101,9 @@ def test_settings_count():
     "settings", [SGD, MOMENTUM, ADAM | {"clip": "norm", "limit": 1.0}], ids=lambda s: s["optimiser"]
 )
 def test_an_update_is_pure(settings):
-    """Read-only arrays will do, the same memory twice gives the same, and the caller's torch is
-    what it was.
+    """Read-only arrays will do, and the same memory twice gives the same.
+
+    The caller's torch is what it was.
     """
     _, memory = update(draw(0), draw(1), start(draw(0), settings), settings)
     once, _ = update(draw(0), draw(2), memory, settings)
@@ -137,8 +138,9 @@ def test_names():
 def test_torch_dynamo_is_not_imported():
     both = [SGD | {"clip": "value", "limit": 1.0}, ADAM | {"clip": "norm", "limit": 1.0}]
     code = (
-        "import sys; import numpy as np; from reference.torch_optim import start, update; a = "
-        "{'a': np.ones(2)}\n"
+        "import sys; import numpy as np\n"
+        "from bptt_crosscheck.reference.by_torch.torch_optim import start, update\n"
+        "a = {'a': np.ones(2)}\n"
         f"for s in {both}: update(a, a, start(a, s), s)\n"
         "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
     )

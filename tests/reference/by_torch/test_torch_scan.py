@@ -160,8 +160,9 @@ def test_several_are_determined_by_their_seed(unrolled):
 
 
 def spread_of_shares(take, steps=9):
-    """Standard deviation over ε, by step, of the relative change of the shares under
-    RandomRounding, (T,).
+    """Standard deviation over ε of the relative change of the shares, by step (T,).
+
+    The change is that under RandomRounding.
     """
     changes = []
     for seed in range(40):

@@ -44,8 +44,9 @@ def test_rnn_step_on_paper():
 
 
 def test_three_steps_on_paper(numpy_scan):
-    """h_t = 2 x_t − h_{t−1} for x = 1, 2, 3 from h_0 = 0, read by ½ (3 h − 1 − target)² at the
-    last step.
+    """h_t = 2 x_t − h_{t−1} for x = 1, 2, 3 from h_0 = 0.
+
+    Read by ½ (3 h − 1 − target)² at the last step.
     """
     step, read = (
         equations.bound_step("rnn", {"activation": "identity"}),

@@ -92,8 +92,9 @@ def test_four_values_more_where_the_function_is_smooth():
 
 
 def test_along_directions_kinks_up_and_down_do_not_cancel():
-    """Σ ±relu(w): one-sided derivatives along a direction may agree, and the conventions' choices
-    still differ by the sum.
+    """Σ ±relu(w): one-sided derivatives along a direction may agree.
+
+    The conventions' choices still differ by the sum.
     """
     signs = np.where(np.arange(100) < 30, -1.0, 1.0)
     _, found, directions, _, kinks = asked(

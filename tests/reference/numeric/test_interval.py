@@ -1,5 +1,6 @@
-"""Provable enclosures: that they contain what is known exactly, that they are tight, and that a
-wrong gradient is outside.
+"""Provable enclosures.
+
+That they contain what is known exactly, that they are tight, and that a wrong gradient is outside.
 """
 
 from fractions import Fraction
