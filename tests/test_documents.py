@@ -15,7 +15,7 @@ from bptt_crosscheck.comparisons.candidates.draw import problem_of
 from bptt_crosscheck.comparisons.checking.case_report import CaseReport
 from bptt_crosscheck.comparisons.checking.report_data import Report
 from bptt_crosscheck.comparisons.command_line import main
-from bptt_crosscheck.comparisons.judging.verdict import Verdict
+from bptt_crosscheck.comparisons.judging.verdict import IN_WORDS, Verdict
 from bptt_crosscheck.comparisons.problems import convention
 from bptt_crosscheck.comparisons.problems.cases import CASES, Case
 from bptt_crosscheck.comparisons.reporting import dump
@@ -315,9 +315,8 @@ def test_every_key_of_a_convention_is_explained():
 
 @pytest.mark.parametrize("schema", [Report, CaseReport, Verdict])
 def test_every_key_of_the_report_is_explained(schema):
-    assert [
-        name for name in schema.__dataclass_fields__ if not re.search(rf"\b{name}\b", SCHEMA)
-    ] == []
+    told = [name for name in schema.__dataclass_fields__ if name not in IN_WORDS]
+    assert [name for name in told if not re.search(rf"\b{name}\b", SCHEMA)] == []
 
 
 def test_entry_points_are_explained():

@@ -49,23 +49,25 @@ ASKS_NOBODY = {
     "judging": "problems witnesses.tolerance witnesses.ask.Witnesses errors plain_data",
 }
 MANUAL = {
-    "activations": "",
-    "cell": "",
-    "layouts": "",
-    "linear": "",
-    "losses": "",
-    "training": "",
-    "cells": "activations cell linear through_time.sequences",
-    "jacobians": "cell linear through_time",
-    "through_time": "cell jacobians linear losses",
+    "arrays": "",
+    "activations": "arrays",
+    "cell": "arrays",
+    "layouts": "arrays",
+    "linear": "arrays",
+    "losses": "arrays",
+    "training": "arrays",
+    "cells": "activations arrays cell linear through_time.sequences",
+    "jacobians": "arrays cell linear through_time",
+    "through_time": "arrays cell jacobians linear losses",
 }
 REFERENCE = {
+    "arrays": "",
     "devices": "",
-    "equations": "",
-    "by_jax": "devices equations",
-    "by_torch": "devices equations",
-    "numeric": "equations",
-    "unrolled": "equations",
+    "equations": "arrays",
+    "by_jax": "arrays devices equations",
+    "by_torch": "arrays devices equations",
+    "numeric": "arrays equations",
+    "unrolled": "arrays equations",
 }
 
 # The arrows from comparisons/ to the two sides. Only who stands on trial is made of manual/, and

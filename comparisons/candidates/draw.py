@@ -234,20 +234,15 @@ def must_make_sense(case: Case) -> None:
     parts that do not go together.
     """
     if case.loss not in (*LOSSES, PROJECTION):
-        raise UnknownName(
-            f"no loss is called {case.loss!r}; there are {', '.join(LOSSES)}, {PROJECTION}"
-        )
-    for name in ("steps", "batch", "input_size", "hidden_size", "output_size", "layers"):
+        known = ", ".join((*LOSSES, PROJECTION))
+        raise UnknownName(f"no loss is called {case.loss!r}; there are {known}")
+    for name in AT_LEAST_ONE:
         if getattr(case, name) < 1:
             raise BadOption(f"{name} must be at least 1, not {getattr(case, name)}")
-    if not 0 <= case.dropout < 1:
-        raise BadOption(
-            f"{case.name}: dropout drops a share of at least 0 and below 1, not {case.dropout}"
-        )
-    if case.dropout and case.layers == 1:
-        raise BadOption(f"{case.name}: dropout stands between layers, and there is one layer")
+    _must_have_room_for_dropout(case)
     stacked = case.layers > 1 or case.bidirectional
-    if case.algorithm == "rtrl" and (stacked or case.window is not None or case.chunk is not None):
+    cut = case.window is not None or case.chunk is not None
+    if case.algorithm == "rtrl" and (stacked or cut):
         raise BadOption(
             f"{case.name}: real-time recurrent learning is for one layer in one direction, "
             "untruncated"
@@ -257,6 +252,19 @@ def must_make_sense(case: Case) -> None:
             f"{case.name}: Jacobians are compared for one layer in one direction, all rows of the "
             "same length"
         )
+
+
+AT_LEAST_ONE = ("steps", "batch", "input_size", "hidden_size", "output_size", "layers")
+
+
+def _must_have_room_for_dropout(case: Case) -> None:
+    """Raises BadOption for a share that is none, or where there is nothing to drop between."""
+    if not 0 <= case.dropout < 1:
+        raise BadOption(
+            f"{case.name}: dropout drops a share of at least 0 and below 1, not {case.dropout}"
+        )
+    if case.dropout and case.layers == 1:
+        raise BadOption(f"{case.name}: dropout stands between layers, and there is one layer")
 
 
 def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:

@@ -5,7 +5,8 @@ passes only when it is known to be at most the limit.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -114,32 +115,48 @@ def compare(
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(mine - theirs)
     over = ratios(error, yardstick.total)
-    over_steps = _judge_steps(actual.shares, expected.shares, yardstick)
-    wrong = [] if over_steps is None else _beyond(over_steps, yardstick.limit)
-    within = _largest(over) <= yardstick.limit and not wrong
-    if kind is None and not within:
+    steps = _judge_steps(actual.shares, expected.shares, yardstick)
+    wrong = _beyond(steps, yardstick.limit)
+    if kind is None and (wrong or not _largest(over) <= yardstick.limit):
         kind = Reason.DIFFERS if mine.any() else Reason.ALL_ZERO
-    worst = np.unravel_index(int(np.argmax(error)), error.shape) if error.size else None
-    scale = _largest(np.abs(theirs))
-    wrong_steps = None
-    if wrong and over_steps is not None:
-        wrong_steps = which_steps(wrong, len(over_steps), walk.first_step)
-    return Verdict(
+    verdict = Verdict(
         gradient,
         reference,
         max_abs_error=_largest(error),
-        max_rel_error=float(ratios(np.asarray(_largest(error)), scale)),
+        max_rel_error=_relative(error, theirs),
         noise=noise,
         error_over_noise=_largest(over),
-        step_error_over_noise=None if over_steps is None else _largest(over_steps),
         where=None if kind is None else where_wrong(~(over <= yardstick.limit)),
-        wrong_steps=wrong_steps,
-        worst_index=None if worst is None else [int(i) for i in worst],
-        candidate_value=None if worst is None else float(mine[worst]),
-        reference_value=None if worst is None else float(theirs[worst]),
-        first_wrong_step=walk.first_wrong(wrong),
         kind=kind,
     )
+    verdict = replace(verdict, **_worst_entry(error, mine, theirs))
+    return verdict if steps is None else replace(verdict, **_of_steps(steps, wrong, walk))
+
+
+def _relative(error: Array, theirs: Array) -> float:
+    """The largest error over the reference's largest entry."""
+    return float(ratios(np.asarray(_largest(error)), _largest(np.abs(theirs))))
+
+
+def _worst_entry(error: Array, mine: Array, theirs: Array) -> dict[str, Any]:
+    """Where the error is largest, and what both sides have there; nothing of an empty array."""
+    if not error.size:
+        return {}
+    worst = np.unravel_index(int(np.argmax(error)), error.shape)
+    return {
+        "worst_index": [int(i) for i in worst],
+        "candidate_value": float(mine[worst]),
+        "reference_value": float(theirs[worst]),
+    }
+
+
+def _of_steps(over: Array, wrong: list[int], walk: Walk) -> dict[str, Any]:
+    """The worst step, and which are wrong."""
+    return {
+        "step_error_over_noise": _largest(over),
+        "wrong_steps": which_steps(wrong, len(over), walk.first_step) if wrong else None,
+        "first_wrong_step": walk.first_wrong(wrong),
+    }
 
 
 def _largest(values: Array) -> float:
@@ -147,8 +164,10 @@ def _largest(values: Array) -> float:
     return float(np.max(values, initial=0.0))
 
 
-def _beyond(over: Array, limit: float) -> list[int]:
+def _beyond(over: Array | None, limit: float) -> list[int]:
     """The indices at which a ratio is not known to be within the limit."""
+    if over is None:
+        return []
     return [int(at) for at in np.flatnonzero(~(over <= limit))]
 
 

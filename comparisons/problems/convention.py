@@ -57,9 +57,9 @@ class Convention:
 
     def must_be_in_range(self) -> None:
         """Raises BadOption, naming the first value that makes no sense."""
-        factors = {"sign": self.sign} | (
-            {} if isinstance(self.scale, str) else {"scale": self.scale}
-        )
+        factors: dict[str, Any] = {"sign": self.sign}
+        if not isinstance(self.scale, str):
+            factors["scale"] = self.scale
         for name, value in factors.items():
             if not _is_number(value) or value == 0:
                 raise BadOption(f"convention: {name} is a number other than 0, not {value!r}")
@@ -69,17 +69,13 @@ class Convention:
         for name, bound in {"rtol": self.rtol, "atol": self.atol}.items():
             if bound is not None and not (_is_number(bound) and bound >= 0):
                 raise BadOption(f"{name} is a number of at least 0, not {bound!r}")
-        whole = isinstance(self.truncation, int | np.integer) and not isinstance(
-            self.truncation, bool
-        )
-        if self.truncation is not None and not (whole and self.truncation >= 0):
+        if self.truncation is not None and not _is_count(self.truncation):
             raise BadOption(
                 f"convention: truncation is an integer of at least 0, not {self.truncation!r}"
             )
         if self.precision not in (None, *PRECISIONS):
-            raise BadOption(
-                f"convention: precision {self.precision!r} is none of {', '.join(PRECISIONS)}"
-            )
+            known = ", ".join(PRECISIONS)
+            raise BadOption(f"convention: precision {self.precision!r} is none of {known}")
 
     def factor(self, steps: int | None, batch: int | None) -> float:
         """Sign times scale as a number. Raises BadOption where T or B is needed and not known."""
@@ -110,34 +106,26 @@ class Convention:
         `names` are the gradients it gives.
         """
         factor = self.factor(steps, batch)
-        gradients = {
-            name: value * factor if name in names else value
-            for name, value in answer.gradients.items()
-        }
-        shares = {
-            name: value * factor if name in names else value for name, value in answer.steps.items()
-        }
+        scaled = _times(factor, answer.gradients, names)
         if self.clip_value is None and self.clip_norm is None:
-            kinks = {
-                name: gap * abs(factor) if name in names else gap
-                for name, gap in answer.kinks.items()
-            }
-            return replace(answer, gradients=gradients, steps=shares, kinks=kinks)
-        if any(name in answer.directions for name in names):
-            large = ", ".join(name for name in sorted(names) if name in answer.directions)
+            shares = _times(factor, answer.steps, names)
+            # half the gap between two derivatives: a width, which has no sign
+            kinks = _times(abs(factor), answer.kinks, names)
+            return replace(answer, gradients=scaled, steps=shares, kinks=kinks)
+        self._must_have_every_entry(answer, names)
+        given = {name: scaled[name] for name in names if name in scaled}
+        # clipping looks at the whole: shares of single steps have no meaning any more
+        return replace(answer, gradients={**scaled, **self._clip(given)}, steps={})
+
+    def _must_have_every_entry(self, answer: Answer, names: set[str]) -> None:
+        """Raises BadOption where a gradient to be clipped is told along directions only."""
+        large = [name for name in sorted(names) if name in answer.directions]
+        if large:
             raise BadOption(
-                f"convention: clipping needs every entry, and a NumPy loss tells {large} along "
-                "random directions only (more than "
-                "80 entries): try smaller sizes, or write loss(xp, params, inputs)"
+                f"convention: clipping needs every entry, and a NumPy loss tells {', '.join(large)} "
+                "along random directions only (more than 80 entries): try smaller sizes, or write "
+                "loss(xp, params, inputs)"
             )
-        return replace(
-            answer,
-            gradients={
-                **gradients,
-                **self._clip({n: gradients[n] for n in names if n in gradients}),
-            },
-            steps={},
-        )
 
     def _clip(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
         clipped = dict(gradients)
@@ -153,6 +141,19 @@ class Convention:
                 for name, value in clipped.items()
             }
         return clipped
+
+
+def _times(factor: float, arrays: Mapping[str, Array], names: set[str]) -> dict[str, Array]:
+    """The arrays, those of these names times a factor."""
+    scaled: dict[str, Array] = {}
+    for name, value in arrays.items():
+        scaled[name] = value * factor if name in names else value
+    return scaled
+
+
+def _is_count(value: Any) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and bool(cast(Any, value) >= 0)
 
 
 def _is_number(value: Any) -> bool:

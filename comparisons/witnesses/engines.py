@@ -89,10 +89,8 @@ class Engine:
         shares of every step.
         """
         first = problems[0].with_variables(with_offsets(problems[0]))
-        keywords, constants = (
-            self.keywords(first, rounding_seed),
-            [dict(problem.constants) for problem in problems],
-        )
+        keywords = self.keywords(first, rounding_seed)
+        constants = [dict(problem.constants) for problem in problems]
         asked = self.load().gradients_of_several(
             _network_function(first), dict(first.variables), constants, **keywords
         )
@@ -105,35 +103,32 @@ class Engine:
 
     def _complete(self, problem: AnyProblem, answer: Answer, keywords: Mapping[str, Any]) -> Answer:
         """The answer with its Jacobians and the shares of the steps in their place."""
-        gradients = {
-            name: value for name, value in answer.gradients.items() if not name.endswith(OFFSET)
-        }
+        gradients: dict[str, Array] = {}
+        for name, value in answer.gradients.items():
+            if not name.endswith(OFFSET):
+                gradients[name] = value
         if isinstance(problem, Problem):
-            module = self.load()
-            if problem.jacobians and hasattr(module, "jacobians"):
-                params = {name: problem.variables[name] for name in problem.parameter_names}
-                s_0, sizes = problem.initial_state, problem.state_sizes
-                gradients |= module.jacobians(
-                    step_of(problem), params, sizes, s_0, problem.x, **keywords
-                )
-            whole = (
-                {}
-                if self.numeric
-                else {
-                    name: value
-                    for name, value in gradients.items()
-                    if name not in answer.directions
-                }
-            )
-            return replace(
-                answer, gradients=gradients, steps=_steps(problem, whole, answer.gradients)
-            )
-        told = (
-            ()
-            if self.numeric
-            else [name for name in problem.time_inputs if name not in answer.directions]
-        )
-        return replace(answer, gradients=gradients, steps={name: gradients[name] for name in told})
+            gradients |= self._jacobians(problem, keywords)
+            steps = _steps(problem, self._whole(gradients, answer), answer.gradients)
+        else:
+            whole = self._whole(gradients, answer)
+            steps = {name: whole[name] for name in problem.time_inputs if name in whole}
+        return replace(answer, gradients=gradients, steps=steps)
+
+    def _whole(self, gradients: Mapping[str, Array], answer: Answer) -> dict[str, Array]:
+        """The gradients of which single steps can be read off: exact, and not along directions."""
+        if self.numeric:
+            return {}
+        return {name: value for name, value in gradients.items() if name not in answer.directions}
+
+    def _jacobians(self, problem: Problem, keywords: Mapping[str, Any]) -> dict[str, Array]:
+        """∂s_t/∂s_{t−1} and ∂s_T/∂s_k, where they are asked for and the engine tells them."""
+        module = self.load()
+        if not problem.jacobians or not hasattr(module, "jacobians"):
+            return {}
+        params = {name: problem.variables[name] for name in problem.parameter_names}
+        told = (params, problem.state_sizes, problem.initial_state, problem.x)
+        return module.jacobians(step_of(problem), *told, **keywords)
 
 
 def _steps(
