@@ -2,16 +2,18 @@
 
     python comparisons/report.py                 all cases, and character models of README.md, trained
     python comparisons/report.py --text FILE     the character models of another text
-    python comparisons/report.py --checkpoint FILE.safetensors   the recurrent layers of a model, at its weights
+    python comparisons/report.py --checkpoint FILE.safetensors
+                                                 the recurrent layers of a model, at its weights
     python comparisons/report.py check FILE.py   a derivation of your own
-    python comparisons/report.py cures           how far gradients reach back, cell by cell, with and without the cures
-    python comparisons/report.py trial           the cross-check itself on trial: planted mistakes, sensitivity, false alarms
+    python comparisons/report.py cures           how far gradients reach back, cell by cell, with and
+                                                 without the cures
+    python comparisons/report.py trial           the cross-check itself on trial: planted mistakes,
+                                                 sensitivity, false alarms
     python comparisons/report.py --help          everything else
 
 Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked.
 """
 
-import json as as_json
 import sys
 import tempfile
 import time
@@ -29,10 +31,11 @@ from typer.exceptions import TyperException
 
 from .checking.report_data import Report
 from .errors import BadOption, QuestionError
+from .plain_data import json_text
 from .reporting import files, tables
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help answers at once
-    from .studies.built_in_cases import Question
+    from .studies.built_in_cases import RunOptions
     from .witnesses.engines import Engine
 
 AGREE, DISAGREE, NOT_ASKED = 0, 1, 2
@@ -50,15 +53,22 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-def run(question: "Question", engines: "Sequence[Engine]", notes: Sequence[str], jobs: int, progress_to: Console) -> Report:
-    """The question's report; a progress bar on a terminal while it is worked out."""
-    with Progress(console=progress_to, transient=True, disable=not progress_to.is_terminal) as progress:
+def bar_on(console: Console) -> Progress:
+    """A progress bar, gone when it is done; none where nobody looks."""
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
+def run(
+    options: "RunOptions", engines: "Sequence[Engine]", notes: Sequence[str], jobs: int
+) -> Report:
+    """The report that is asked for; a progress bar on a terminal while it is worked out."""
+    with bar_on(tables.console(stderr=True)) as progress:
         bar = progress.add_task("checking", total=None)
 
         def watch(pieces: int, name: str) -> None:
             progress.update(bar, total=pieces, advance=1, description=escape(name))
 
-        return question.report(engines, notes, jobs, watch)
+        return options.report(engines, notes, jobs, watch)
 
 
 def exit_status(report: Report, missing: Mapping[str, str]) -> int:
@@ -72,19 +82,61 @@ def exit_status(report: Report, missing: Mapping[str, str]) -> int:
 
 
 Cell = Annotated[str | None, typer.Option(help="Only the cases of this cell.", show_default=False)]
-Steps = Annotated[int | None, typer.Option(min=1, help="T, in place of each case's own.", show_default=False)]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="T, in place of each case's own.", show_default=False)
+]
 Batch = Annotated[int | None, typer.Option(min=1, help="B, likewise.", show_default=False)]
 InputSize = Annotated[int | None, typer.Option(min=1, help="I, likewise.", show_default=False)]
 HiddenSize = Annotated[int | None, typer.Option(min=1, help="H, likewise.", show_default=False)]
-Checkpointed = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Recurrent layers of a model: .safetensors, .pt.", show_default=False)
+ModelPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="Recurrent layers of a model: .safetensors, .pt.",
+        show_default=False,
+    ),
+]
+Text = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="For the character models.", show_default="README.md"),
+]
+Dump = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Jacobian products, a file each.", show_default=False),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes at work.", show_default="one a core, up to 4"),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
-References = Annotated[str | None, typer.Option(metavar="NAMES", help="Only these, by comma.", show_default="all")]
-Precision = Annotated[Dtype, typer.Option("--dtype", help="What the derivation under test computes in.")]
+References = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="Only these, by comma.", show_default="all")
+]
+Precision = Annotated[
+    Dtype, typer.Option("--dtype", help="What the derivation under test computes in.")
+]
 Device = Annotated[str, typer.Option("--device", help="Where torch and jax compute: cpu, cuda.")]
-Json = Annotated[str | None, typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False)]
+Json = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Every gradient against every reference.")]
+
+
+def say_version(asked: bool) -> None:
+    """Name and version, and nothing else."""
+    if asked:
+        from .. import __version__
+
+        typer.echo(f"bptt-crosscheck {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=say_version, is_eager=True, help="Say which this is."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -99,18 +151,23 @@ def crosscheck(
     dtype: Precision = Dtype.float64,
     references: References = None,
     device: Device = "cpu",
-    text: Annotated[Path | None, typer.Option(metavar="FILE", help="For the character models.", show_default="README.md")] = None,
-    checkpoint: Checkpointed = None,
+    text: Text = None,
+    model_file: ModelPath = None,
     json: Json = None,
-    dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Jacobian products, a file each.", show_default=False)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A case a cell, a few updates of one character model.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at work.", show_default="one a core, up to 4")] = None,
+    dump: Dump = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="A case a cell, a few updates of one character model."),
+    ] = False,
+    jobs: Jobs = None,
     verbose: Verbose = False,
+    version: Version = False,
 ) -> None:
     """Cross-check hand-derived gradients of recurrent networks against autodiff, step by step."""
+    del version  # its callback has answered
     if context.invoked_subcommand is not None:
         return
-    from .studies.built_in_cases import Question, cores
+    from .studies.built_in_cases import RunOptions, cores
     from .studies.language_model import default_corpus, read_corpus
     from .studies.model_file import read
     from .witnesses.ask import available
@@ -118,19 +175,28 @@ def crosscheck(
 
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
-    if text is not None and checkpoint is not None:
+    if text is not None and model_file is not None:
         raise BadOption("--text trains a model and --checkpoint has one: give one of them")
     corpus = default_corpus() if text is None else read_corpus(text)
-    model = None if checkpoint is None else read(checkpoint)
-    question = Question(cell, sizes, seed, dtype.value, corpus, quick, dump, model, device)
-    question.validate()
+    options = RunOptions(
+        cell=cell,
+        sizes=sizes,
+        seed=seed,
+        dtype=dtype.value,
+        corpus=corpus,
+        quick=quick,
+        dump=dump,
+        model=None if model_file is None else read(model_file),
+        device=device,
+    )
+    options.validate()
     if dump is not None:
         files.prepare_folder(dump)
     prepare_json(json)
     engines, missing = available(names_in(references))
     with computing_on(device, engines):  # raises now where there is no such device
         pass
-    report = run(question, engines, list(missing.values()), jobs or min(cores(), MOST_JOBS), tables.console(stderr=True))
+    report = run(options, engines, list(missing.values()), jobs or min(cores(), MOST_JOBS))
     show(tables.rendered(report, time.perf_counter() - start, verbose), report, json)
     raise typer.Exit(exit_status(report, missing))
 
@@ -138,7 +204,11 @@ def crosscheck(
 @app.command()
 def check(
     target: Annotated[
-        str, typer.Argument(metavar="FILE.py[:NAME]", help="A cell, or loss/gradients/example, or function/vjp/example.")
+        str,
+        typer.Argument(
+            metavar="FILE.py[:NAME]",
+            help="A cell, or loss/gradients/example, or function/vjp/example.",
+        ),
     ],
     steps: Steps = None,
     batch: Batch = None,
@@ -148,8 +218,14 @@ def check(
     dtype: Precision = Dtype.float64,
     references: References = None,
     device: Device = "cpu",
-    rtol: Annotated[float | None, typer.Option(min=0, help="Allowed relative error.", show_default="measured noise")] = None,
-    atol: Annotated[float | None, typer.Option(min=0, help="Allowed absolute error.", show_default="measured noise")] = None,
+    rtol: Annotated[
+        float | None,
+        typer.Option(min=0, help="Allowed relative error.", show_default="measured noise"),
+    ] = None,
+    atol: Annotated[
+        float | None,
+        typer.Option(min=0, help="Allowed absolute error.", show_default="measured noise"),
+    ] = None,
     json: Json = None,
     verbose: Verbose = False,
 ) -> None:
@@ -159,7 +235,14 @@ def check(
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
     prepare_json(json)
-    asked = {"seed": seed, "references": names_in(references), "rtol": rtol, "atol": atol, "dtype": dtype.value, "device": device}
+    asked = {
+        "seed": seed,
+        "references": names_in(references),
+        "rtol": rtol,
+        "atol": atol,
+        "dtype": dtype.value,
+        "device": device,
+    }
     checks = checks_in(target, sizes, asked)
     report = merged([made() for made in checks])
     show(tables.rendered_check(report, time.perf_counter() - start, verbose), report, json)
@@ -172,11 +255,20 @@ def cures(
     steps: Annotated[int, typer.Option(min=2, help="T.")] = 30,
     batch: Annotated[int, typer.Option(min=1, help="B.")] = 4,
     hidden_size: Annotated[int, typer.Option(min=1, help="H.")] = 12,
-    dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the dumps, a file each.", show_default=False)] = None,
+    dump: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep the dumps, a file each.", show_default=False),
+    ] = None,
     json: Json = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture of the norms by lag.", show_default=False)] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Picture of the norms by lag.", show_default=False),
+    ] = None,
 ) -> None:
-    """How far gradients reach back: vanilla RNN, LSTM, GRU, residual, IRNN, minGRU, LRU; clipping; truncation."""
+    """How far gradients reach back.
+
+    Vanilla RNN, LSTM, GRU, residual, IRNN, minGRU, LRU; clipping; truncation.
+    """
     from .studies.cure_tables import rendered_cures
     from .studies.cures import draw_figure, examine, must_be_drawable
     from .witnesses.ask import available
@@ -186,7 +278,12 @@ def cures(
     if plot is not None:
         must_be_drawable(plot)
     (engine, *_), _missing = available(("torch", "jax"))
-    sizes = {"steps": steps, "batch": batch, "input_size": CURES_INPUTS, "hidden_size": hidden_size}
+    sizes = {
+        "steps": steps,
+        "batch": batch,
+        "input_size": CURES_INPUTS,
+        "hidden_size": hidden_size,
+    }
     with tempfile.TemporaryDirectory() as temporary:
         found = examine(dump or Path(temporary), engine, seed, sizes)
     if plot is not None:
@@ -198,9 +295,17 @@ def cures(
 @app.command()
 def trial(
     seed: Seed = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="Three cells, four regimes, one mutant in twenty of each kind.")] = False,
-    minutes: Annotated[float | None, typer.Option(min=0.1, help="Time there is.", show_default="28, or 0.75 if quick")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at work.", show_default="one a core, up to 4")] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Three cells, four regimes, one mutant in twenty of each kind."
+        ),
+    ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Time there is.", show_default="28, or 0.75 if quick"),
+    ] = None,
+    jobs: Jobs = None,
     json: Json = None,
 ) -> None:
     """The cross-check itself on trial: planted mistakes, the smallest error it sees, false alarms."""
@@ -212,13 +317,22 @@ def trial(
     start = time.perf_counter()
     prepare_json(json)
     plan = replace(QUICK if quick else replace(Plan(), jobs=min(cores(), MOST_JOBS)), seed=seed)
-    plan = replace(plan, jobs=jobs or plan.jobs, seconds=plan.seconds if minutes is None else 60 * minutes)
-    progress_to = tables.console(stderr=True)
-    with Progress(console=progress_to, transient=True, disable=not progress_to.is_terminal) as progress:
+    plan = replace(
+        plan,
+        jobs=jobs or plan.jobs,
+        seconds=plan.seconds if minutes is None else 60 * minutes,
+    )
+    with bar_on(tables.console(stderr=True)) as progress:
         bar = progress.add_task("on trial", total=None)
-        found = hold(plan, lambda pieces, name: progress.update(bar, total=pieces, advance=1, description=name))
-    told = {**environment(seed, "float64, float32 and float16"), **found.to_dict(), "seconds": time.perf_counter() - start}
-    show_text(rendered_trial(found, time.perf_counter() - start), as_json.dumps(told, ensure_ascii=False), json)
+
+        def watch(pieces: int, name: str) -> None:
+            progress.update(bar, total=pieces, advance=1, description=name)
+
+        found = hold(plan, watch)
+    seconds = time.perf_counter() - start
+    ran_on = environment(seed, "float64, float32 and float16")
+    told = {**ran_on, **found.to_dict(), "seconds": seconds}
+    show_text(rendered_trial(found, seconds), json_text(told, indent=None), json)
     raise typer.Exit(AGREE if found.passed else DISAGREE)
 
 
@@ -239,12 +353,15 @@ def prepare_json(target: str | None) -> None:
 
 
 def show(rendered: RenderableType, report: Report, json: str | None) -> None:
-    """The report on standard output; its JSON where it was asked for, alone on standard output for -."""
+    """The report on standard output; its JSON where it was asked for."""
     show_text(rendered, report.to_json() if json is not None else "", json)
 
 
 def show_text(rendered: RenderableType, text: str, json: str | None) -> None:
-    """What is for a person on standard output; the JSON text where it was asked for, alone on standard output for -."""
+    """What is for a person on standard output; the JSON text where it was asked for.
+
+    For - the JSON is alone on standard output.
+    """
     tables.console(stderr=json == "-").print(rendered)
     if json == "-":
         typer.echo(text)
@@ -254,13 +371,16 @@ def show_text(rendered: RenderableType, text: str, json: str | None) -> None:
 
 def merged(reports: Sequence[Report]) -> Report:
     """One report of several."""
-    first, *others = reports
     cases = [case for report in reports for case in report.cases]
-    return replace(first, cases=cases, errors=[error for report in (first, *others) for error in report.errors])
+    errors = [error for report in reports for error in report.errors]
+    return replace(reports[0], cases=cases, errors=errors)
 
 
 def main() -> None:
-    """Run the command line; whatever is wrong with the question is one line on standard error, and exit status 2."""
+    """Run the command line.
+
+    Whatever is wrong with the question is one line on standard error, and exit status 2.
+    """
     try:
         sys.exit(app(standalone_mode=False))
     except (QuestionError, TyperException) as error:

@@ -25,7 +25,7 @@ class BadText(QuestionError):
     """The text cannot be read, is empty, or is shorter than one window."""
 
 
-class BadCheckpoint(QuestionError):
+class BadModelFile(QuestionError):
     """A file of weights that cannot be read, or that holds no recurrent layer."""
 
 

@@ -93,7 +93,7 @@ def test_every_folder_is_explained(folder):
 
 def test_every_error_is_explained():
     classes = [name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__]
-    internal = {"QuestionError", "CannotFollow", "BadText", "BadTarget", "BadCheckpoint"}  # seen from report.py, or not
+    internal = {"QuestionError", "CannotFollow", "BadText", "BadTarget", "BadModelFile"}  # seen from report.py, or not
     assert [name for name in classes if name not in internal and f"`{name}`" not in CONTRACTS] == []
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import GradientMismatch, QuestionError
 from ..judging.verdict import Verdict
 from .case_report import CaseReport
+from .training_row import TrainingRow
 from .words import report_lines
 
 SCHEMA = 1
@@ -26,7 +27,7 @@ class Report:
 
     environment: dict[str, Any]
     cases: list[CaseReport]
-    training: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    training: list[TrainingRow] = field(default_factory=list[TrainingRow])
     notes: list[str] = field(default_factory=list[str])
     errors: list[QuestionError] = field(default_factory=list[QuestionError])
 
@@ -35,7 +36,7 @@ class Report:
         """Whether there is something to say, and all of it agrees."""
         if self.errors:
             return False
-        trained = all(bool(run["passed"]) for run in self.training)
+        trained = all(run.passed for run in self.training)
         return bool(self.cases) and trained and all(case.passed for case in self.cases)
 
     def raise_for_failure(self) -> None:
@@ -60,7 +61,7 @@ class Report:
             "passed": self.passed,
             "environment": self.environment,
             "cases": [case.to_dict() for case in self.cases],
-            "training": self.training,
+            "training": [run.to_dict() for run in self.training],
             "notes": self.notes,
             "errors": [{"error": type(error).__name__, "text": str(error)} for error in self.errors],
         }

@@ -58,14 +58,21 @@ NOTATION = (
 )
 
 
-def write(folder: Path, problem: Problem, candidate: CellCandidate, engines: Iterable[Engine]) -> Path:
+def write(
+    folder: Path, problem: Problem, candidate: CellCandidate, engines: Iterable[Engine]
+) -> Path:
     """The path of the file written for this problem. Raises BadTarget when it cannot be written."""
     prepare_folder(folder)
-    problem = replace(problem, jacobians=problem.suffixes == [""] and "lengths" not in problem.constants)
+    problem = replace(
+        problem, jacobians=problem.suffixes == [""] and "lengths" not in problem.constants
+    )
     arrays = dict(walk(problem, candidate))
     for engine in engines:
         if engine.tells_steps and engine.reason_not(problem) is None:
-            arrays |= {f"{engine.name}/{name}": value for name, value in _told(problem, engine.answer(problem)).items()}
+            arrays |= {
+                f"{engine.name}/{name}": value
+                for name, value in _told(problem, engine.answer(problem)).items()
+            }
     meta = {
         "schema": SCHEMA,
         "case": problem.name,
@@ -75,7 +82,9 @@ def write(folder: Path, problem: Problem, candidate: CellCandidate, engines: Ite
         "environment": environment(problem.seed, problem.dtype.name),
         "notation": NOTATION,
     }
-    return _save(folder / f"{file_name(problem.name)}.npz", {**arrays, "meta": np.array(json.dumps(meta))})
+    return _save(
+        folder / f"{file_name(problem.name)}.npz", {**arrays, "meta": np.array(json.dumps(meta))}
+    )
 
 
 def file_name(case: str) -> str:
@@ -116,7 +125,12 @@ def load(path: str | Path) -> "xarray.Dataset":
         raise ValueError(f"{path} has schema {meta['schema']}; this version reads {SCHEMA}")
     variables = {name: (_dimensions(name, value), value) for name, value in arrays.items()}
     last = int(meta["steps"])
-    numbers = {"step": np.arange(1, last + 1), "origin": np.arange(last), "t": np.arange(last + 1), "k": np.arange(last + 1)}
+    numbers = {
+        "step": np.arange(1, last + 1),
+        "origin": np.arange(last),
+        "t": np.arange(last + 1),
+        "k": np.arange(last + 1),
+    }
     return xarray.Dataset(variables, coords=numbers, attrs=meta)
 
 

@@ -1,9 +1,7 @@
 """A Report as tables for a terminal, by rich."""
 
-import math
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -13,6 +11,7 @@ from rich.text import Text
 
 from ..checking.case_report import CaseReport
 from ..checking.report_data import Report
+from ..checking.training_row import ParameterVerdict, TrainingRow
 from ..checking.words import report_lines
 from ..judging.verdict import Verdict
 
@@ -24,9 +23,10 @@ def legend() -> str:
     from ..witnesses.tolerance import LIMIT, LOW_LIMIT
 
     return (
-        "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; summed or averaged. "
-        f"error/noise: the worst error in units of what rounding explains on that very problem, up to {LIMIT:g} agrees "
-        f"({LOW_LIMIT:g} below float64). –: not asked, or not told by that reference."
+        "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; "
+        "summed or averaged. error/noise: the worst error in units of what rounding explains on that "
+        f"very problem, up to {LIMIT:g} agrees ({LOW_LIMIT:g} below float64). –: not asked, or not "
+        "told by that reference."
     )
 
 
@@ -53,9 +53,9 @@ def verdict_text(passed: bool) -> Text:
     return Text("agree", style="green") if passed else Text("DIFFER", style="bold red")
 
 
-def summaryblank_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Table:
-    """A line per case: sizes, loss, each reference's worst relative error, the share of rounding, the verdict."""
-    names = list(references)
+def _summary_table(cases: Sequence[CaseReport]) -> Table:
+    """A line per case: sizes, loss, each reference's worst relative error, error over noise, the verdict."""
+    names = _references(cases)
     table = blank_table("Hand-derived gradients against the references: worst relative error")
     table.add_column("case", overflow="fold", min_width=14)
     table.add_column("T·B·I·H·V", justify="right", overflow="fold")
@@ -67,9 +67,9 @@ def summaryblank_table(cases: Iterable[CaseReport], references: Iterable[str]) -
     for case in cases:
         errors = [number(case.worst_rel_error(name)) for name in names]
         sizes = "·".join(str(size) for size in _sizes(case) if size is not None)
-        table.add_row(
-            Text(full_name(case)), sizes, Text(case.loss), *errors, ratio(case.worst_over_noise()), verdict_text(case.passed)
-        )
+        noise = ratio(case.worst_over_noise())
+        verdict = verdict_text(case.passed)
+        table.add_row(Text(full_name(case)), sizes, Text(case.loss), *errors, noise, verdict)
     return table
 
 
@@ -81,7 +81,12 @@ def full_name(case: CaseReport) -> str:
 def blank_table(title: str) -> Table:
     """A table without rows and columns, in the manner of all."""
     return Table(
-        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
     )
 
 
@@ -89,12 +94,23 @@ def _sizes(case: CaseReport) -> tuple[int | None, ...]:
     return (case.steps, case.batch, case.input_size, case.hidden_size, case.output_size)
 
 
-def detailblank_table(case: CaseReport) -> Table:
+NUMBERS_OF_A_ROW = (
+    "max abs error",
+    "max rel error",
+    "noise",
+    "error / noise",
+    "worst step",
+    "worst index",
+    "first wrong step",
+)
+
+
+def _detail_table(case: CaseReport) -> Table:
     """A line per gradient and reference."""
     table = blank_table(f"{full_name(case)}: every gradient against every reference")
     table.add_column("gradient", overflow="fold")
     table.add_column("reference", overflow="fold")
-    for heading in ("max abs error", "max rel error", "noise", "error / noise", "worst step", "worst index", "first wrong step"):
+    for heading in NUMBERS_OF_A_ROW:
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("verdict", overflow="fold")
     for row in [*case.forward, *case.rows]:
@@ -120,29 +136,34 @@ OPTIMISERS = {"sgd": "plain SGD", "momentum": "SGD with momentum", "adam": "Adam
 CLIPS = {"norm": ", gradients clipped by global norm", "value": ", gradients clipped by value"}
 
 
-def way_of_training(run: Mapping[str, Any]) -> str:
-    """Optimiser, clipping and cell in words; plain SGD where a report says nothing of it."""
-    optimiser = str(run.get("optimiser", "sgd"))
-    words = OPTIMISERS.get(optimiser, optimiser) + CLIPS.get(str(run.get("clip")), "")
-    return f"{run['cell']}, {words}" if "cell" in run else words
+def way_of_training(run: TrainingRow) -> str:
+    """Cell, optimiser and clipping in words."""
+    optimiser = str(run.settings["optimiser"])
+    clip = CLIPS.get(str(run.settings["clip"]), "")
+    return f"{run.cell}, {OPTIMISERS.get(optimiser, optimiser)}{clip}"
 
 
 def training_lines(report: Report) -> list[str]:
     """What the text cases say of their training."""
     lines: list[str] = []
     for run in report.training:
-        lines.append(
-            f"{run['text']}: {run['characters']:,} characters, {run['vocabulary']} distinct; {run['updates']} updates "
-            f"({way_of_training(run)}) took the loss per character from {run['loss_before']:.3f} to {run['loss_after']:.3f}"
-        )
-        for row in run["rows"]:
-            state = "stayed together" if row["passed"] else "DRIFTED APART"
-            by = f" ({row['updated_by']})" if "updated_by" in row else ""
-            lines.append(
-                f"  manual and {row['reference']}{by}, trained apart from the same weights, {state}: parameters differ by "
-                f"{row['max_rel_error']:.1e} relative ({row['parameter']}; {ratio(row['error_over_noise'])} the noise)"
-            )
+        text = f"{run.text}: {run.characters:,} characters, {run.vocabulary} distinct"
+        updates = f"{run.updates} updates ({way_of_training(run)})"
+        losses = f"from {run.loss_before:.3f} to {run.loss_after:.3f}"
+        lines.append(f"{text}; {updates} took the loss per character {losses}")
+        lines += [_together(row) for row in run.rows]
     return lines
+
+
+def _together(row: ParameterVerdict) -> str:
+    who = f"manual and {row.reference} ({row.updated_by})"
+    state = "stayed together" if row.passed else "DRIFTED APART"
+    error = f"{row.max_rel_error:.1e} relative"
+    noise = f"{ratio(row.error_over_noise)} the noise"
+    return (
+        f"  {who}, trained apart from the same weights, {state}: "
+        f"parameters differ by {error} ({row.parameter}; {noise})"
+    )
 
 
 def closing_line(report: Report, seconds: float) -> str:
@@ -162,60 +183,80 @@ def indented(line: str) -> RenderableType:
 
 def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
     """The whole report: details first if verbose, then the table, the training, the failures, the totals."""
-    references = list(dict.fromkeys(row.reference for case in report.cases for row in [*case.rows, *case.forward]))
-    parts: list[RenderableType] = [detailblank_table(case) for case in report.cases] if verbose else []
-    parts.append(summaryblank_table(report.cases, references))
-    parts += [proofblank_table(report.cases)] if any(case.true_error for case in report.cases) else []
-    parts += [
-        indented(line)
-        for line in [
-            *training_lines(report),
-            *report_lines([case for case in report.cases if not case.passed]),
-            *(f"{type(error).__name__}: {error}" for error in report.errors),
-            *report.notes,
-        ]
-    ]
-    parts += [Text(legend(), style="dim"), Text(closing_line(report, seconds), style="bold" if math.isfinite(seconds) else "")]
-    return Group(*parts)
-
-
-def rendered_check(report: Report, seconds: float, verbose: bool) -> RenderableType:
-    """A check of somebody's derivation: what is wrong, or one line that nothing is; then the table of every gradient."""
-    parts: list[RenderableType] = [indented(line) for line in str(report).splitlines()]
-    parts += [detailblank_table(case) for case in report.cases] if verbose else []
-    parts += [gradientblank_table(report.cases)] if report.passed and not verbose else []
-    parts += [proofblank_table(report.cases)] if any(case.true_error for case in report.cases) else []
+    parts: list[RenderableType] = []
+    if verbose:
+        parts += [_detail_table(case) for case in report.cases]
+    parts.append(_summary_table(report.cases))
+    parts += _proof_tables(report.cases)
+    lines = training_lines(report)
+    lines += report_lines([case for case in report.cases if not case.passed])
+    lines += [f"{type(error).__name__}: {error}" for error in report.errors]
+    lines += report.notes
+    parts += [indented(line) for line in lines]
+    parts.append(Text(legend(), style="dim"))
     parts.append(Text(closing_line(report, seconds), style="bold"))
     return Group(*parts)
 
 
-def proofblank_table(cases: Iterable[CaseReport]) -> Table:
+def rendered_check(report: Report, seconds: float, verbose: bool) -> RenderableType:
+    """A check of somebody's derivation: what is wrong, or one line that nothing is, then the gradients."""
+    parts: list[RenderableType] = [indented(line) for line in str(report).splitlines()]
+    if verbose:
+        parts += [_detail_table(case) for case in report.cases]
+    elif report.passed:
+        parts.append(_gradient_table(report.cases))
+    parts += _proof_tables(report.cases)
+    parts.append(Text(closing_line(report, seconds), style="bold"))
+    return Group(*parts)
+
+
+def _proof_tables(cases: Sequence[CaseReport]) -> list[Table]:
+    """The table of true errors, where a proof was asked for."""
+    return [_proof_table(cases)] if any(case.true_error for case in cases) else []
+
+
+def _proof_table(cases: Sequence[CaseReport]) -> Table:
     """A line per case and gradient: how far each is from the exact gradient, provably."""
-    cases = list(cases)
-    names = list(dict.fromkeys(who for case in cases for errors in case.true_error.values() for who in errors))
-    table = blank_table("True error, proven: units in the last place of the gradient's largest entry")
+    who: dict[str, None] = {}
+    for case in cases:
+        for errors in case.true_error.values():
+            who |= dict.fromkeys(errors)
+    table = blank_table(
+        "True error, proven: units in the last place of the gradient's largest entry"
+    )
     for heading in ("case", "gradient"):
         table.add_column(heading, overflow="fold")
-    for name in names:
+    for name in who:
         table.add_column(name, justify="right", no_wrap=True)
     for case in cases:
         for gradient, errors in case.true_error.items():
-            told = [f"{errors[name]:.3g}" if name in errors else "–" for name in names]
+            told = [f"{errors[name]:.3g}" if name in errors else "–" for name in who]
             table.add_row(Text(full_name(case)), Text(gradient), *told)
     return table
 
 
-def gradientblank_table(cases: Iterable[CaseReport]) -> Table:
+def _gradient_table(cases: Sequence[CaseReport]) -> Table:
     """A line per case and gradient: the worst relative error against each reference, in short."""
-    rows = [(case, row) for case in cases for row in case.rows]
-    names = list(dict.fromkeys(row.reference for _, row in rows))
+    names = _references(cases)
     table = blank_table("Relative error of each gradient, by reference")
     for heading in ("check", "gradient"):
         table.add_column(heading, overflow="fold")
     for name in (*names, "error / noise"):
         table.add_column(name, justify="right", no_wrap=True)
-    for case_name, gradient in dict.fromkeys((case.name, row.gradient) for case, row in rows):
-        told = {row.reference: row for case, row in rows if (case.name, row.gradient) == (case_name, gradient)}
-        errors = [number(told[name].max_rel_error if name in told else None) for name in names]
-        table.add_row(Text(case_name), Text(gradient), *errors, ratio(max(row.worst_over_noise for row in told.values())))
+    told: dict[tuple[str, str], dict[str, Verdict]] = {}
+    for case in cases:
+        for row in case.rows:
+            told.setdefault((case.name, row.gradient), {})[row.reference] = row
+    for (case_name, gradient), rows in told.items():
+        errors = [number(rows[name].max_rel_error if name in rows else None) for name in names]
+        worst = ratio(max(row.worst_over_noise for row in rows.values()))
+        table.add_row(Text(case_name), Text(gradient), *errors, worst)
     return table
+
+
+def _references(cases: Iterable[CaseReport]) -> list[str]:
+    """Those that were asked, in the order in which rows name them."""
+    names: dict[str, None] = {}
+    for case in cases:
+        names |= dict.fromkeys(row.reference for row in [*case.rows, *case.forward])
+    return list(names)

@@ -1,7 +1,7 @@
 """What the command line asks for, as cases and trainings, and the one Report of them all.
 
-Each is independent of the others, so that several processes can share the work; most of it is compilation, which fills one
-core. The report is the same, in the same order, however many there are.
+Each is independent of the others, so that several processes can share the work; most of it is
+compilation, which fills one core. The report is the same, in the same order, however many there are.
 """
 
 import multiprocessing
@@ -23,25 +23,35 @@ from ..checking.crosscheck import check_problem
 from ..checking.environment import report_of
 from ..checking.report_data import Report
 from ..errors import BadOption, NotFinite, UnknownName
-from ..problems.arrays import Array
 from ..problems.cases import CASES, QUICK, Case
 from ..reporting import dump as dumping
 from ..witnesses.engines import Engine, computing_on
-from .language_model import Corpus, Recipe, Training, recipes, text_case, train_together
-from .model_file import Checkpoint, cases_of
+from .language_model import Corpus, Recipe, Training, recipes, text_case, train_side_by_side
+from .model_file import CaseAtWeights, ModelFile, cases_of
 
 TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 6, 8, 24
 UPDATES, QUICK_UPDATES = 100, 6
-WORTH_SHARING = 20  # pieces of work from which on further processes repay their start, in which each loads the frameworks
+WORTH_SHARING = (
+    20  # pieces from which on further processes repay their start: each loads torch and jax
+)
+NO_HALF = "in half precision nobody trains without a loss scale: no character model was trained"
 
-Trial: TypeAlias = tuple[Case, dict[str, Array]]  # a case, and those of its weights that are given
-Result: TypeAlias = CaseReport | Training | NotFinite  # the last: why a case has no numbers to compare
+Result: TypeAlias = (
+    CaseReport | Training | NotFinite
+)  # the last: why a case has no numbers to compare
 Piece: TypeAlias = Callable[[], Result]
+Watch: TypeAlias = Callable[[int, str], None]  # hears how many pieces there are, and which is done
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the command line asks for."""
+class RunOptions:
+    """What the command line asks for.
+
+    cell      only the cases of this cell; None for all
+    sizes     steps, batch, input_size, hidden_size where they are not to be the case's own
+    dump      the folder for Jacobian products, if they are to be kept
+    model     the file whose layers are checked in place of the table's cases, at its weights
+    """
 
     cell: str | None
     sizes: Mapping[str, int]
@@ -50,32 +60,51 @@ class Question:
     corpus: Corpus
     quick: bool
     dump: Path | None
-    checkpoint: Checkpoint | None = None
+    model: ModelFile | None = None
     device: str = "cpu"
 
-    def trials(self) -> list[Trial]:
-        """The cases that are asked for, with the sizes that are asked for: the table's, or a checkpoint's. Raises UnknownName."""
+    def cases(self) -> list[CaseAtWeights]:
+        """The cases that are asked for, of the sizes that are asked for: the table's, or a model's.
+
+        Raises UnknownName for a cell that there is not, BadOption where there is no case of it.
+        """
         if self.cell is not None and self.cell not in CELLS:
             raise UnknownName(f"no cell is called {self.cell!r}; there are {', '.join(CELLS)}")
-        if self.checkpoint is not None:
-            found = [trial for layers in self.checkpoint.found for trial in cases_of(layers, self.sizes)]
-        else:
-            table = [replace(case, **self.sizes) for case in CASES if case.name in QUICK or not self.quick]
-            found = [(case, dict[str, Array]()) for case in table]
-        chosen = [(case, weights) for case, weights in found if self.cell in (None, case.cell)]
+        there_are = self._of_the_table() if self.model is None else self._of_the_model(self.model)
+        chosen = [each for each in there_are if self.cell in (None, each.case.cell)]
         if not chosen:
             raise BadOption(f"there is no case of the cell {self.cell}")
-        return [(replace(case, jacobians=case.jacobians and not self.quick), weights) for case, weights in chosen]
+        return [self._perhaps_without_jacobians(each) for each in chosen]
+
+    def _of_the_table(self) -> list[CaseAtWeights]:
+        chosen = [case for case in CASES if case.name in QUICK or not self.quick]
+        return [CaseAtWeights(replace(case, **self.sizes)) for case in chosen]
+
+    def _of_the_model(self, model: ModelFile) -> list[CaseAtWeights]:
+        found: list[CaseAtWeights] = []
+        for layers in model.found:
+            found += cases_of(layers, self.sizes)
+        return found
+
+    def _perhaps_without_jacobians(self, asked: CaseAtWeights) -> CaseAtWeights:
+        jacobians = asked.case.jacobians and not self.quick
+        return replace(asked, case=replace(asked.case, jacobians=jacobians))
 
     def validate(self) -> None:
         """Raise now, before any framework is loaded, what would be raised later."""
-        for case in (*(case for case, _ in self.trials()), *(self.text_case(recipe.cell) for recipe in self.recipes())):
+        cases = [each.case for each in self.cases()]
+        cases += [self.text_case(recipe.cell) for recipe in self.recipes()]
+        for case in cases:
             must_fit(case)
 
     def recipes(self) -> list[Recipe]:
-        """How the character models are trained: a cell each; one alone if quick, none with a checkpoint, or in half precision."""
-        without = self.checkpoint is not None or self.dtype == "float16"
-        return [] if without else recipes(self.cell)[: 1 if self.quick else None]
+        """How the character models are trained, a cell each; one alone if quick.
+
+        None with a model file, or in half precision.
+        """
+        if self.model is not None or self.dtype == "float16":
+            return []
+        return recipes(self.cell)[: 1 if self.quick else None]
 
     def text_case(self, cell: str | None = None) -> Case:
         """The character model of this cell as a case."""
@@ -84,10 +113,11 @@ class Question:
         like = next(case for case in CASES if (cell or self.cell) in (None, case.cell))
         return text_case(self.corpus, like, steps, batch, hidden_size)
 
-    def check(self, trial: Trial, engines: Sequence[Engine]) -> CaseReport:
+    def check(self, asked: CaseAtWeights, engines: Sequence[Engine]) -> CaseReport:
         """The verdicts on one case; its dump is written beside."""
-        case, weights = trial
-        problem = problem_of(case, self.seed).with_variables(weights).in_precision(self.dtype)
+        case = asked.case
+        drawn = problem_of(case, self.seed)
+        problem = drawn.with_variables(asked.weights).in_precision(self.dtype)
         candidate = built_in(case.cell, case.options, case.algorithm)
         with computing_on(self.device, engines):
             report = check_problem(problem, candidate, engines, partial=candidate.partial)
@@ -98,34 +128,50 @@ class Question:
     def train(self, recipe: Recipe, engines: Sequence[Engine]) -> Training:
         """One character model, trained by all."""
         updates = QUICK_UPDATES if self.quick else UPDATES
+        case = self.text_case(recipe.cell)
         with computing_on(self.device, engines):
-            return train_together(self.corpus, self.text_case(recipe.cell), recipe, engines, updates, self.seed, self.dtype)
+            return train_side_by_side(
+                self.corpus, case, recipe, engines, updates, self.seed, self.dtype
+            )
 
     def report(
-        self, engines: Sequence[Engine], notes: Sequence[str], jobs: int, watch: Callable[[int, str], None] | None = None
+        self, engines: Sequence[Engine], notes: Sequence[str], jobs: int, watch: Watch | None = None
     ) -> Report:
-        """All of it, by so many processes; `watch` hears how many pieces there are and the name of each that is done."""
-        trials = self.trials()
-        able = [engine for engine in engines if not (engine.numeric or engine.by_name)]  # to give every update a whole gradient
-        ways = self.recipes() if able else []
-        pieces: list[Piece] = [partial(_finite, partial(self.check, trial, engines)) for trial in trials]
-        pieces += [partial(_finite, partial(self.train, recipe, able)) for recipe in ways]
+        """All of it, by so many processes."""
+        pieces = self._pieces(engines)
         done: list[Result] = []
         with results(pieces, jobs if len(pieces) >= WORTH_SHARING else 1) as arriving:
             for result in arriving:
                 done.append(result)
                 if watch is not None:
-                    watch(len(pieces), result.name if isinstance(result, CaseReport) else "training")
-        errors = [result for result in done if isinstance(result, NotFinite)]
+                    name = result.name if isinstance(result, CaseReport) else "training"
+                    watch(len(pieces), name)
+        return self._gathered(done, notes)
+
+    def _pieces(self, engines: Sequence[Engine]) -> list[Piece]:
+        """The cases, then the trainings by those that can give every update a whole gradient."""
+        able = [engine for engine in engines if not (engine.numeric or engine.by_name)]
+        pieces: list[Piece] = [partial(self.check, asked, engines) for asked in self.cases()]
+        if able:
+            pieces += [partial(self.train, recipe, able) for recipe in self.recipes()]
+        return [partial(_finite, piece) for piece in pieces]
+
+    def _gathered(self, done: Sequence[Result], notes: Sequence[str]) -> Report:
+        """The cases, then those of the trainings; the remarks each once."""
+        cases = [result for result in done if isinstance(result, CaseReport)]
         trained = [result for result in done if isinstance(result, Training)]
-        cases = [result for result in done if isinstance(result, CaseReport)] + [case for each in trained for case in each.checks]
-        about = [] if self.checkpoint is None else self.checkpoint.remarks()
-        about = about + ["in half precision nobody trains without a loss scale: no character model was trained"] * (
-            self.dtype == "float16"
-        )
-        remarks = [*about, *notes, *dict.fromkeys(remark for training in trained for remark in training.notes)]
+        remarks = [] if self.model is None else self.model.remarks()
+        if self.dtype == "float16":
+            remarks.append(NO_HALF)
+        remarks += notes
+        of_training: dict[str, None] = {}
+        for training in trained:
+            cases += training.checks
+            of_training |= dict.fromkeys(training.notes)
         return replace(
-            report_of(cases, self.seed, self.dtype, remarks), training=[each.summary for each in trained], errors=errors
+            report_of(cases, self.seed, self.dtype, [*remarks, *of_training]),
+            training=[training.row for training in trained],
+            errors=[result for result in done if isinstance(result, NotFinite)],
         )
 
 
@@ -140,23 +186,32 @@ def _finite(piece: Piece) -> Result:
 
 def cores() -> int:
     """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def one_thread() -> None:
-    """Leave the other cores to the other processes: torch's threads would wait for each other. Read where torch is loaded."""
+    """Leave the other cores to the other processes: torch's threads would wait for each other.
+
+    Read where torch is loaded.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @contextmanager
 def results(pieces: Sequence[Piece], jobs: int) -> Generator[Iterator[Result]]:
-    """The results of all pieces in their order, as they become known; by processes of their own if jobs is more than one."""
+    """The results of all pieces in their order, as they become known.
+
+    By processes of their own if jobs is more than one.
+    """
     if jobs == 1:
         yield (piece() for piece in pieces)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), one_thread) as pool:
-        order = sorted(range(len(pieces)), key=lambda at: -at)  # the trainings, which take longest, are last: begin with them
-        futures: dict[int, Future[Result]] = {at: pool.submit(pieces[at]) for at in order}
+        futures: dict[int, Future[Result]] = {}
+        for at in reversed(range(len(pieces))):  # the trainings, which take longest, are last
+            futures[at] = pool.submit(pieces[at])
         try:
             yield (futures[at].result() for at in range(len(pieces)))
         finally:

@@ -90,7 +90,9 @@ def row_of(label: str, data: "xarray.Dataset") -> Row:
 
 def weight_gradients(data: "xarray.Dataset") -> dict[str, Array]:
     """name → ∂L/∂W of every parameter in the dump."""
-    found = {str(name): data[name].values for name in data.data_vars if str(name).startswith("gradient/")}
+    found = {
+        str(name): data[name].values for name in data.data_vars if str(name).startswith("gradient/")
+    }
     named = {name.removeprefix("gradient/"): value for name, value in found.items()}
     return {name: value for name, value in named.items() if name != "x" and not name.endswith("_0")}
 
@@ -114,7 +116,11 @@ def _in_words(row: Row, plain: Row) -> str:
         return f"{row.norms[end - 1]:.2g} at lag {end - 1}, then exactly 0 in every row"
     if row.norm_at_start > ROUNDED_TO_ONE:
         word = "explodes" if row.norm_at_start > HUNDREDFOLD else "grows"
-        return f"{word}, {row.norm_at_start:.2g}-fold" if row.norm_at_start < 100 else f"{word}, {row.norm_at_start:,.0f}-fold"
+        return (
+            f"{word}, {row.norm_at_start:.2g}-fold"
+            if row.norm_at_start < 100
+            else f"{word}, {row.norm_at_start:,.0f}-fold"
+        )
     if row.norm_at_start >= THOUSANDTH:
         percent = 100 * row.norm_at_start
         return f"{percent:.0f} % is left" if percent >= 10 else f"{percent:.2g} % is left"
@@ -168,7 +174,9 @@ def clip_row(clipping: str, label: str, data: "xarray.Dataset") -> ClipRow:
     """The numbers of one way of clipping from the dump of a variant."""
     before: dict[str, Array] = {**weight_gradients(data), "x": data["gradient/x"].values}
     after: Mapping[str, Array] = CLIPPINGS[clipping](before)
-    old, new = (np.concatenate([np.ravel(each[name]) for name in before]) for each in (before, after))
+    old, new = (
+        np.concatenate([np.ravel(each[name]) for name in before]) for each in (before, after)
+    )
     return ClipRow(
         clipping=clipping,
         name=data.attrs["case"],
@@ -222,7 +230,9 @@ class WindowRow:
     lost: float
 
 
-def window_row(label: str, window: int, whole: "xarray.Dataset", cut: "xarray.Dataset") -> WindowRow:
+def window_row(
+    label: str, window: int, whole: "xarray.Dataset", cut: "xarray.Dataset"
+) -> WindowRow:
     """The numbers of a truncation from the dumps of a variant with and without it."""
     first = int(whole.attrs["steps"]) - window
     d, d_cut = whole["d_state"].values, cut["d_state"].values

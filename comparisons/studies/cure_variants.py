@@ -39,7 +39,10 @@ class Shared:
     def stacked(self, *order: int) -> dict[str, Array]:
         """W_xh and W_hh of a cell whose gates, as it stacks them, take these of the matrices; the candidate's are the first."""
         matrices = {"W_xh": self.input_weights, "W_hh": self.orthogonal}
-        return {name: np.concatenate([drawn[number] for number in order]) for name, drawn in matrices.items()}
+        return {
+            name: np.concatenate([drawn[number] for number in order])
+            for name, drawn in matrices.items()
+        }
 
 
 def draw(seed: int, steps: int, batch: int, input_size: int, hidden_size: int) -> Shared:
@@ -49,7 +52,10 @@ def draw(seed: int, steps: int, batch: int, input_size: int, hidden_size: int) -
     gaussian = rng.normal(size=(4, hidden_size, hidden_size))
     inputs = rng.normal(scale=input_size**-0.5, size=(4, hidden_size, input_size))
     orthogonal = tuple(np.linalg.qr(matrix)[0] for matrix in gaussian)
-    cotangent, angles = rng.normal(size=(batch, hidden_size)), rng.uniform(0, 2 * np.pi, hidden_size)
+    cotangent, angles = (
+        rng.normal(size=(batch, hidden_size)),
+        rng.uniform(0, 2 * np.pi, hidden_size),
+    )
     return Shared(x, orthogonal, tuple(inputs), cotangent, rng.uniform(size=hidden_size), angles)
 
 
@@ -87,7 +93,11 @@ def ring(low: float, high: float) -> Start:
     def start(shared: Shared) -> dict[str, Array]:
         radius = np.sqrt(low**2 + (high**2 - low**2) * shared.uniform)
         angle = np.maximum(shared.angles, 1e-3)  # its logarithm is the parameter
-        rates = {"nu": np.log(-np.log(radius)), "theta": np.log(angle), "gamma": np.log(1 - radius**2) / 2}
+        rates = {
+            "nu": np.log(-np.log(radius)),
+            "theta": np.log(angle),
+            "gamma": np.log(1 - radius**2) / 2,
+        }
         return rates | {"W_xh": shared.stacked(0, 1)["W_xh"]}
 
     return start
@@ -114,8 +124,20 @@ VARIANTS: tuple[Variant, ...] = (
     Variant(EXPLODING, "tanh RNN, W_hh = 3 Q", "rnn", TANH, gain(3)),
     Variant("relu-Q", "relu RNN, W_hh = Q", "rnn", RELU, gain(1)),
     Variant("irnn", "IRNN: relu, W_hh = I", "irnn", {}, identity),
-    Variant("residual-0.1", "residual RNN, α = 0.1", "residual", {"alpha": 0.1, "activation": "tanh"}, gain(1)),
-    Variant("residual-1", "residual RNN, α = 1", "residual", {"alpha": 1.0, "activation": "tanh"}, gain(1)),
+    Variant(
+        "residual-0.1",
+        "residual RNN, α = 0.1",
+        "residual",
+        {"alpha": 0.1, "activation": "tanh"},
+        gain(1),
+    ),
+    Variant(
+        "residual-1",
+        "residual RNN, α = 1",
+        "residual",
+        {"alpha": 1.0, "activation": "tanh"},
+        gain(1),
+    ),
     Variant("lstm-forget-0", "LSTM, b_f = 0", "lstm", {}, forget_bias(0)),
     Variant("lstm-forget-1", "LSTM, b_f = 1", "lstm", {}, forget_bias(1)),
     Variant(HOLDING, "LSTM, b_f = 3", "lstm", {}, forget_bias(3)),
@@ -132,7 +154,15 @@ def case_for(variant: Variant, sizes: Mapping[str, int], window: int | None = No
     """The variant without numbers, its gradient cut after `window` steps if there is one. Raises BadOption where too large."""
     name = variant.name if window is None else f"{variant.name}-window-{window}"
     given: dict[str, Any] = {"window": window, **sizes}
-    case = Case(name, variant.cell, dict(variant.options), PROJECTION, initial_state="zero", jacobians=True, **given)
+    case = Case(
+        name,
+        variant.cell,
+        dict(variant.options),
+        PROJECTION,
+        initial_state="zero",
+        jacobians=True,
+        **given,
+    )
     must_fit(case)
     return case
 
@@ -161,7 +191,14 @@ def agreement(problem: Problem, engine: Engine) -> list[Verdict]:
 
     def judged(samples: int) -> list[Verdict]:
         noise = tolerance.measure(problem, ask, reference, samples)
-        return [judge(problem, mine, reference, engine.name, name, noise) for name in tolerance.quantities(reference)]
+        return [
+            judge(problem, mine, reference, engine.name, name, noise)
+            for name in tolerance.quantities(reference)
+        ]
 
     at_the_floor = judged(0)
-    return at_the_floor if all(verdict.passed for verdict in at_the_floor) else judged(tolerance.SAMPLES)
+    return (
+        at_the_floor
+        if all(verdict.passed for verdict in at_the_floor)
+        else judged(tolerance.SAMPLES)
+    )

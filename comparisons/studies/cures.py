@@ -19,7 +19,18 @@ from ..problems.problem import Problem
 from ..reporting import dump
 from ..reporting.files import complete_or_absent, prepare_file
 from ..witnesses.engines import Engine
-from .cure_measurements import CLIPPED, CLIPPINGS, TRUNCATED, ClipRow, Row, WindowRow, clip_row, finding, row_of, window_row
+from .cure_measurements import (
+    CLIPPED,
+    CLIPPINGS,
+    TRUNCATED,
+    ClipRow,
+    Row,
+    WindowRow,
+    clip_row,
+    finding,
+    row_of,
+    window_row,
+)
 from .cure_variants import PLAIN, VARIANTS, Variant, agreement, case_for, draw, problem_for
 
 if TYPE_CHECKING:
@@ -47,7 +58,9 @@ class Cures:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as docs/cures.md describes it; numbers that JSON cannot hold are strings, as in a report."""
         told = {"schema": SCHEMA, "passed": self.passed, **asdict(self)}
-        return {("variants" if key == "rows" else key): _spelt(value) for key, value in told.items()}
+        return {
+            ("variants" if key == "rows" else key): _spelt(value) for key, value in told.items()
+        }
 
     def to_json(self) -> str:
         """The text of to_dict()."""
@@ -64,7 +77,13 @@ def _spelt(value: Any) -> Any:
     return value
 
 
-def examine(folder: Path, engine: Engine, seed: int, sizes: Mapping[str, int], variants: Sequence[Variant] = VARIANTS) -> Cures:
+def examine(
+    folder: Path,
+    engine: Engine,
+    seed: int,
+    sizes: Mapping[str, int],
+    variants: Sequence[Variant] = VARIANTS,
+) -> Cures:
     """Write a dump for every variant, read it back, and say what it shows; hold each variant to the reference.
 
     sizes are steps, batch, input_size, hidden_size. Raises BadOption for sizes that are too large, BadTarget for a folder that
@@ -72,7 +91,9 @@ def examine(folder: Path, engine: Engine, seed: int, sizes: Mapping[str, int], v
     """
     cases = [case_for(variant, sizes) for variant in variants]
     shared = draw(seed, **sizes)
-    problems = {v.name: problem_for(case, v, shared, seed) for case, v in zip(cases, variants, strict=True)}
+    problems = {
+        v.name: problem_for(case, v, shared, seed) for case, v in zip(cases, variants, strict=True)
+    }
     labels = {variant.name: variant.label for variant in variants}
     data = {name: _dumped(folder, problem) for name, problem in problems.items()}
     rows = {name: row_of(labels[name], each) for name, each in data.items()}
@@ -80,14 +101,34 @@ def examine(folder: Path, engine: Engine, seed: int, sizes: Mapping[str, int], v
     plain = rows.get(PLAIN)
     window = sizes["steps"] // 5
     truncated = [variant for variant in variants if variant.name in TRUNCATED]
-    cut = {v.name: _dumped(folder, problem_for(case_for(v, sizes, window), v, shared, seed)) for v in truncated}
+    cut = {
+        v.name: _dumped(folder, problem_for(case_for(v, sizes, window), v, shared, seed))
+        for v in truncated
+    }
     return Cures(
         environment(seed, "float64"),
         dict(sizes),
-        [_judged(replace(row, finding=finding(row, plain or row)), judged[name]) for name, row in rows.items()],
-        [clip_row(clipping, labels[name], data[name]) for name in CLIPPED if name in data for clipping in CLIPPINGS],
-        [window_row(labels[name], window, data[name], cut[name]) for name in TRUNCATED if name in cut],
-        [f"{name}: {row.sentence()}" for name, verdicts in judged.items() for row in verdicts if not row.passed],
+        [
+            _judged(replace(row, finding=finding(row, plain or row)), judged[name])
+            for name, row in rows.items()
+        ],
+        [
+            clip_row(clipping, labels[name], data[name])
+            for name in CLIPPED
+            if name in data
+            for clipping in CLIPPINGS
+        ],
+        [
+            window_row(labels[name], window, data[name], cut[name])
+            for name in TRUNCATED
+            if name in cut
+        ],
+        [
+            f"{name}: {row.sentence()}"
+            for name, verdicts in judged.items()
+            for row in verdicts
+            if not row.passed
+        ],
     )
 
 
@@ -98,7 +139,12 @@ def _dumped(folder: Path, problem: Problem) -> "xarray.Dataset":
 def _judged(row: Row, verdicts: Iterable[Verdict]) -> Row:
     told = list(verdicts)
     worst = max(verdict.worst_over_noise for verdict in told)
-    return replace(row, agrees=all(verdict.passed for verdict in told), error_over_noise=worst, reference=told[0].reference)
+    return replace(
+        row,
+        agrees=all(verdict.passed for verdict in told),
+        error_over_noise=worst,
+        reference=told[0].reference,
+    )
 
 
 def must_be_drawable(path: Path) -> None:
@@ -106,7 +152,9 @@ def must_be_drawable(path: Path) -> None:
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
-        raise MissingFramework(f"a plot needs matplotlib: pip install matplotlib ({error})") from error
+        raise MissingFramework(
+            f"a plot needs matplotlib: pip install matplotlib ({error})"
+        ) from error
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in known:
         raise BadTarget(f"{path} does not end in a format of pictures: {', '.join(known)}")
@@ -121,7 +169,9 @@ def draw_figure(cures: Cures, path: Path) -> None:
     axes = figure.subplots()
     for number, row in enumerate(cures.rows):
         norms = [value if value > 0 else math.nan for value in row.norms]
-        axes.semilogy(norms, label=row.label, color=f"C{number % 10}", linestyle=("-", "--")[number // 10 % 2])
+        axes.semilogy(
+            norms, label=row.label, color=f"C{number % 10}", linestyle=("-", "--")[number // 10 % 2]
+        )
     axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     axes.set_xlabel("lag T − k")
     axes.set_ylabel("‖∂s_T/∂s_k‖₂")

@@ -1,21 +1,24 @@
-"""The text case: a character-level language model of a file, cross-checked at initialisation and while it trains.
+"""The text case: a character-level language model of a file, cross-checked while it trains.
 
-The vocabulary is the set of the file's characters. The text is cut into B streams of equal length, each stream into consecutive
-windows of T characters; the target of a character is the next one. The state at the end of a window is the initial state of the
-next (a number, not differentiated); at the end of the text it starts again from zero.
+The vocabulary is the set of the file's characters. The text is cut into B streams of equal length,
+each stream into consecutive windows of T characters; the target of a character is the next one. The
+state at the end of a window is the initial state of the next (a number, not differentiated); at the
+end of the text it starts again from zero.
 
-Manual, and each reference that tells its states, then train from identical weights, each with its own gradients, its own updates
-(manual/training.py, torch.optim, optax) and its own carried state. They must stay together: the parameters after N updates are
-compared, in units of what rounding explains, measured by training a reference once more, by the same updates, with its weights
-moved by a unit roundoff before every one and its gradients by that of their terms. TRAININGS says which cell is trained how.
+Manual, and each reference that tells its states, then train from identical weights, each with its
+own gradients, its own updates (manual/training.py, torch.optim, optax) and its own carried state.
+They must stay together: the parameters after N updates are compared, in units of what rounding
+explains, measured by training a reference once more, by the same updates, with its weights moved by
+a unit roundoff before every one and its gradients by that of their terms. TRAININGS says which cell
+is trained how.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,8 +26,10 @@ from ..candidates.built_in_cells import CellCandidate, built_in
 from ..candidates.draw import problem_of
 from ..checking.case_report import CaseReport
 from ..checking.crosscheck import check_problem
+from ..checking.training_row import ParameterVerdict, TrainingRow
 from ..errors import BadText
 from ..judging.comparator import Yardstick, compare
+from ..judging.verdict import Verdict
 from ..places import ROOT
 from ..problems.answer import Answer
 from ..problems.arrays import Array, frozen
@@ -42,32 +47,60 @@ EVALUATED_WINDOWS = 32
 
 @dataclass(frozen=True)
 class Recipe:
-    """A cell, and how it is trained: settings as in comparisons.updates; at how many of the updates gradients are checked."""
+    """A cell, and how it is trained.
+
+    settings    as comparisons.studies.optimisers takes them
+    checks      at how many of the updates gradients are checked
+    """
 
     cell: str
     settings: Settings
     checks: int = 3
 
 
-# At these rates the loss falls and rounding grows slowly enough to compare; the norm is clipped at some updates, the value of
-# some entries, not all. Adam's customary ε of 1e-8 would enlarge the rounding of gradients that have all but vanished (rare
-# characters) to the length of whole steps in float32.
+# At these rates the loss falls and rounding grows slowly enough to compare; the norm is clipped at
+# some updates, the value of some entries, not all. Adam's customary ε of 1e-8 would enlarge the
+# rounding of gradients that have all but vanished (rare characters) to the length of whole steps in
+# float32.
+BY_NORM: Settings = {"optimiser": "sgd", "learning_rate": 0.7, "clip": "norm", "limit": 0.6}
+ADAM: Settings = {
+    "optimiser": "adam",
+    "learning_rate": 0.01,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-4,
+    "clip": None,
+}
+BY_VALUE: Settings = {
+    "optimiser": "momentum",
+    "learning_rate": 0.2,
+    "momentum": 0.9,
+    "clip": "value",
+    "limit": 0.05,
+}
 TRAININGS: tuple[Recipe, ...] = (
-    Recipe("rnn", {"optimiser": "sgd", "learning_rate": 0.7, "clip": "norm", "limit": 0.6}),
-    Recipe("lstm", {"optimiser": "adam", "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4, "clip": None}, 2),
-    Recipe("gru", {"optimiser": "momentum", "learning_rate": 0.2, "momentum": 0.9, "clip": "value", "limit": 0.05}, 2),
+    Recipe("rnn", BY_NORM),
+    Recipe("lstm", ADAM, checks=2),
+    Recipe("gru", BY_VALUE, checks=2),
 )
 
 
 def recipes(cell: str | None) -> list[Recipe]:
-    """Those of one cell, which any cell has: the first one's where the table says nothing; the whole table for None."""
+    """Those of one cell, or the whole table for None.
+
+    Any cell has one: the table's first where the table says nothing.
+    """
     chosen = [recipe for recipe in TRAININGS if cell in (None, recipe.cell)]
     return chosen or [replace(TRAININGS[0], cell=cell or "")]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as tokens: the name it goes by, its distinct characters in order, and the index of each character (length,)."""
+    """A text under the name it goes by.
+
+    vocabulary    its distinct characters, in order
+    tokens        the index of each of its characters (length,)
+    """
 
     name: str
     vocabulary: str
@@ -94,7 +127,7 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def default_corpus() -> Corpus:
-    """README.md: the file beside this folder, or, installed without it, the copy in the distribution's metadata."""
+    """README.md: the file in the package, or, without it, the copy in the distribution's metadata."""
     beside = ROOT / "README.md"
     if beside.is_file():
         return read_corpus(beside)
@@ -108,29 +141,35 @@ def windows(corpus: Corpus, steps: int, batch: int) -> list[Window]:
     """
     length = len(corpus.tokens)
     if length < steps + 1:
-        raise BadText(f"{corpus.name} has {length} characters; a window of {steps} steps needs {steps + 1}")
+        known = f"{corpus.name} has {length} characters"
+        raise BadText(f"{known}; a window of {steps} steps needs {steps + 1}")
     streams = min(batch, (length - 1) // steps)
     count = (length - 1) // (streams * steps)
     used = streams * count * steps
-    x, target = (corpus.tokens[start : start + used].reshape(streams, count * steps).T for start in (0, 1))
+    x = corpus.tokens[:used].reshape(streams, count * steps).T
+    target = corpus.tokens[1 : 1 + used].reshape(streams, count * steps).T
     return [(x[k : k + steps], target[k : k + steps]) for k in range(0, count * steps, steps)]
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training run side by side: the checks made on the way, a row per reference for the parameters at the end, remarks."""
+    """One training run: the checks made on the way, what is told of the parameters at the end, remarks."""
 
     checks: list[CaseReport]
-    summary: dict[str, Any]
+    row: TrainingRow
     notes: list[str] = field(default_factory=list[str])
 
 
 def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: int) -> Case:
-    """The corpus as a case, with the cell of `like`: tokens in, an output per character, mean cross-entropy at every step."""
+    """The corpus as a case, with the cell of `like`.
+
+    Tokens in, an output per character, mean cross-entropy at every step.
+    """
     size = len(corpus.vocabulary)
     streams = windows(corpus, steps, batch)[0][0].shape[1]
+    plain_name = f"text {corpus.name}"
     return Case(
-        f"text {corpus.name}" if like.cell == TRAININGS[0].cell else f"{like.cell} text {corpus.name}",
+        plain_name if like.cell == TRAININGS[0].cell else f"{like.cell} {plain_name}",
         like.cell,
         like.options,
         inputs="tokens",
@@ -143,49 +182,122 @@ def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: i
     )
 
 
-def train_together(
-    corpus: Corpus, case: Case, recipe: Recipe, engines: Sequence[Engine], updates: int, seed: int, dtype: str,
-    watch: Callable[[CaseReport], None] | None = None,
-) -> Training:  # fmt: skip
+@dataclass(frozen=True)
+class Course:
+    """What every contender goes through: the problem at the start, the windows in order, the number of updates."""
+
+    start: Problem
+    windows: list[Window]
+    updates: int
+
+    def window(self, update: int) -> Window:
+        """The window of this update; after the last of the text comes the first again."""
+        return self.windows[update % len(self.windows)]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference that trains: the engine that gives its gradients, the rule that moves its weights by them."""
+
+    engine: Engine
+    rule: Rule
+    note: str | None
+
+
+def train_side_by_side(
+    corpus: Corpus,
+    case: Case,
+    recipe: Recipe,
+    engines: Sequence[Engine],
+    updates: int,
+    seed: int,
+    dtype: str,
+) -> Training:
     """Cross-check at the first and last update and between, and compare the trained parameters of all."""
     cut = windows(corpus, case.steps, case.batch)
-    candidate = built_in(case.cell, case.options)
     start = _at_window(problem_of(case, seed, dtype), cut[0], None)
-    askable = [engine for engine in engines if engine.reason_not(start) is None]
-    ruled = {engine: by_framework(engine.package, recipe.settings) for engine in askable}
-    rules = {engine: rule for engine, (rule, _) in ruled.items()}
-    trained = {
-        epsilon: _train(start, cut, updates, candidate.answer, by_hand(recipe.settings, epsilon))
-        for epsilon in dict.fromkeys(rule.clip_epsilon for rule in rules.values()) or (0.0,)
-    }
+    course = Course(start, cut, updates)
+    candidate = built_in(case.cell, case.options)
+    references = _references(start, recipe, engines)
+    epsilons = dict.fromkeys(each.rule.clip_epsilon for each in references) or (0.0,)
+    trained: dict[float, list[Problem]] = {}
+    for epsilon in epsilons:
+        trained[epsilon] = _train(course, candidate.answer, by_hand(recipe.settings, epsilon))
+
     on_the_way = next(iter(trained.values()))
+    lost = _first_not_finite(on_the_way)
     checks: list[CaseReport] = []
-    lost = next((at for at, problem in enumerate(on_the_way) if not _is_finite(problem)), len(on_the_way))
-    for number in sorted({updates * k // (recipe.checks - 1) for k in range(recipe.checks)} & set(range(lost))):
-        problem = replace(on_the_way[number].in_precision(dtype), name=f"{case.name}, update {number}")
-        checks.append(check_problem(problem, candidate, engines))
-        if watch is not None:
-            watch(checks[-1])
-    others = {engine: _train(start, cut, updates, _without_shares(engine), rule)[-1] for engine, rule in rules.items()}
-    noise = _noise(start, cut, updates, others, rules)
-    rows = [
-        _worst_parameter(trained[rules[engine].clip_epsilon][-1], engine.name, other, noise) | {"updated_by": rules[engine].by}
-        for engine, other in others.items()
-    ]
-    losses = {name: _mean_loss(candidate, on_the_way[at], cut) for name, at in (("loss_before", 0), ("loss_after", updates))}
-    about = {"text": corpus.name, "characters": len(corpus.tokens), "vocabulary": len(corpus.vocabulary), "updates": updates}
-    how = {"cell": case.cell, **recipe.settings}
-    summary = {**about, **how, **losses, "rows": rows, "passed": all(row["passed"] for row in rows)}
-    remarks = [note for _, note in ruled.values() if note is not None]
-    remarks += [f"{case.name}: from update {lost} on, the weights trained by hand are not finite"] * (lost < len(on_the_way))
-    return Training(checks, summary, remarks)
+    for update in _checked_updates(recipe, updates, lost):
+        problem = on_the_way[update].in_precision(dtype)
+        named = replace(problem, name=f"{case.name}, update {update}")
+        checks.append(check_problem(named, candidate, engines))
+
+    told = TrainingRow(
+        text=corpus.name,
+        characters=len(corpus.tokens),
+        vocabulary=len(corpus.vocabulary),
+        updates=updates,
+        cell=case.cell,
+        settings=recipe.settings,
+        rows=_compared(course, trained, references),
+        loss_before=_mean_loss(candidate, on_the_way[0], cut),
+        loss_after=_mean_loss(candidate, on_the_way[updates], cut),
+    )
+    notes = [each.note for each in references if each.note is not None]
+    if lost is not None:
+        said = "the weights trained by hand are not finite"
+        notes.append(f"{case.name}: from update {lost} on, {said}")
+    return Training(checks, told, notes)
+
+
+def _references(start: Problem, recipe: Recipe, engines: Sequence[Engine]) -> list[Reference]:
+    """Those that can follow the problem, each with the updates of its own framework."""
+    found: list[Reference] = []
+    for engine in engines:
+        if engine.reason_not(start) is None:
+            rule, note = by_framework(engine.package, recipe.settings)
+            found.append(Reference(engine, rule, note))
+    return found
+
+
+def _first_not_finite(on_the_way: Sequence[Problem]) -> int | None:
+    """The first update before which weights or carried state are no numbers to check a gradient at."""
+    for update, problem in enumerate(on_the_way):
+        if not all(bool(np.isfinite(value).all()) for value in problem.variables.values()):
+            return update
+    return None
+
+
+def _checked_updates(recipe: Recipe, updates: int, lost: int | None) -> list[int]:
+    """The updates at which gradients are checked, evenly spaced from the first to after the last."""
+    evenly = {updates * k // (recipe.checks - 1) for k in range(recipe.checks)}
+    return sorted(update for update in evenly if lost is None or update < lost)
+
+
+def _compared(
+    course: Course, trained: Mapping[float, list[Problem]], references: Sequence[Reference]
+) -> list[ParameterVerdict]:
+    """For each reference the worst parameter, against what was trained by hand with its ε of clipping."""
+    others: dict[str, Problem] = {}
+    for each in references:
+        others[each.engine.name] = _train(course, _without_shares(each.engine), each.rule)[-1]
+    if not references:
+        return []  # nobody can follow this cell, and there is no noise to measure
+    noise = _noise(course, others, references)
+    rows: list[ParameterVerdict] = []
+    for each in references:
+        mine = trained[each.rule.clip_epsilon][-1]
+        rows.append(_worst_parameter(mine, others[each.engine.name], each, noise))
+    return rows
 
 
 def _at_window(problem: Problem, window: Window, states: Mapping[str, Array] | None) -> Problem:
     """The problem on this window, from the states given, or from zero."""
     x, target = window
-    zero = {name: np.zeros((problem.batch, size), dtype=problem.dtype) for name, size in problem.state_sizes.items()}
-    initial = {f"{name}_0": value for name, value in (states or zero).items()}
+    initial: dict[str, Array] = {}
+    for name, size in problem.state_sizes.items():
+        zero = np.zeros((problem.batch, size), dtype=problem.dtype)
+        initial[f"{name}_0"] = zero if states is None else states[name]
     moved = problem.with_variables(initial)
     return replace(moved, constants=frozen({**moved.constants, "x": x, "target": target}))
 
@@ -199,7 +311,7 @@ def _stay(problem: Problem) -> Problem:
 
 
 def _train(
-    problem: Problem, cut: list[Window], updates: int, ask: Callable[[Problem], Answer], rule: Rule, move: Move = _stay
+    course: Course, ask: Callable[[Problem], Answer], rule: Rule, move: Move = _stay
 ) -> list[Problem]:
     """The problem before each update, and after the last; window after window, the state carried across.
 
@@ -207,20 +319,17 @@ def _train(
     """
     passed_through: list[Problem] = []
     states: Mapping[str, Array] | None = None
+    problem = course.start
     memory = rule.start(_weights(problem))
-    for number, window in islice(enumerate(cycle(cut)), updates):
-        problem = move(_at_window(problem, window, states))
+    for update in range(course.updates):
+        problem = move(_at_window(problem, course.window(update), states))
         passed_through.append(problem)
         answer = ask(problem)
-        states = None if (number + 1) % len(cut) == 0 else {name: value[-1] for name, value in answer.states.items()}
+        at_the_end = (update + 1) % len(course.windows) == 0
+        states = None if at_the_end else {name: s[-1] for name, s in answer.states.items()}
         weights, memory = rule.update(_weights(problem), answer.gradients, memory)
         problem = problem.with_variables(weights)
-    return [*passed_through, _at_window(problem, cut[updates % len(cut)], states)]
-
-
-def _is_finite(problem: Problem) -> bool:
-    """Whether the weights, and the state that is carried, are numbers at which a gradient can be checked."""
-    return all(bool(np.isfinite(value).all()) for value in problem.variables.values())
+    return [*passed_through, _at_window(problem, course.window(course.updates), states)]
 
 
 def _weights(problem: Problem) -> dict[str, Array]:
@@ -228,51 +337,64 @@ def _weights(problem: Problem) -> dict[str, Array]:
 
 
 def _noise(
-    start: Problem, cut: list[Window], updates: int, others: Mapping[Engine, Problem], rules: Mapping[Engine, Rule]
+    course: Course, others: Mapping[str, Problem], references: Sequence[Reference]
 ) -> dict[str, float]:
     """What rounding explains of a difference between trained parameters, from one reference; by name.
 
-    What other references say has no part in it: updates that contradict each other would explain any mistake.
+    What other references say has no part in it: updates that contradict each other would explain any
+    mistake.
     """
-    witness = min(others, key=lambda engine: (not engine.tells_steps, engine.rounds_at_random))
-    rng = np.random.default_rng([start.seed, 2])
+    witness = min(references, key=_preference)
+    rng = np.random.default_rng([course.start.seed, 2])
 
     def move(problem: Problem) -> Problem:
         return tolerance.perturb(problem, rng, every_step=False)
 
     def ask(problem: Problem) -> Answer:
-        answer = witness.answer(problem)
-        return replace(answer, gradients={name: _rounded(answer, name, rng) for name in problem.weight_names})
+        answer = witness.engine.answer(problem)
+        rounded = {name: _rounded(answer, name, rng) for name in problem.weight_names}
+        return replace(answer, gradients=rounded)
 
-    rounded = _train(start, cut, updates, ask, rules[witness], move)[-1]
+    again = _train(course, ask, witness.rule, move)[-1]
+    unit = tolerance.unit(course.start, course.updates)
     noise: dict[str, float] = {}
-    for weight, expected in _weights(others[witness]).items():
-        response = float(np.max(np.abs(rounded.variables[weight] - expected)))
-        noise[weight] = max(response, tolerance.unit(start, updates) * float(np.max(np.abs(expected))))
+    for weight, expected in _weights(others[witness.engine.name]).items():
+        response = float(np.max(np.abs(again.variables[weight] - expected)))
+        noise[weight] = max(response, unit * float(np.max(np.abs(expected))))
     return noise
+
+
+def _preference(reference: Reference) -> tuple[bool, bool]:
+    """Who is asked for the noise, least first: one that tells steps, and rounds the same way twice."""
+    return not reference.engine.tells_steps, reference.engine.rounds_at_random
 
 
 def _rounded(answer: Answer, name: str, rng: np.random.Generator) -> Array:
     """A gradient moved by up to ε Σ_t |share of step t|, entry by entry: terms that cancel do not hide."""
     gradient = answer.gradients[name]
     size = np.abs(answer.steps[name]).sum(axis=0) if name in answer.steps else np.abs(gradient)
-    return gradient + np.finfo(gradient.dtype).eps * size * rng.uniform(-1, 1, gradient.shape).astype(gradient.dtype)
+    direction = rng.uniform(-1, 1, gradient.shape).astype(gradient.dtype)
+    return gradient + np.finfo(gradient.dtype).eps * size * direction
 
 
-def _worst_parameter(mine: Problem, name: str, other: Problem, noise: Mapping[str, float]) -> dict[str, Any]:
-    verdicts = [
-        compare((weight, name), (mine.variables[weight], other.variables[weight]), (None, None), yardstick)
-        for weight, level in noise.items()
-        for yardstick in [Yardstick(level, None, tolerance.LIMIT)]
-    ]
+def _worst_parameter(
+    mine: Problem, other: Problem, reference: Reference, noise: Mapping[str, float]
+) -> ParameterVerdict:
+    name = reference.engine.name
+    verdicts: list[Verdict] = []
+    for weight, level in noise.items():
+        both = mine.variables[weight], other.variables[weight]
+        yardstick = Yardstick(level, None, tolerance.LIMIT)
+        verdicts.append(compare((weight, name), both, (None, None), yardstick))
     worst = max(verdicts, key=lambda verdict: verdict.worst_over_noise)
-    return {
-        "reference": name,
-        "parameter": worst.gradient,
-        "max_rel_error": worst.max_rel_error,
-        "error_over_noise": worst.error_over_noise,
-        "passed": all(verdict.passed for verdict in verdicts),
-    }
+    return ParameterVerdict(
+        reference=name,
+        parameter=worst.gradient,
+        max_rel_error=worst.max_rel_error,
+        error_over_noise=worst.error_over_noise,
+        passed=all(verdict.passed for verdict in verdicts),
+        updated_by=reference.rule.by,
+    )
 
 
 def _mean_loss(candidate: CellCandidate, weights: Problem, cut: list[Window]) -> float:

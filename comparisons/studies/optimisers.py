@@ -38,7 +38,9 @@ OPTIMISERS: dict[str, Callable[[Settings], Any]] = {
 }
 CLIPS: dict[str | None, Callable[[Named, Settings, float], Named]] = {
     "value": lambda gradients, s, epsilon: training.clip_by_value(gradients, s["limit"]),
-    "norm": lambda gradients, s, epsilon: training.clip_by_global_norm(gradients, s["limit"], epsilon),
+    "norm": lambda gradients, s, epsilon: training.clip_by_global_norm(
+        gradients, s["limit"], epsilon
+    ),
     None: lambda gradients, s, epsilon: gradients,
 }
 MODULES = {
@@ -46,7 +48,10 @@ MODULES = {
     "optax": "bptt_crosscheck.reference.by_jax.optax_updates",
 }
 CLIP_EPSILON = {"torch.optim": 1e-6, "optax": 0.0}
-PREFERRED = {"torch": ("torch.optim",), "jax": ("optax", "torch.optim")}  # package of an engine → whose updates go with it
+PREFERRED = {
+    "torch": ("torch.optim",),
+    "jax": ("optax", "torch.optim"),
+}  # package of an engine → whose updates go with it
 
 
 def by_hand(settings: Settings, clip_epsilon: float = 0.0) -> Rule:
@@ -96,6 +101,10 @@ def _note(package: str, by: str) -> str | None:
 def must_be_known(settings: Settings) -> None:
     """Raises UnknownName for an optimiser or a clip that does not exist."""
     if settings["optimiser"] not in OPTIMISERS:
-        raise UnknownName(f"no optimiser is called {settings['optimiser']!r}; there are {', '.join(OPTIMISERS)}")
+        raise UnknownName(
+            f"no optimiser is called {settings['optimiser']!r}; there are {', '.join(OPTIMISERS)}"
+        )
     if settings["clip"] not in CLIPS:
-        raise UnknownName(f"no clip is called {settings['clip']!r}; there are {', '.join(map(str, CLIPS))}")
+        raise UnknownName(
+            f"no clip is called {settings['clip']!r}; there are {', '.join(map(str, CLIPS))}"
+        )

@@ -10,7 +10,7 @@ from bptt_crosscheck.comparisons import command_line
 from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
 from bptt_crosscheck.comparisons.candidates.draw import problem_of
 from bptt_crosscheck.comparisons.checking.crosscheck import check_problem
-from bptt_crosscheck.comparisons.errors import BadCheckpoint, BadOption
+from bptt_crosscheck.comparisons.errors import BadModelFile, BadOption
 from bptt_crosscheck.comparisons.studies.model_file import cases_of, read
 from bptt_crosscheck.comparisons.witnesses.ask import available
 from bptt_crosscheck.manual.cells.lstm import LSTM
@@ -60,12 +60,12 @@ SENTENCES = [
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "model.bin"])
 def test_every_recurrent_layer_is_found_and_the_rest_is_named(model, saved, name):
-    checkpoint = read(saved(model.state_dict(), name))
-    assert sorted(each.sentence() for each in checkpoint.found) == sorted(SENTENCES)
-    (skipped,) = checkpoint.skipped
+    stored = read(saved(model.state_dict(), name))
+    assert sorted(each.sentence() for each in stored.found) == sorted(SENTENCES)
+    (skipped,) = stored.skipped
     assert skipped.startswith("3 other tensors: ")
     assert {"embedding.weight", "head.weight", "head.bias"} == set(skipped.partition(": ")[2].split(", "))
-    assert any("which nonlinearity" in line for line in checkpoint.remarks())
+    assert any("which nonlinearity" in line for line in stored.remarks())
 
 
 def test_nested_dictionaries_and_half_precision(model, saved):
@@ -134,7 +134,7 @@ def test_many_weights_take_fewer_steps_and_no_jacobians(saved):
 
 def test_sizes_are_the_files_to_say(model, saved):
     layers = read(saved(model.state_dict())).found[0]
-    with pytest.raises(BadOption, match="input_size and hidden_size are the checkpoint's"):
+    with pytest.raises(BadOption, match="input_size and hidden_size are the model file's"):
         list(cases_of(layers, {"hidden_size": 3}))
 
 
@@ -156,20 +156,20 @@ ROTTEN = {
 
 @pytest.mark.parametrize(("tensors", "said"), ROTTEN.values(), ids=ROTTEN)
 def test_what_is_no_recurrent_layer_is_refused(saved, tensors, said):
-    with pytest.raises(BadCheckpoint, match=said):
+    with pytest.raises(BadModelFile, match=said):
         read(saved(tensors))
 
 
 def test_a_layer_that_is_not_whole_is_skipped_and_the_other_found(saved):
     broken = {f"broken.{key}": value for key, value in GRU.items() if "weight_hh" not in key}
-    checkpoint = read(saved({**broken, **{f"whole.{key}": value for key, value in GRU.items()}}))
-    assert [each.name for each in checkpoint.found] == ["whole"]
-    assert checkpoint.skipped == ["broken: weight_hh_l0 is missing"]
+    stored = read(saved({**broken, **{f"whole.{key}": value for key, value in GRU.items()}}))
+    assert [each.name for each in stored.found] == ["whole"]
+    assert stored.skipped == ["broken: weight_hh_l0 is missing"]
 
 
 def test_code_in_a_file_is_not_run(saved, tmp_path):
     """A pickled module would need code to be imported and run."""
-    with pytest.raises(BadCheckpoint, match="weights_only=True .*never code: save model.state_dict"):
+    with pytest.raises(BadModelFile, match="weights_only=True .*never code: save model.state_dict"):
         read(saved(nn.GRU(2, 2)))
 
 
@@ -177,15 +177,15 @@ def test_code_in_a_file_is_not_run(saved, tmp_path):
 def test_a_file_of_something_else(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"abracadabra")
-    with pytest.raises(BadCheckpoint, match=r"is no safetensors file|cannot be loaded"):
+    with pytest.raises(BadModelFile, match=r"is no safetensors file|cannot be loaded"):
         read(path)
 
 
 def test_files_that_cannot_be(tmp_path):
-    with pytest.raises(BadCheckpoint, match="there is no such file"):
+    with pytest.raises(BadModelFile, match="there is no such file"):
         read(tmp_path / "model.pt")
     (tmp_path / "weights.h5").write_bytes(b"")
-    with pytest.raises(BadCheckpoint, match=r"a file ending in \.safetensors, \.pt"):
+    with pytest.raises(BadModelFile, match=r"a model file ends in \.safetensors, \.pt"):
         read(tmp_path / "weights.h5")
 
 
