@@ -3,9 +3,9 @@
     def test_my_cell(gradient_oracle):
         gradient_oracle.check_cell(MyCell())
 
-Options: --oracle-seed N (else every test has its own seed, made from its name, and says it when it fails), --oracle-references
-torch,jax, and --oracle-report DIR, which gets `oracle.json`. Works under pytest-xdist. Neither torch nor jax is imported before
-a check runs.
+Options: --oracle-seed N (else every test has its own seed, made from its name, and says it when it
+fails), --oracle-references torch,jax, and --oracle-report DIR, which gets `oracle.json`. Works under
+pytest-xdist. Neither torch nor jax is imported before a check runs.
 """
 
 import json
@@ -19,7 +19,7 @@ import pytest
 
 from .checking import entry_points
 from .checking.report_data import Report
-from .errors import QuestionError
+from .plain_data import json_text
 from .reporting.files import write_text
 
 CHECKS = pytest.StashKey[list[dict[str, Any]]]()
@@ -28,9 +28,25 @@ CHECKS = pytest.StashKey[list[dict[str, Any]]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of this plugin."""
     group = parser.getgroup("gradient oracle", "hand-derived gradients against references")
-    group.addoption("--oracle-seed", type=int, default=None, metavar="N", help="seed of every check (default: by test)")
-    group.addoption("--oracle-references", default=None, metavar="NAMES", help="references to ask, by comma (default: all)")
-    group.addoption("--oracle-report", default=None, metavar="DIR", help="write oracle.json, every check of the session, to DIR")
+    group.addoption(
+        "--oracle-seed",
+        type=int,
+        default=None,
+        metavar="N",
+        help="seed of every check (default: by test)",
+    )
+    group.addoption(
+        "--oracle-references",
+        default=None,
+        metavar="NAMES",
+        help="references to ask, by comma (default: all)",
+    )
+    group.addoption(
+        "--oracle-report",
+        default=None,
+        metavar="DIR",
+        help="write oracle.json, every check of the session, to DIR",
+    )
 
 
 @dataclass
@@ -46,17 +62,24 @@ class GradientOracle:
         __tracebackhide__ = True
         return self._check(entry_points.check_cell, cell, **options)
 
-    def check_gradients(self, gradients: Any, loss: Any, params: Any, inputs: Any, **options: Any) -> Report:
+    def check_gradients(
+        self, gradients: Any, loss: Any, params: Any, inputs: Any, **options: Any
+    ) -> Report:
         """As comparisons.check_gradients."""
         __tracebackhide__ = True
-        return self._check(entry_points.check_gradients, gradients, loss, params, inputs, **options)
+        check = entry_points.check_gradients
+        return self._check(check, gradients, loss, params, inputs, **options)
 
-    def check_vjp(self, vjp: Any, function: Any, params: Any, inputs: Any, **options: Any) -> Report:
+    def check_vjp(
+        self, vjp: Any, function: Any, params: Any, inputs: Any, **options: Any
+    ) -> Report:
         """As comparisons.check_vjp."""
         __tracebackhide__ = True
         return self._check(entry_points.check_vjp, vjp, function, params, inputs, **options)
 
-    def _check(self, check: Any, *arguments: Any, raise_exception: bool = True, **options: Any) -> Report:
+    def _check(
+        self, check: Any, *arguments: Any, raise_exception: bool = True, **options: Any
+    ) -> Report:
         __tracebackhide__ = True
         asked = {"seed": self.seed, "references": self.references, **options}
         report = check(*arguments, raise_exception=False, **asked)
@@ -72,15 +95,21 @@ def gradient_oracle(request: pytest.FixtureRequest) -> Generator[GradientOracle]
     given = request.config.getoption("--oracle-seed")
     seed = zlib.crc32(request.node.nodeid.encode()) if given is None else int(given)
     names = request.config.getoption("--oracle-references")
-    oracle = GradientOracle(seed, None if names is None else [name.strip() for name in str(names).split(",")])
+    asked = None if names is None else [name.strip() for name in str(names).split(",")]
+    oracle = GradientOracle(seed, asked)
     request.node.stash[CHECKS] = []
-    request.node.add_report_section("call", "gradient oracle", f"seed {seed}; repeat with --oracle-seed {seed}")
+    repeat = f"seed {seed}; repeat with --oracle-seed {seed}"
+    request.node.add_report_section("call", "gradient oracle", repeat)
     yield oracle
-    request.node.stash[CHECKS] += [{"seed": r.environment["seed"], "report": r.to_json()} for r in oracle.reports]
+    for report in oracle.reports:
+        made = {"seed": report.environment["seed"], "report": report.to_json()}
+        request.node.stash[CHECKS].append(made)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: Any
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Hang the checks of a test on its last report, as plain text, so that they come home from another process."""
     report = yield
     if call.when == "teardown":
@@ -109,24 +138,32 @@ class OracleSummary:
             path = Path(str(folder))
             path.mkdir(parents=True, exist_ok=True)
             checks = sorted(self.checks, key=lambda check: str(check["test"]))
-            write_text(path / "oracle.json", json.dumps({"schema": 1, "checks": checks}, indent=1) + "\n")
+            write_text(path / "oracle.json", json_text({"schema": 1, "checks": checks}) + "\n")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """One section: how many checks, and which failed."""
         if not self.checks:
             return
         failed = [check for check in self.checks if not check["report"]["passed"]]
-        comparisons = sum(len(case["rows"]) for check in self.checks for case in check["report"]["cases"])
+        comparisons = 0
+        for check in self.checks:
+            comparisons += sum(len(case["rows"]) for case in check["report"]["cases"])
+        counts = (
+            f"{len(self.checks)} checks, {comparisons} comparisons, {len(failed)} checks failed"
+        )
         terminalreporter.section("gradient oracle")
-        terminalreporter.write_line(f"{len(self.checks)} checks, {comparisons} comparisons, {len(failed)} checks failed")
+        terminalreporter.write_line(counts)
         for check in failed:
-            terminalreporter.write_line(f"  {check['test']} (seed {check['seed']}): {_why(check['report'])}")
+            which = f"{check['test']} (seed {check['seed']})"
+            terminalreporter.write_line(f"  {which}: {_why(check['report'])}")
 
 
 def _why(report: dict[str, Any]) -> str:
     if report["errors"]:
         return str(report["errors"][0]["error"])
-    wrong = dict.fromkeys(row["gradient"] for case in report["cases"] for row in case["rows"] if not row["passed"])
+    wrong: dict[str, None] = {}
+    for case in report["cases"]:
+        wrong |= dict.fromkeys(row["gradient"] for row in case["rows"] if not row["passed"])
     return f"wrong: {', '.join(wrong)}"
 
 
@@ -136,4 +173,4 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(OracleSummary(config), "gradient-oracle-summary")
 
 
-__all__ = ["GradientOracle", "QuestionError", "gradient_oracle"]
+__all__ = ["GradientOracle", "gradient_oracle"]

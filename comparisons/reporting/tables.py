@@ -237,7 +237,7 @@ def _proof_table(cases: Sequence[CaseReport]) -> Table:
 
 def _gradient_table(cases: Sequence[CaseReport]) -> Table:
     """A line per case and gradient: the worst relative error against each reference, in short."""
-    names = _references(cases)
+    names = list(dict.fromkeys(row.reference for case in cases for row in case.rows))
     table = blank_table("Relative error of each gradient, by reference")
     for heading in ("check", "gradient"):
         table.add_column(heading, overflow="fold")
