@@ -1,16 +1,19 @@
 """The command line: what it prints where, what it returns, and how it refuses."""
 
 import json
+import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import bptt_crosscheck
 import numpy as np
 import pytest
 from bptt_crosscheck.comparisons import command_line
 from bptt_crosscheck.comparisons.candidates import built_in_cells
 from bptt_crosscheck.comparisons.checking.environment import report_of
+from bptt_crosscheck.comparisons.checking.training_row import ParameterVerdict, TrainingRow
 from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
 from bptt_crosscheck.comparisons.reporting.dump import load
 from bptt_crosscheck.manual.cells.rnn import RNN
@@ -45,7 +48,13 @@ def command(monkeypatch, capfd):
 def small(command, text):
     """The same on few and small cases, against torch alone unless other references are named."""
     return lambda *more: command(
-        *SMALL, "--cell", "rnn", "--text", text, *(() if "--references" in more else ("--references", "torch")), *more
+        *SMALL,
+        "--cell",
+        "rnn",
+        "--text",
+        text,
+        *(() if "--references" in more else ("--references", "torch")),
+        *more,
     )
 
 
@@ -93,10 +102,23 @@ def test_everything_agrees(command, tmp_path):
     assert (data["schema"], data["passed"]) == (1, True)
     assert {"numpy", "torch", "jax", "python", "seed", "dtype"} <= set(data["environment"])
     names = [case["name"] for case in data["cases"]]
-    assert names == [*(case.name for case in QUICK_CASES), *(f"text README.md, update {number}" for number in (0, 3, 6))]
+    assert names == [
+        *(case.name for case in QUICK_CASES),
+        *(f"text README.md, update {number}" for number in (0, 3, 6)),
+    ]
     for case in data["cases"]:
         assert case["passed"]
-        assert {"name", "cell", "steps", "batch", "input_size", "hidden_size", "seconds", "rows", "diagnosis"} <= set(case)
+        assert {
+            "name",
+            "cell",
+            "steps",
+            "batch",
+            "input_size",
+            "hidden_size",
+            "seconds",
+            "rows",
+            "diagnosis",
+        } <= set(case)
         assert (case["steps"], case["batch"], case["hidden_size"]) == (2, 2, 3)
         assert {row["reference"] for row in case["rows"]} >= {"torch", "jax"}
         for row in case["rows"]:
@@ -110,7 +132,9 @@ def test_everything_agrees(command, tmp_path):
 
 def test_json_alone_on_standard_output(small):
     """The same numbers for the same seed, others for another."""
-    (status, out, err), (_, again, _), (_, other, _) = (small("--json", "-", "--seed", seed) for seed in (3, 3, 4))
+    (status, out, err), (_, again, _), (_, other, _) = (
+        small("--json", "-", "--seed", seed) for seed in (3, 3, 4)
+    )
     assert status == 0
     assert "comparisons agree" in err
     assert "error/noise" in err
@@ -120,7 +144,9 @@ def test_json_alone_on_standard_output(small):
 
 
 def rows(out):
-    return [row for case in strictly(out)["cases"] for row in case["rows"]], strictly(out)["training"]
+    return [row for case in strictly(out)["cases"] for row in case["rows"]], strictly(out)[
+        "training"
+    ]
 
 
 def test_options_reach_the_report(small):
@@ -150,8 +176,14 @@ def test_a_wrong_derivation(monkeypatch, small, tmp_path):
     assert "W_hh" in out
     data = strictly((tmp_path / "r.json").read_text())
     assert not data["passed"]
-    wrong = {(row["gradient"], row["first_wrong_step"]) for row in data["cases"][0]["rows"] if not row["passed"]}
-    assert wrong == {(name, 1) for name in ("W_xh", "W_hh", "b_h", "x", "h_0")}, "T = 2: wrong from T − 1"
+    wrong = {
+        (row["gradient"], row["first_wrong_step"])
+        for row in data["cases"][0]["rows"]
+        if not row["passed"]
+    }
+    assert wrong == {(name, 1) for name in ("W_xh", "W_hh", "b_h", "x", "h_0")}, (
+        "T = 2: wrong from T − 1"
+    )
 
 
 def test_another_function_is_a_wrong_question(monkeypatch, small):
@@ -160,6 +192,13 @@ def test_another_function_is_a_wrong_question(monkeypatch, small):
     status, out, _ = small()
     assert "forward passes differ" in out
     assert status == 2
+
+
+def drifted_apart():
+    row = ParameterVerdict("torch", "b_h", 1e-3, 1e9, passed=False, updated_by="torch.optim")
+    return TrainingRow(
+        "a.txt", 10, 3, 6, "rnn", {"optimiser": "sgd", "clip": None}, 1.0, 1.0, [row]
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,7 +225,7 @@ def test_exit_status(trial, with_gradient, kinds, missing, status):
     found = report_of([made[kind] for kind in kinds], 0, "float64")
     assert command_line.exit_status(found, missing) == status
     if status == 0:
-        apart = replace(found, training=[{"passed": False, "rows": []}])
+        apart = replace(found, training=[drifted_apart()])
         assert command_line.exit_status(apart, missing) == 1
 
 
@@ -201,11 +240,16 @@ def test_a_wrong_gradient_outweighs_a_missing_framework(monkeypatch, small):
 
 def without(monkeypatch, *frameworks):
     """As if these were not installed."""
-    modules = {"torch": ("torch_autograd", "torch_nn"), "jax": ("jax_grad", "forward_mode"), "flint": ("interval",)}
+    modules = {
+        "torch": ("by_torch.torch_autograd", "by_torch.torch_nn"),
+        "jax": ("by_jax.jax_grad", "by_jax.forward_mode"),
+        "flint": ("numeric.interval",),
+    }
     for framework in frameworks:
         monkeypatch.setitem(sys.modules, framework, None)
         for module in modules[framework]:
-            monkeypatch.delitem(sys.modules, f"reference.{module}", raising=False)
+            name = f"bptt_crosscheck.reference.{module}"
+            monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def test_a_missing_framework(monkeypatch, small):
@@ -238,7 +282,10 @@ def test_a_proof_that_cannot_be_had(monkeypatch, small):
     without(monkeypatch, "flint")
     status, out, err = small("--references", "torch,proof")
     assert (status, err) == (2, "")
-    assert "reference 'proof' needs python-flint, which cannot be imported: pip install python-flint" in " ".join(out.split())
+    assert (
+        "reference 'proof' needs python-flint, which cannot be imported: pip install python-flint"
+        in " ".join(out.split())
+    )
     assert "comparisons agree" in out
     assert "True error" not in out
 
@@ -298,7 +345,12 @@ def test_an_option_that_cannot_be(command, tmp_path, monkeypatch, arguments, wor
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, ["No such file"]), (b"", ["empty"]), (b"\x80\x81", ["UTF-8", "byte 0"]), (b"short", ["5 characters", "needs 7"])],
+    [
+        (None, ["No such file"]),
+        (b"", ["empty"]),
+        (b"\x80\x81", ["UTF-8", "byte 0"]),
+        (b"short", ["5 characters", "needs 7"]),
+    ],
 )
 def test_a_text_that_cannot_be(command, tmp_path, content, words):
     if content is not None:
@@ -316,7 +368,9 @@ def test_a_text_shorter_than_the_window_that_is_asked_for(command, text):
 
 def test_a_dump_to_a_file(command, text, tmp_path):
     (tmp_path / "mine").write_text("mine")
-    refused(command(*SMALL, "--text", text, "--dump", tmp_path / "mine"), "mine", "cannot be written")
+    refused(
+        command(*SMALL, "--text", text, "--dump", tmp_path / "mine"), "mine", "cannot be written"
+    )
     assert (tmp_path / "mine").read_text() == "mine"
 
 
@@ -365,7 +419,9 @@ def test_help_loads_no_framework():
         "print('seconds', time.process_time() - start)\n"
         "print('frameworks', sorted({'torch', 'jax', 'array_api_compat', 'xarray'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     lines = done.stdout.splitlines()
     assert (done.stderr, lines[-3], lines[-1]) == ("", "status 0", "frameworks []")
     assert float(lines[-2].split()[1]) < 3
@@ -386,6 +442,69 @@ def test_help_loads_no_framework():
 
 def test_the_script_refuses_in_one_line():
     done = subprocess.run(
-        [sys.executable, "comparisons/report.py", "--cell", "nosuch"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "comparisons/report.py", "--cell", "nosuch"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     refused((done.returncode, done.stdout, done.stderr), "nosuch", "rnn")
+
+
+def test_the_version(command):
+    assert command("--version") == (0, f"bptt-crosscheck {bptt_crosscheck.__version__}\n", "")
+
+
+@pytest.mark.parametrize("script", ["report.py", "benchmark.py"])
+def test_a_script_without_the_package_says_so_in_one_line(tmp_path, script):
+    """-S and -I: nothing that is installed is found, nor what PYTHONPATH names."""
+    path = ROOT / "comparisons" / script
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", path, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bptt-crosscheck is not installed: pip install -e .")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_script_works_with_processes_of_its_own(monkeypatch, tmp_path):
+    """Each of them finds the package, and not the rooms of comparisons/ in its place."""
+    code = (
+        "import runpy, sys\n"
+        "from bptt_crosscheck.comparisons.studies import built_in_cases\n"
+        "built_in_cases.WORTH_SHARING = 1\n"
+        f"script = {str(ROOT / 'comparisons' / 'report.py')!r}\n"
+        "sys.argv = [script, '--cell', 'residual', '--quick', '--steps', '2', '--references', 'torch', '--jobs', '2']\n"
+        "if __name__ == '__main__':\n    runpy.run_path(script, run_name='__main__')\n"
+    )
+    starter = tmp_path / "starter.py"
+    starter.write_text(code)
+    done = subprocess.run(
+        [sys.executable, starter], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "comparisons agree" in done.stdout
+
+
+def test_the_json_of_a_trial_is_json(monkeypatch, command):
+    """Infinities are text there as well."""
+
+    @dataclass(frozen=True)
+    class Found:
+        passed: bool = True
+
+        def to_dict(self):
+            return {"largest": math.inf, "smallest": -math.inf, "none": math.nan}
+
+    monkeypatch.setattr("bptt_crosscheck.comparisons.trial.trial.hold", lambda plan, watch: Found())
+    monkeypatch.setattr(
+        "bptt_crosscheck.comparisons.trial.trial_tables.rendered_trial", lambda found, seconds: ""
+    )
+    status, out, _ = command("trial", "--quick", "--json", "-")
+    told = strictly(out)
+    assert status == 0
+    assert (told["largest"], told["smallest"], told["none"]) == ("Infinity", "-Infinity", "NaN")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.checking.case_report import CaseReport
 from bptt_crosscheck.comparisons.checking.report_data import Report
+from bptt_crosscheck.comparisons.checking.training_row import ParameterVerdict, TrainingRow
 from bptt_crosscheck.comparisons.judging.comparator import Yardstick, compare
 
 
@@ -33,6 +34,12 @@ def report(*cases, **more):
     return Report({"numpy": "2", "seed": 0}, list(cases), **more)
 
 
+def trained(over_noise, passed):
+    row = ParameterVerdict("torch", "b_h", 1e-15, over_noise, passed, updated_by="torch.optim")
+    settings = {"optimiser": "sgd", "learning_rate": 0.1, "clip": None}
+    return TrainingRow("a.txt", 10, 3, 6, "rnn", settings, 1.5, 1.0, [row])
+
+
 @pytest.mark.parametrize(
     ("found", "passed"),
     [
@@ -45,8 +52,8 @@ def report(*cases, **more):
         (report(case([RIGHT, MISSING])), False),
         (report(case([RIGHT], [WRONG])), False),
         (report(case([RIGHT]), case([WRONG])), False),
-        (report(case([RIGHT]), training=[{"passed": True}]), True),
-        (report(case([RIGHT]), training=[{"passed": True}, {"passed": False}]), False),
+        (report(case([RIGHT]), training=[trained(0.5, passed=True)]), True),
+        (report(case([RIGHT]), training=[trained(0.5, passed=True), trained(1e9, passed=False)]), False),
     ],
 )
 def test_a_report_passes_if_there_is_something_to_say_and_all_of_it_agrees(found, passed):
@@ -68,7 +75,8 @@ def test_json_spells_what_it_cannot_hold():
 
 
 def test_json_spells_it_in_training_and_environment_as_well():
-    data = strictly(report(case([RIGHT]), training=[{"passed": False, "rows": [{"error_over_noise": math.nan}]}]).to_json())
+    apart = trained(math.nan, passed=False)
+    data = strictly(report(case([RIGHT]), training=[apart]).to_json())
     assert data["training"][0]["rows"][0]["error_over_noise"] == "NaN"
 
 

@@ -23,11 +23,18 @@ def dumped(trial, tmp_path_factory):
 @pytest.fixture(scope="module")
 def dumped_last(trial, tmp_path_factory):
     """The same, the loss counting at the last step alone."""
-    return _dumped(trial("tanh", positions="last"), tmp_path_factory.mktemp("dumps") / "made" / "on the way")
+    return _dumped(
+        trial("tanh", positions="last"), tmp_path_factory.mktemp("dumps") / "made" / "on the way"
+    )
 
 
 def _dumped(one, folder):
-    path = write(folder, one.problem, one.candidate, [engine for engine in ENGINES if engine.name in ("torch", "torch.nn")])
+    path = write(
+        folder,
+        one.problem,
+        one.candidate,
+        [engine for engine in ENGINES if engine.name in ("torch", "torch.nn")],
+    )
     return path, load(path)
 
 
@@ -58,7 +65,17 @@ def test_dimensions_are_named(dumped):
     assert data["contribution_norm/W_hh"].dims == ("t", "k")
     assert data["torch/state_jacobian"].dims == ("step", "batch", "state", "state_prev")
     assert data["torch/d_state"].dims == ("t", "batch", "state")
-    sizes = {"step": T, "origin": T, "t": T + 1, "k": T + 1, "batch": B, "state": S, "state_prev": S, "rank": S, "unit": S}
+    sizes = {
+        "step": T,
+        "origin": T,
+        "t": T + 1,
+        "k": T + 1,
+        "batch": B,
+        "state": S,
+        "state_prev": S,
+        "rank": S,
+        "unit": S,
+    }
     assert sizes.items() <= dict(data.sizes).items()
 
 
@@ -67,7 +84,9 @@ def test_steps_carry_their_numbers(dumped):
     assert data["step"].values.tolist() == list(range(1, T + 1))
     assert data["origin"].values.tolist() == list(range(T))
     assert data["t"].values.tolist() == data["k"].values.tolist() == list(range(T + 1))
-    np.testing.assert_array_equal(data["state_jacobian"].sel(step=1), data["state_jacobian"].values[0])
+    np.testing.assert_array_equal(
+        data["state_jacobian"].sel(step=1), data["state_jacobian"].values[0]
+    )
 
 
 def test_meta_data(dumped):
@@ -114,14 +133,18 @@ def test_norms_and_singular_values(dumped):
     assert np.isfinite(norm[np.tril_indices(T + 1)]).all()
     assert (np.diff(sigma, axis=-1) <= 0).all()
     for t in range(1, T + 1):
-        np.testing.assert_allclose(norm[t, t - 1], np.linalg.norm(data["state_jacobian"].values[t - 1], ord=2, axis=(1, 2)))
+        np.testing.assert_allclose(
+            norm[t, t - 1], np.linalg.norm(data["state_jacobian"].values[t - 1], ord=2, axis=(1, 2))
+        )
 
 
 def test_growth_rates_are_those_of_the_whole_product(dumped):
     """Σ_i λ_i = (1/T) log |det P_{T,0}| = (1/T) Σ_t log |det J_t|, largest first."""
     _, data = dumped
     _, log_det = np.linalg.slogdet(data["state_jacobian"].values)
-    np.testing.assert_allclose(data["growth_rates"].sum("rank"), log_det.sum(axis=0) / T, rtol=1e-10)
+    np.testing.assert_allclose(
+        data["growth_rates"].sum("rank"), log_det.sum(axis=0) / T, rtol=1e-10
+    )
     assert (np.diff(data["growth_rates"].values) <= 0).all()
 
 
@@ -132,8 +155,12 @@ def test_gradients_follow_from_delta(dumped, trial):
     h = trial("tanh").candidate.answer(problem).states["h"]
     previous = np.concatenate([problem.initial_state[None], h[:-1]])
     np.testing.assert_allclose(data["gradient/b_h"], delta.sum(axis=(0, 1)), rtol=1e-12)
-    np.testing.assert_allclose(data["gradient/W_hh"], np.einsum("tbi,tbj->ij", delta, previous), rtol=1e-11)
-    np.testing.assert_allclose(data["gradient/W_xh"], np.einsum("tbi,tbj->ij", delta, problem.x), rtol=1e-11)
+    np.testing.assert_allclose(
+        data["gradient/W_hh"], np.einsum("tbi,tbj->ij", delta, previous), rtol=1e-11
+    )
+    np.testing.assert_allclose(
+        data["gradient/W_xh"], np.einsum("tbi,tbj->ij", delta, problem.x), rtol=1e-11
+    )
     np.testing.assert_allclose(data["gradient/h_0"], data["d_state"].sel(t=0), rtol=1e-12)
 
 
@@ -163,7 +190,9 @@ def test_contributions_of_a_loss_at_the_end(dumped_last, name):
     assert np.nansum(norms[:T]) == 0
     assert (norms[T, 1:] > 0).all()
     if name == "b_h":
-        np.testing.assert_allclose(norms[T, 1:], np.linalg.norm(data["delta"].sum("batch"), axis=-1), rtol=1e-10)
+        np.testing.assert_allclose(
+            norms[T, 1:], np.linalg.norm(data["delta"].sum("batch"), axis=-1), rtol=1e-10
+        )
 
 
 def test_one_step_has_one_contribution(trial, tmp_path):
@@ -182,10 +211,27 @@ def test_tokens_can_be_dumped(trial, tmp_path):
     assert data["gradient/W_xh"].shape == (5, 4)
 
 
+def test_an_lstm_has_two_states_in_the_derivation_and_in_the_reference(trial, tmp_path):
+    """The states of both are laid out in one order, under the same dimensions."""
+    one = trial("lstm", steps=4)
+    assert list(one.problem.state_sizes) == ["h", "c"]
+    _, data = _dumped(one, tmp_path)
+    size = sum(one.problem.state_sizes.values())
+    for name in ("state_jacobian", "jacobian_product_to_end", "singular_values", "d_state"):
+        mine, theirs = data[name], data[f"torch/{name}"]
+        assert mine.dims == theirs.dims == dump.DIMENSIONS[name]
+        assert mine.shape[-1] == size
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-13)
+    assert data["d_state"].values[..., size // 2 :].any(), "c has a part"
+
+
 # Whole or absent.
 
 
-@pytest.mark.parametrize("raised", [RuntimeError("half way"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "raised",
+    [RuntimeError("half way"), KeyboardInterrupt(), OSError(28, "No space left on device")],
+)
 def test_a_dump_that_fails_leaves_nothing(monkeypatch, trial, tmp_path, raised):
     def half(stream, **_):
         stream.write(b"PK half of it")
@@ -242,7 +288,9 @@ def meta(text):
         meta("no JSON"),
         lambda path: path.write_text("hello"),
         lambda path: path.write_bytes(b""),
-        lambda path: Path(f"{path}.npy").rename(path) if np.save(f"{path}.npy", np.ones(2)) is None else None,
+        lambda path: (
+            Path(f"{path}.npy").rename(path) if np.save(f"{path}.npy", np.ones(2)) is None else None
+        ),
     ],
     ids=["other-npz", "schema-99", "no-schema", "list", "no-json", "text", "empty", "npy"],
 )
@@ -253,7 +301,9 @@ def test_what_is_no_dump_is_a_value_error(tmp_path, make):
         load(path)
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_half_a_dump_is_a_value_error(dumped, tmp_path):
     path = tmp_path / "half.npz"
     path.write_bytes(dumped[0].read_bytes()[:-100])

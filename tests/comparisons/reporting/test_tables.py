@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.checking.environment import report_of
 from bptt_crosscheck.comparisons.checking.report_data import Report
+from bptt_crosscheck.comparisons.checking.training_row import ParameterVerdict, TrainingRow
 from bptt_crosscheck.comparisons.reporting import tables
 from bptt_crosscheck.comparisons.witnesses.tolerance import LIMIT
 from rich.console import Console
@@ -31,7 +32,9 @@ def wrong(trial, with_gradient):
 
 @pytest.fixture(scope="module")
 def other_function(trial):
-    return replace(trial("tanh").planted(lambda answer: replace(answer, loss=2 * answer.loss)), name="another")
+    return replace(
+        trial("tanh").planted(lambda answer: replace(answer, loss=2 * answer.loss)), name="another"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,10 @@ def no_module(trial):
 
 
 def shown(*cases, seconds=1.5, verbose=False, width=200, **more):
-    return printed(tables.rendered(replace(report_of(list(cases), 0, "float64"), **more), seconds, verbose), width)
+    return printed(
+        tables.rendered(replace(report_of(list(cases), 0, "float64"), **more), seconds, verbose),
+        width,
+    )
 
 
 def line_of(text, start):
@@ -79,7 +85,11 @@ def test_a_reference_without_such_a_module_has_a_dash(right, no_module):
 
 def test_totals(right, wrong):
     rows, bad = len(right.rows) + len(wrong.rows), len(wrong.failures())
-    assert shown(right, wrong).splitlines()[-1].startswith(f"1 of 2 cases, {rows - bad} of {rows} comparisons agree; 1.5 s")
+    assert (
+        shown(right, wrong)
+        .splitlines()[-1]
+        .startswith(f"1 of 2 cases, {rows - bad} of {rows} comparisons agree; 1.5 s")
+    )
 
 
 def test_the_limit_is_explained(right):
@@ -89,7 +99,11 @@ def test_the_limit_is_explained(right):
 def test_every_gradient_when_verbose(right):
     text, brief = shown(right, verbose=True), shown(right)
     for row in (*right.rows, *right.forward):
-        assert [line for line in text.splitlines() if line.split()[: len(row.gradient.split())] == row.gradient.split()]
+        assert [
+            line
+            for line in text.splitlines()
+            if line.split()[: len(row.gradient.split())] == row.gradient.split()
+        ]
     assert "first wrong step" in text
     assert "first wrong step" not in brief
 
@@ -99,13 +113,16 @@ def test_notes_are_shown(right):
 
 
 def test_training_is_said_in_words(right):
-    row = {"reference": "torch", "parameter": "b_h", "max_rel_error": 5e-14, "error_over_noise": 0.5, "passed": True}
-    about = {"text": "a.txt", "characters": 1234, "vocabulary": 26, "updates": 60, "loss_before": 3.5, "loss_after": 1.25}
-    together = shown(right, training=[{**about, "rows": [row], "passed": True}])
+    row = ParameterVerdict("torch", "b_h", 5e-14, 0.5, passed=True, updated_by="torch.optim")
+    settings = {"optimiser": "momentum", "clip": "value"}
+    run = TrainingRow("a.txt", 1234, 26, 60, "gru", settings, 3.5, 1.25, [row])
+    together = shown(right, training=[run])
     assert "a.txt: 1,234 characters, 26 distinct; 60 updates" in together
+    assert "(gru, SGD with momentum, gradients clipped by value)" in together
+    assert "manual and torch (torch.optim), trained apart" in together
     assert "from 3.500 to 1.250" in together
     assert "stayed together" in together
-    apart = shown(right, training=[{**about, "rows": [{**row, "passed": False}], "passed": False}])
+    apart = shown(right, training=[replace(run, rows=[row, replace(row, passed=False)])])
     assert "DRIFTED APART" in apart
 
 
@@ -122,14 +139,16 @@ def test_nothing_to_show(right):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (0.0, "0.0e+00"), (1.26e-12, "1.3e-12"), (math.inf, "inf"), (math.nan, "nan")]
+    ("value", "text"),
+    [(None, "–"), (0.0, "0.0e+00"), (1.26e-12, "1.3e-12"), (math.inf, "inf"), (math.nan, "nan")],
 )
 def test_number(value, text):
     assert tables.number(value) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.5, "0.50×"), (999.0, "999.00×"), (1e6, "1.0e+06×"), (math.inf, "inf×"), (math.nan, "nan×")]
+    ("value", "text"),
+    [(0.5, "0.50×"), (999.0, "999.00×"), (1e6, "1.0e+06×"), (math.inf, "inf×"), (math.nan, "nan×")],
 )
 def test_ratio(value, text):
     assert tables.ratio(value) == text

@@ -8,7 +8,16 @@ import pytest
 import threadpoolctl
 from bptt_crosscheck.comparisons.speed import throughput
 from bptt_crosscheck.comparisons.speed.benchmark import app
-from bptt_crosscheck.comparisons.speed.throughput import EAGER, JAX, MODULE, NAMES, PRODUCTS, ContendersDisagree, Sizes, Task
+from bptt_crosscheck.comparisons.speed.throughput import (
+    EAGER,
+    JAX,
+    MODULE,
+    NAMES,
+    PRODUCTS,
+    ContendersDisagree,
+    Sizes,
+    Task,
+)
 from typer.testing import CliRunner
 
 TINY = Sizes(4, 2, 3, 5, 4)
@@ -29,7 +38,9 @@ def _as_before(monkeypatch):
 
 def asked(*arguments):
     only = [] if "--only" in arguments else ["--only", "gradients"]
-    return CliRunner().invoke(app, ["--quick", "--seconds", "0", *only, *arguments], env={"COLUMNS": "160"})
+    return CliRunner().invoke(
+        app, ["--quick", "--seconds", "0", *only, *arguments], env={"COLUMNS": "160"}
+    )
 
 
 def test_a_table_per_cell_and_dtype_and_the_same_as_json(tmp_path):
@@ -44,17 +55,27 @@ def test_a_table_per_cell_and_dtype_and_the_same_as_json(tmp_path):
     assert {"versions", "results", "costs"} == set(told)
     assert {"threads", "numpy", "torch", "jax", "BLAS"} == set(told["versions"])
     assert told["costs"] == {}
-    assert [(each["cell"], each["dtype"]) for each in told["results"]] == [(c, d) for c in NAMES for d in throughput.DTYPES]
+    assert [(each["cell"], each["dtype"]) for each in told["results"]] == [
+        (c, d) for c in NAMES for d in throughput.DTYPES
+    ]
     for each in told["results"]:
         assert each["sizes"] == vars(TINY)
         assert each["rounds"] >= throughput.LEAST_ROUNDS
         assert set(each["ratios"]) == {MODULE, EAGER, JAX}
-        assert all(0 < found["low"] <= found["median"] <= found["high"] for found in (*each["ratios"].values(), each["share"]))
+        assert all(
+            0 < found["low"] <= found["median"] <= found["high"]
+            for found in (*each["ratios"].values(), each["share"])
+        )
 
 
 def test_the_json_read_again_is_markdown_of_ratios(tmp_path):
     target = tmp_path / "times.json"
-    assert asked("--json", str(target), "--cell", "gru", "--only", "gradients", "--only", "products").exit_code == 0
+    assert (
+        asked(
+            "--json", str(target), "--cell", "gru", "--only", "gradients", "--only", "products"
+        ).exit_code
+        == 0
+    )
     said = asked("--read", str(target))
     assert said.exit_code == 0, said.output
     header, rule, first, *others = said.output.splitlines()
@@ -77,7 +98,9 @@ def test_what_was_measured_before_it_is_interrupted_is_kept(tmp_path, monkeypatc
     monkeypatch.setattr(throughput, "measured", interrupted)
     assert asked("--json", str(target)).exit_code != 0
     told = json.loads(target.read_text())
-    assert [(each["cell"], each["dtype"]) for each in told["results"]] == [("rnn", d) for d in throughput.DTYPES]
+    assert [(each["cell"], each["dtype"]) for each in told["results"]] == [
+        ("rnn", d) for d in throughput.DTYPES
+    ]
     assert f"| rnn | {TINY} |" in asked("--read", str(target)).output
 
 
@@ -110,11 +133,19 @@ def gradient_spoiled(run, name):
 def test_one_that_computes_something_else_is_found(cell):
     task = throughput.task_of(cell, TINY, "float64")
     mine = throughput.by_hand(task)
-    with pytest.raises(ContendersDisagree, match=r"a cheat: the gradient for W_hh \(float64\) is off by 1.0e-03"):
+    with pytest.raises(
+        ContendersDisagree, match=r"a cheat: the gradient for W_hh \(float64\) is off by 1.0e-03"
+    ):
         throughput.must_agree({"a cheat": gradient_spoiled(mine, "W_hh")}, mine(), task.dtype)
     loss, gradients = mine()
     with pytest.raises(ContendersDisagree, match="the loss is"):
-        throughput.must_agree({"a cheat": lambda: (1.001 * loss, gradients)}, (loss, gradients), task.dtype)
+        throughput.must_agree(
+            {"a cheat": lambda: (1.001 * loss, gradients)}, (loss, gradients), task.dtype
+        )
+    with pytest.raises(ContendersDisagree, match="the loss is nan"):
+        throughput.must_agree(
+            {"a cheat": lambda: (np.nan, gradients)}, (loss, gradients), task.dtype
+        )
     narrow = {name: value.astype(np.float32) for name, value in gradients.items()}
     with pytest.raises(ContendersDisagree, match="float32"):
         throughput.must_agree({"a cheat": lambda: (loss, narrow)}, (loss, gradients), task.dtype)
@@ -122,7 +153,10 @@ def test_one_that_computes_something_else_is_found(cell):
 
 def test_a_disagreement_is_the_exit_status(monkeypatch):
     right = throughput.contenders
-    cheat = lambda task, with_compile: {"a cheat": gradient_spoiled(right(task, with_compile)[JAX], "x")}  # noqa: E731
+
+    def cheat(task, with_compile):
+        return {"a cheat": gradient_spoiled(right(task, with_compile)[JAX], "x")}
+
     monkeypatch.setattr(throughput, "contenders", cheat)
     said = asked("--cell", "rnn")
     assert said.exit_code == 1
@@ -133,9 +167,13 @@ def test_every_round_runs_everybody_once_beginning_with_another(monkeypatch):
     order = []
     monkeypatch.setattr(throughput, "timed", lambda run, often=1: run() or float(often))
     monkeypatch.setattr(throughput, "TURN", 0.5)
-    times = throughput.interleaved({name: lambda name=name: order.append(name) for name in "abc"}, 0)
+    times = throughput.interleaved(
+        {name: lambda name=name: order.append(name) for name in "abc"}, 0
+    )
     assert order == list("abc") + list("abcbcacab")  # once to see how long each takes
-    assert {name: len(values) for name, values in times.items()} == dict.fromkeys("abc", throughput.LEAST_ROUNDS)
+    assert {name: len(values) for name, values in times.items()} == dict.fromkeys(
+        "abc", throughput.LEAST_ROUNDS
+    )
 
 
 def test_what_is_short_runs_often_in_its_turn():

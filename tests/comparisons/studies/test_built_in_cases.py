@@ -6,9 +6,9 @@ import pytest
 from bptt_crosscheck.comparisons.errors import BadOption, UnknownName
 from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
 from bptt_crosscheck.comparisons.studies import built_in_cases
-from bptt_crosscheck.comparisons.studies.built_in_cases import Question, results
+from bptt_crosscheck.comparisons.studies.built_in_cases import RunOptions, results
 from bptt_crosscheck.comparisons.studies.language_model import corpus_of
-from bptt_crosscheck.comparisons.studies.model_file import Checkpoint
+from bptt_crosscheck.comparisons.studies.model_file import ModelFile
 from bptt_crosscheck.comparisons.witnesses.ask import available
 
 
@@ -17,38 +17,48 @@ def engines():
     return available(["torch"])[0]
 
 
-def question(**given):
+def options(**given):
     corpus = corpus_of("text", "abracadabra, simsalabim\n" * 4)
-    plain = {"cell": None, "sizes": {}, "seed": 0, "dtype": "float64", "corpus": corpus, "quick": False, "dump": None}
-    return Question(**plain | given)
+    plain = {
+        "cell": None,
+        "sizes": {},
+        "seed": 0,
+        "dtype": "float64",
+        "corpus": corpus,
+        "quick": False,
+        "dump": None,
+    }
+    return RunOptions(**plain | given)
 
 
 def cases(**given):
-    return [case for case, _ in question(**given).trials()]
+    return [each.case for each in options(**given).cases()]
 
 
 def test_cases_that_are_asked_for():
     assert cases() == list(CASES)
-    assert [case.name for case in cases(quick=True)] == [case.name for case in CASES if case.name in QUICK]
+    assert [case.name for case in cases(quick=True)] == [
+        case.name for case in CASES if case.name in QUICK
+    ]
     assert not any(case.jacobians for case in cases(quick=True))
     assert {case.steps for case in cases(sizes={"steps": 3})} == {3}
     assert cases(cell="rnn") == [case for case in CASES if case.cell == "rnn"]
-    assert question(sizes={"hidden_size": 7}).text_case().hidden_size == 7
-    assert question(cell="gru").text_case().cell == "gru"
+    assert options(sizes={"hidden_size": 7}).text_case().hidden_size == 7
+    assert options(cell="gru").text_case().cell == "gru"
 
 
 def test_what_there_is_not():
     with pytest.raises(UnknownName, match="no cell is called 'lstmm'"):
         cases(cell="lstmm")
     with pytest.raises(BadOption, match="there is no case of the cell gru"):
-        cases(cell="gru", checkpoint=Checkpoint("model.pt", [], []))
+        cases(cell="gru", model=ModelFile("model.pt", [], []))
     with pytest.raises(BadOption, match="too large"):
-        question(sizes={"hidden_size": 5000}).validate()
+        options(sizes={"hidden_size": 5000}).validate()
 
 
 def test_every_size_of_one_is_possible():
     """No case of the table needs more: the smallest network of every kind can be asked for."""
-    question(sizes={"steps": 1, "batch": 1, "input_size": 1, "hidden_size": 1}).validate()
+    options(sizes={"steps": 1, "batch": 1, "input_size": 1, "hidden_size": 1}).validate()
 
 
 def without_seconds(report):
@@ -58,9 +68,11 @@ def without_seconds(report):
 
 def test_two_processes_say_the_same_in_the_same_order(engines, monkeypatch):
     monkeypatch.setattr(built_in_cases, "WORTH_SHARING", 1)
-    asked = question(cell="residual", sizes={"steps": 2, "batch": 2, "hidden_size": 2}, quick=True)
+    asked = options(cell="residual", sizes={"steps": 2, "batch": 2, "hidden_size": 2}, quick=True)
     heard = []
-    shared = asked.report(engines, ["a remark"], 2, lambda pieces, name: heard.append((pieces, name)))
+    shared = asked.report(
+        engines, ["a remark"], 2, lambda pieces, name: heard.append((pieces, name))
+    )
     assert without_seconds(shared) == without_seconds(asked.report(engines, ["a remark"], 1))
     assert shared.passed
     assert shared.notes == ["a remark"]
@@ -68,8 +80,10 @@ def test_two_processes_say_the_same_in_the_same_order(engines, monkeypatch):
 
 
 def test_another_seed_is_another_report(engines):
-    asked = question(cell="residual", sizes={"steps": 2}, quick=True)
-    assert without_seconds(asked.report(engines, [], 1)) != without_seconds(replace(asked, seed=1).report(engines, [], 1))
+    asked = options(cell="residual", sizes={"steps": 2}, quick=True)
+    assert without_seconds(asked.report(engines, [], 1)) != without_seconds(
+        replace(asked, seed=1).report(engines, [], 1)
+    )
 
 
 def refuse():
@@ -78,5 +92,8 @@ def refuse():
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_what_goes_wrong_in_a_process_is_told(jobs):
-    with pytest.raises(BadOption, match="a question that cannot be asked"), results([refuse], jobs) as arriving:
+    with (
+        pytest.raises(BadOption, match="a question that cannot be asked"),
+        results([refuse], jobs) as arriving,
+    ):
         list(arriving)

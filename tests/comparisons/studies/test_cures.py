@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from bptt_crosscheck.comparisons import command_line
 from bptt_crosscheck.comparisons.candidates import built_in_cells
 from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
 from bptt_crosscheck.comparisons.errors import BadTarget, MissingFramework
+from bptt_crosscheck.comparisons.places import ROOT
 from bptt_crosscheck.comparisons.problems.problem import PRODUCT_TO_END
 from bptt_crosscheck.comparisons.reporting.dump import load, write
 from bptt_crosscheck.comparisons.studies import cure_measurements, cures
@@ -23,7 +23,14 @@ from bptt_crosscheck.comparisons.studies.cure_measurements import (
     measurement_of,
     truncation_of,
 )
-from bptt_crosscheck.comparisons.studies.cure_variants import VARIANTS, Variant, agreement, case_for, draw, problem_for
+from bptt_crosscheck.comparisons.studies.cure_variants import (
+    VARIANTS,
+    Variant,
+    agreement,
+    case_for,
+    draw,
+    problem_for,
+)
 from bptt_crosscheck.comparisons.witnesses.ask import available
 from bptt_crosscheck.manual.cells.residual import ResidualRNN
 from bptt_crosscheck.manual.cells.rnn import RNN
@@ -54,14 +61,18 @@ def dumped(tmp_path_factory):
     def get(variant, window=None):
         if (variant.name, window) not in made:
             problem = problem_with(variant, window)
-            made[variant.name, window] = load(write(folder, problem, built_in(problem.cell, problem.options), []))
+            made[variant.name, window] = load(
+                write(folder, problem, built_in(problem.cell, problem.options), [])
+            )
         return made[variant.name, window]
 
     return get
 
 
 def linear(name, W):
-    return Variant(name, name, "rnn", LINEAR, lambda shared: {"W_xh": shared.input_weights[0], "W_hh": W})
+    return Variant(
+        name, name, "rnn", LINEAR, lambda shared: {"W_xh": shared.input_weights[0], "W_hh": W}
+    )
 
 
 # The measurement.
@@ -101,7 +112,10 @@ def test_residual_without_weights_keeps_everything(dumped):
 
 
 def test_an_lru_has_its_largest_radius(dumped):
-    row, variables = measurement_of("", dumped(VARIANT["lru-0.5-0.99"])), problem_with(VARIANT["lru-0.5-0.99"]).variables
+    row, variables = (
+        measurement_of("", dumped(VARIANT["lru-0.5-0.99"])),
+        problem_with(VARIANT["lru-0.5-0.99"]).variables,
+    )
     radius = np.exp(-np.exp(variables["nu"])).max()
     assert 0.5 <= radius <= 0.99
     assert row.factor_per_step == pytest.approx(radius, rel=1e-9)
@@ -112,7 +126,10 @@ def test_norms_are_those_of_torch_jacobians(dumped):
     """An LSTM typed here, s_T by s_k as one function: neither the derivation nor the reference has a part in it."""
     import torch
 
-    variables = {n: torch.tensor(np.array(v)) for n, v in problem_with(VARIANT["lstm-forget-3"]).variables.items()}
+    variables = {
+        n: torch.tensor(np.array(v))
+        for n, v in problem_with(VARIANT["lstm-forget-3"]).variables.items()
+    }
     W, U, b = (variables[name] for name in ("W_xh", "W_hh", "b_h"))
 
     def step(s, x):
@@ -129,7 +146,9 @@ def test_norms_are_those_of_torch_jacobians(dumped):
     for row in range(B):
         s, xs = torch.zeros(2 * H, dtype=torch.float64), variables["x"][:, row]
         for k in range(T + 1):
-            jacobian = torch.autograd.functional.jacobian(lambda state, k=k, xs=xs: to_end(state, xs[k:]), s)
+            jacobian = torch.autograd.functional.jacobian(
+                lambda state, k=k, xs=xs: to_end(state, xs[k:]), s
+            )
             expected[T - k] = max(expected[T - k], float(torch.linalg.matrix_norm(jacobian, 2)))
             s = step(s, xs[k]) if k < T else s
     row = measurement_of("", dumped(VARIANT["lstm-forget-3"]))
@@ -139,7 +158,8 @@ def test_norms_are_those_of_torch_jacobians(dumped):
 
 
 @pytest.mark.parametrize(
-    ("norms", "factor"), [([0.5, 0.25, 0.125], 0.5), ([2, 0, 8], 2.0), ([0.0, 0.0, 3.0], None), ([0, 0], None)]
+    ("norms", "factor"),
+    [([0.5, 0.25, 0.125], 0.5), ([2, 0, 8], 2.0), ([0.0, 0.0, 3.0], None), ([0, 0], None)],
 )
 def test_a_line_through_what_is_not_zero(norms, factor):
     assert factor_per_step(np.array(norms)) == (factor if factor is None else pytest.approx(factor))
@@ -157,7 +177,10 @@ def test_all_variants_see_the_same():
         np.testing.assert_array_equal(first[-1], SHARED.cotangent)
         assert not first[:-1].any()
         assert not np.any(others)
-    lstm, gru, plain = (problem_with(VARIANT[name]).variables for name in ("lstm-forget-1", "gru-update-3", "tanh-Q"))
+    lstm, gru, plain = (
+        problem_with(VARIANT[name]).variables
+        for name in ("lstm-forget-1", "gru-update-3", "tanh-Q")
+    )
     for name in ("W_xh", "W_hh"):
         np.testing.assert_array_equal(lstm[name][2 * H : 3 * H], plain[name])
         np.testing.assert_array_equal(gru[name][2 * H :], plain[name])
@@ -171,8 +194,12 @@ def test_other_seeds_draw_others():
 
 
 def test_names_are_distinct_and_in_the_document():
-    assert len({variant.name for variant in VARIANTS}) == len({variant.label for variant in VARIANTS}) == len(VARIANTS)
-    shown = (Path(cures.__file__).parent.parent / "docs" / "cures.md").read_text(encoding="utf-8").split("```")[1]
+    assert (
+        len({variant.name for variant in VARIANTS})
+        == len({variant.label for variant in VARIANTS})
+        == len(VARIANTS)
+    )
+    shown = (ROOT / "docs" / "cures.md").read_text(encoding="utf-8").split("```")[1]
     table = shown.split("Clipping to")[0]
     assert [variant.label for variant in VARIANTS if f" {variant.label} " not in table] == []
     assert f"all {len(VARIANTS)} variants agree" in shown
@@ -188,12 +215,17 @@ def test_names_are_distinct_and_in_the_document():
         ({"norm_at_start": 24.2}, "grows, 24-fold"),
         ({"norm_at_start": 1.0, "zero_rows": 3}, "100 % is left; exactly 0 in 3 of 4 rows"),
         ({"norm_at_start": 0.22}, "22 % is left"),
-        ({"norm_at_start": 1e-8, "lag_below": 40, "name": "other"}, "vanishes, at 2.0 × tanh's lag"),
+        (
+            {"norm_at_start": 1e-8, "lag_below": 40, "name": "other"},
+            "vanishes, at 2.0 × tanh's lag",
+        ),
         ({}, "vanishes"),
     ],
 )
 def test_findings(changed, said):
-    plain = cure_measurements.CureMeasurement("tanh-Q", "", [1.0, 1e-8], 0.5, 1e-8, 20, 0, 4, 0.5, 1.0, 1.0)
+    plain = cure_measurements.CureMeasurement(
+        "tanh-Q", "", [1.0, 1e-8], 0.5, 1e-8, 20, 0, 4, 0.5, 1.0, 1.0
+    )
     assert finding(replace(plain, **changed), plain) == said
 
 
@@ -241,12 +273,21 @@ def test_a_window_cuts_what_is_beyond_and_keeps_what_is_within(dumped):
     row = truncation_of("", window, whole, cut)
     assert (row.beyond, row.difference) == (0.0, 0.0)
     assert row.beyond_whole == pytest.approx(1.25**T * np.abs(SHARED.cotangent).max())
-    beyond = np.einsum("k,bi->ki", 1.25 ** np.arange(window + 1, T), SHARED.cotangent).sum(axis=0)  # of b_h, by hand
-    np.testing.assert_allclose(whole["gradient/b_h"].values - cut["gradient/b_h"].values, beyond, rtol=1e-10)
+    beyond = np.einsum("k,bi->ki", 1.25 ** np.arange(window + 1, T), SHARED.cotangent).sum(
+        axis=0
+    )  # of b_h, by hand
+    np.testing.assert_allclose(
+        whole["gradient/b_h"].values - cut["gradient/b_h"].values, beyond, rtol=1e-10
+    )
     names = ("W_xh", "W_hh", "b_h")
-    lost = np.concatenate([(whole[f"gradient/{n}"].values - cut[f"gradient/{n}"].values).ravel() for n in names])
+    lost = np.concatenate(
+        [(whole[f"gradient/{n}"].values - cut[f"gradient/{n}"].values).ravel() for n in names]
+    )
     assert row.lost == pytest.approx(np.linalg.norm(lost) / row.norm_whole, rel=1e-12)
-    terms = sum(whole[f"contribution_norm/{name}"].sel(t=T, k=slice(1, T - window - 1)).sum() for name in names)
+    terms = sum(
+        whole[f"contribution_norm/{name}"].sel(t=T, k=slice(1, T - window - 1)).sum()
+        for name in names
+    )
     assert 0 < row.lost * row.norm_whole <= float(terms)
 
 
@@ -271,10 +312,14 @@ class Frozen(ResidualRNN):
     """The slope of tanh is forgotten: no error in the forward."""
 
     def step_jacobian(self, params, cache):
-        return super().step_jacobian(params, {**cache, "z": 0 * cache["z"], "phi": 0 * cache["phi"]})
+        return super().step_jacobian(
+            params, {**cache, "z": 0 * cache["z"], "phi": 0 * cache["phi"]}
+        )
 
 
-@pytest.mark.parametrize(("name", "cell", "broken"), [("tanh-3Q", "rnn", Wrong), ("residual-1", "residual", Frozen)])
+@pytest.mark.parametrize(
+    ("name", "cell", "broken"), [("tanh-3Q", "rnn", Wrong), ("residual-1", "residual", Frozen)]
+)
 def test_a_wrong_jacobian_is_found(monkeypatch, torch_engine, name, cell, broken):
     problem = problem_with(VARIANT[name])
     assert all(verdict.passed for verdict in agreement(problem, torch_engine))
@@ -294,7 +339,21 @@ def command(monkeypatch, capfd):
     monkeypatch.setattr(cures, "examine", lambda *given: examine(*given, few))
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["report.py", "cures", "--steps", "6", "--batch", "2", "--hidden-size", "3", *arguments])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "report.py",
+                "cures",
+                "--steps",
+                "6",
+                "--batch",
+                "2",
+                "--hidden-size",
+                "3",
+                *arguments,
+            ],
+        )
         with pytest.raises(SystemExit) as left:
             command_line.main()
         return left.value.code, *capfd.readouterr()
@@ -304,7 +363,9 @@ def command(monkeypatch, capfd):
 
 def test_the_command(command, tmp_path):
     targets = {name: str(tmp_path / "new" / name) for name in ("r.json", "dumps", "p.png")}
-    status, out, err = command("--json", targets["r.json"], "--dump", targets["dumps"], "--plot", targets["p.png"])
+    status, out, err = command(
+        "--json", targets["r.json"], "--dump", targets["dumps"], "--plot", targets["p.png"]
+    )
     assert (status, err) == (0, "")
     assert "all 3 variants agree with torch's Jacobians" in out
     data = json.loads((tmp_path / "new" / "r.json").read_text())
@@ -312,14 +373,27 @@ def test_the_command(command, tmp_path):
     assert [row["name"] for row in data["variants"]] == ["tanh-Q", "tanh-3Q", "irnn"]
     assert (len(data["clipping"]), len(data["truncation"])) == (6, 2)
     dumps = sorted(path.name for path in (tmp_path / "new" / "dumps").iterdir())
-    assert dumps == ["irnn.npz", "tanh-3Q-window-1.npz", "tanh-3Q.npz", "tanh-Q-window-1.npz", "tanh-Q.npz"]
-    norms = load(tmp_path / "new" / "dumps" / "tanh-Q.npz")["product_norm"].sel(t=6).max("batch").values[::-1]
+    assert dumps == [
+        "irnn.npz",
+        "tanh-3Q-window-1.npz",
+        "tanh-3Q.npz",
+        "tanh-Q-window-1.npz",
+        "tanh-Q.npz",
+    ]
+    norms = (
+        load(tmp_path / "new" / "dumps" / "tanh-Q.npz")["product_norm"]
+        .sel(t=6)
+        .max("batch")
+        .values[::-1]
+    )
     assert data["variants"][0]["norms"] == norms.tolist()
     assert (tmp_path / "new" / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_json_alone_on_standard_output(command):
-    (status, out, err), (_, again, _), (_, other, _) = (command("--json", "-", "--seed", seed) for seed in ("3", "3", "4"))
+    (status, out, err), (_, again, _), (_, other, _) = (
+        command("--json", "-", "--seed", seed) for seed in ("3", "3", "4")
+    )
     assert status == 0
     assert json.loads(out)["environment"]["seed"] == 3
     assert out == again != other
@@ -337,7 +411,11 @@ def test_a_wrong_derivation_is_exit_status_1(monkeypatch, command):
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
-    [(("--steps", "1"), "--steps"), (("--plot", "picture.nosuch"), "png"), (("--steps", "100000000"), "too large")],
+    [
+        (("--steps", "1"), "--steps"),
+        (("--plot", "picture.nosuch"), "png"),
+        (("--steps", "100000000"), "too large"),
+    ],
 )
 def test_a_question_that_cannot_be(command, tmp_path, monkeypatch, arguments, word):
     monkeypatch.chdir(tmp_path)
@@ -355,8 +433,13 @@ def test_a_plot_that_cannot_be(monkeypatch, tmp_path):
         cures.must_be_drawable(tmp_path / "p.png")
 
 
-@pytest.mark.parametrize(("value", "spelt"), [(float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (float("nan"), "NaN")])
+@pytest.mark.parametrize(
+    ("value", "spelt"),
+    [(float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (float("nan"), "NaN")],
+)
 def test_what_json_cannot_hold_is_spelt(value, spelt):
-    row = cure_measurements.CureMeasurement("a", "a", [1.0, value], None, value, None, 0, 1, value, 1.0, None, agrees=True)
+    row = cure_measurements.CureMeasurement(
+        "a", "a", [1.0, value], None, value, None, 0, 1, value, 1.0, None, agrees=True
+    )
     made = cures.Cures({}, {}, [row], [], [])
     assert json.loads(made.to_json())["variants"][0]["norms"] == [1.0, spelt]

@@ -26,7 +26,9 @@ class Model(nn.Module):
         self.embedding = nn.Embedding(11, 4)
         self.encoder = nn.LSTM(4, 5, 2, bidirectional=True)
         self.projected = nn.LSTM(10, 6, proj_size=2)
-        self.decoder = nn.ModuleDict({"gru": nn.GRU(3, 4), "cell": nn.GRUCell(2, 3), "rnn": nn.RNN(3, 2, bias=False)})
+        self.decoder = nn.ModuleDict(
+            {"gru": nn.GRU(3, 4), "cell": nn.GRUCell(2, 3), "rnn": nn.RNN(3, 2, bias=False)}
+        )
         self.head = nn.Linear(4, 11)
 
 
@@ -64,7 +66,9 @@ def test_every_recurrent_layer_is_found_and_the_rest_is_named(model, saved, name
     assert sorted(each.sentence() for each in stored.found) == sorted(SENTENCES)
     (skipped,) = stored.skipped
     assert skipped.startswith("3 other tensors: ")
-    assert {"embedding.weight", "head.weight", "head.bias"} == set(skipped.partition(": ")[2].split(", "))
+    assert {"embedding.weight", "head.weight", "head.bias"} == set(
+        skipped.partition(": ")[2].split(", ")
+    )
     assert any("which nonlinearity" in line for line in stored.remarks())
 
 
@@ -80,14 +84,19 @@ def test_nested_dictionaries_and_half_precision(model, saved):
 def test_the_weights_that_are_checked_are_those_of_the_file(model, saved):
     """The forward pass at them is torch's."""
     layers = next(each for each in read(saved(model.state_dict())).found if each.name == "encoder")
-    case, weights = next(iter(cases_of(layers, {})))
-    problem = problem_of(case).with_variables(weights)
+    asked = next(iter(cases_of(layers, {})))
+    problem = problem_of(asked.case).with_variables(asked.weights)
     runs = ("_l0", "_l0_reverse", "_l1", "_l1_reverse")
-    start = tuple(torch.tensor(np.stack([problem.variables[f"{part}{run}_0"] for run in runs])) for part in "hc")
+    start = tuple(
+        torch.tensor(np.stack([problem.variables[f"{part}{run}_0"] for run in runs]))
+        for part in "hc"
+    )
     with torch.no_grad():
         h, _ = model.encoder.double()(torch.tensor(np.array(problem.x)), start)
     states = built_in(case.cell, case.options).answer(problem).states
-    np.testing.assert_allclose(np.concatenate([states["h_l1"], states["h_l1_reverse"]], axis=-1), h.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(
+        np.concatenate([states["h_l1"], states["h_l1_reverse"]], axis=-1), h.numpy(), rtol=1e-12
+    )
     model.encoder.float()
 
 
@@ -98,8 +107,10 @@ def engines():
 
 def test_gradients_and_jacobians_agree_at_those_weights(model, saved, engines):
     for layers in read(saved(model.state_dict())).found:
-        for case, weights in cases_of(layers, {"steps": 3}):
-            checked = check_problem(problem_of(case).with_variables(weights), built_in(case.cell, case.options), engines)
+        for asked in cases_of(layers, {"steps": 3}):
+            case = asked.case
+            problem = problem_of(case).with_variables(asked.weights)
+            checked = check_problem(problem, built_in(case.cell, case.options), engines)
             assert checked.passed, checked.failures()
             assert case.steps == 3
             compared = {row.gradient for row in checked.rows}
@@ -116,18 +127,21 @@ class Mistaken(LSTM):
 
 def test_a_mistake_is_seen_at_the_weights_of_a_file(model, saved, engines):
     layers = read(saved(model.state_dict())).found[0]
-    case, weights = list(cases_of(layers, {}))[1]
+    asked = list(cases_of(layers, {}))[1]
     wrong = type(built_in("lstm", {}))(Mistaken())
-    checked = check_problem(problem_of(case).with_variables(weights), wrong, engines)
+    problem = problem_of(asked.case).with_variables(asked.weights)
+    checked = check_problem(problem, wrong, engines)
     assert "W_hh" in {row.gradient for row in checked.failures()}
 
 
 def test_many_weights_take_fewer_steps_and_no_jacobians(saved):
     (layers,) = read(saved(nn.LSTM(300, 1000).state_dict())).found
-    ((case, _),) = list(cases_of(layers, {}))
+    (case,) = (asked.case for asked in cases_of(layers, {}))
     assert case.steps < 10 <= 5 * case.steps + 5
     assert not case.jacobians
-    assert any("a state of 2000 numbers: its Jacobians are not compared" in note for note in layers.notes)
+    assert any(
+        "a state of 2000 numbers: its Jacobians are not compared" in note for note in layers.notes
+    )
     with pytest.raises(BadOption, match="too large to compare"):
         list(cases_of(layers, {"steps": 500}))
 
@@ -140,16 +154,28 @@ def test_sizes_are_the_files_to_say(model, saved):
 
 GRU = nn.GRU(3, 4).state_dict()
 ROTTEN = {
-    "no recurrent layer": (nn.Linear(3, 2).state_dict(), r"no recurrent layer: none of its 2 tensors .* \(weight, bias\)"),
+    "no recurrent layer": (
+        nn.Linear(3, 2).state_dict(),
+        r"no recurrent layer: none of its 2 tensors .* \(weight, bias\)",
+    ),
     "nothing at all": ({}, "no recurrent layer: .*it is empty"),
     "a projection in a GRU": (
         {**GRU, "weight_hr_l0": torch.zeros(2, 4)},
         "weight_hr_l0: a projection in a GRU; only an LSTM has one",
     ),
-    "a weight missing": ({key: value for key, value in GRU.items() if key != "weight_ih_l0"}, "weight_ih_l0 is missing"),
-    "no cell's shape": ({**GRU, "weight_hh_l0": torch.zeros(9, 4)}, r"shape \(9, 4\) is that of no RNN, GRU or LSTM"),
+    "a weight missing": (
+        {key: value for key, value in GRU.items() if key != "weight_ih_l0"},
+        "weight_ih_l0 is missing",
+    ),
+    "no cell's shape": (
+        {**GRU, "weight_hh_l0": torch.zeros(9, 4)},
+        r"shape \(9, 4\) is that of no RNN, GRU or LSTM",
+    ),
     "no matrix": ({**GRU, "weight_hh_l0": torch.zeros(12)}, "weight_hh_l0 has 1 axes"),
-    "an upper layer half there": ({**GRU, "weight_ih_l1": torch.zeros(12, 4)}, "weight_hh_l1 is missing"),
+    "an upper layer half there": (
+        {**GRU, "weight_ih_l1": torch.zeros(12, 4)},
+        "weight_hh_l1 is missing",
+    ),
     "a wrong bias": ({**GRU, "bias_ih_l0": torch.zeros(5)}, "bias_ih_l0"),
 }
 
@@ -204,7 +230,16 @@ def command(monkeypatch, capfd):
 
 
 def test_the_command_says_what_it_found_and_what_it_skipped(command, model, saved):
-    code, out, _ = command("--checkpoint", saved(model.state_dict()), "--cell", "gru", "--references", "torch", "--json", "-")
+    code, out, _ = command(
+        "--checkpoint",
+        saved(model.state_dict()),
+        "--cell",
+        "gru",
+        "--references",
+        "torch",
+        "--json",
+        "-",
+    )
     told = json.loads(out)
     assert code == 0
     assert [case["name"] for case in told["cases"]] == ["decoder.gru", "decoder.cell"]
