@@ -1,12 +1,13 @@
-"""The command line: cross-check every built-in derivation against every reference, and say so in a table.
+"""The command line: every built-in derivation against every reference, in a table.
 
-    python comparisons/report.py                 all cases, and character models of README.md, trained
+    python comparisons/report.py                 all cases, and character models of
+                                                 README.md, trained
     python comparisons/report.py --text FILE     the character models of another text
     python comparisons/report.py --checkpoint FILE.safetensors
                                                  the recurrent layers of a model, at its weights
     python comparisons/report.py check FILE.py   a derivation of your own
-    python comparisons/report.py cures           how far gradients reach back, cell by cell, with and
-                                                 without the cures
+    python comparisons/report.py cures           how far gradients reach back, cell by cell,
+                                                 with and without the cures
     python comparisons/report.py trial           the cross-check itself on trial: planted mistakes,
                                                  sensitivity, false alarms
     python comparisons/report.py --help          everything else

@@ -4,8 +4,8 @@
         gradient_oracle.check_cell(MyCell())
 
 Options: --oracle-seed N (else every test has its own seed, made from its name, and says it when it
-fails), --oracle-references torch,jax, and --oracle-report DIR, which gets `oracle.json`. Works under
-pytest-xdist. Neither torch nor jax is imported before a check runs.
+fails), --oracle-references torch,jax, and --oracle-report DIR, which gets `oracle.json`. Works
+under pytest-xdist. Neither torch nor jax is imported before a check runs.
 """
 
 import json
@@ -51,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass
 class GradientOracle:
-    """check_cell, check_gradients and check_vjp of `comparisons`, under the test's seed and the session's references."""
+    """check_cell, check_gradients, check_vjp, under the test's seed and the session's references."""
 
     seed: int
     references: list[str] | None
@@ -110,7 +110,7 @@ def gradient_oracle(request: pytest.FixtureRequest) -> Generator[GradientOracle]
 def pytest_runtest_makereport(
     item: pytest.Item, call: Any
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Hang the checks of a test on its last report, as plain text, so that they come home from another process."""
+    """Hang the checks of a test on its last report: plain text comes home from another process."""
     report = yield
     if call.when == "teardown":
         none: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""What is told of one training run: a model trained by hand, and by each reference apart, from the same weights."""
+"""What is told of one training run: by hand, and by each reference apart, from the same weights."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ class TrainingRow:
     """One training run.
 
     characters, vocabulary     length of the text, and how many of its characters are distinct
-    settings                   optimiser and clip with their numbers, as comparisons.studies.optimisers takes them
+    settings                   optimiser and clip with their numbers: comparisons.studies.optimisers
     loss_before, loss_after    mean loss per character, of the weights trained by hand
     rows                       one for each reference
     """

@@ -24,9 +24,9 @@ def legend() -> str:
 
     return (
         "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; "
-        "summed or averaged. error/noise: the worst error in units of what rounding explains on that "
-        f"very problem, up to {LIMIT:g} agrees ({LOW_LIMIT:g} below float64). –: not asked, or not "
-        "told by that reference."
+        "summed or averaged. error/noise: the worst error in units of what rounding explains on "
+        f"that very problem, up to {LIMIT:g} agrees ({LOW_LIMIT:g} below float64). –: not asked, "
+        "or not told by that reference."
     )
 
 
@@ -54,7 +54,7 @@ def verdict_text(passed: bool) -> Text:
 
 
 def _summary_table(cases: Sequence[CaseReport]) -> Table:
-    """A line per case: sizes, loss, each reference's worst relative error, error over noise, the verdict."""
+    """A line per case: sizes, loss, each reference's worst error, error over noise, the verdict."""
     names = _references(cases)
     table = blank_table("Hand-derived gradients against the references: worst relative error")
     table.add_column("case", overflow="fold", min_width=14)
@@ -168,11 +168,11 @@ def _together(row: ParameterVerdict) -> str:
 
 def closing_line(report: Report, seconds: float) -> str:
     """Totals and seconds."""
-    agree = sum(row.passed for row in report.rows)
-    cases = sum(case.passed for case in report.cases)
     if not report.cases:
         return f"nothing was compared; {seconds:.1f} s"
-    return f"{cases} of {len(report.cases)} cases, {agree} of {len(report.rows)} comparisons agree; {seconds:.1f} s"
+    agree, rows = sum(row.passed for row in report.rows), len(report.rows)
+    cases = f"{sum(case.passed for case in report.cases)} of {len(report.cases)} cases"
+    return f"{cases}, {agree} of {rows} comparisons agree; {seconds:.1f} s"
 
 
 def indented(line: str) -> RenderableType:
@@ -182,7 +182,7 @@ def indented(line: str) -> RenderableType:
 
 
 def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
-    """The whole report: details first if verbose, then the table, the training, the failures, the totals."""
+    """The whole report: details if verbose, the table, the training, the failures, the totals."""
     parts: list[RenderableType] = []
     if verbose:
         parts += [_detail_table(case) for case in report.cases]
@@ -199,7 +199,7 @@ def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
 
 
 def rendered_check(report: Report, seconds: float, verbose: bool) -> RenderableType:
-    """A check of somebody's derivation: what is wrong, or one line that nothing is, then the gradients."""
+    """A check of somebody's derivation: what is wrong, or one line that nothing is; gradients."""
     parts: list[RenderableType] = [indented(line) for line in str(report).splitlines()]
     if verbose:
         parts += [_detail_table(case) for case in report.cases]

@@ -1,4 +1,4 @@
-"""The command line of the benchmark: how fast the hand-derived gradients are, beside torch and jax.
+"""The command line of the benchmark: how fast gradients by hand are, beside torch and jax.
 
     python comparisons/benchmark.py                  RNN, LSTM, GRU in float64 and float32, small to
                                                      large, short to long; then Jacobians, a verdict,
@@ -8,8 +8,8 @@
                                                      verdict, start, memory, growth
     python comparisons/benchmark.py --json FILE      the same numbers as JSON, written anew after
                                                      every line
-    python comparisons/benchmark.py --read FILE      tables in Markdown of what --json wrote; nothing
-                                                     is timed
+    python comparisons/benchmark.py --read FILE      tables in Markdown of what --json wrote;
+                                                     nothing is timed
 
 Told are ratios: below 1 the hand-derived is faster. Exit status: 0, 1 if two contenders differ in a
 gradient, 2 if the question could not be asked.
@@ -37,9 +37,9 @@ from .costs import Cost
 from .throughput import Line, Result, Sizes, Spread
 
 LEGEND = (
-    "Time by hand over the contender's, for loss and every gradient: the median, its 10 %–90 % range; "
-    "below 1 by hand is faster. Last column: the share of its time that NumPy's matrix products alone "
-    "take."
+    "Time by hand over the contender's, for loss and every gradient: the median, its 10 %–90 % "
+    "range; below 1 by hand is faster. Last column: the share of its time that NumPy's matrix "
+    "products alone take."
 )
 
 GRADIENTS = "gradients"
@@ -186,7 +186,7 @@ def measure(
 
 
 def rendered(found: Measured) -> RenderableType:
-    """A table for each cell and dtype, one for each section of other costs, and what they depend on."""
+    """A table for each cell and dtype, one for each section of costs, and what they depend on."""
     tables = [table(title, own) for title, own in grouped(found.results).items()]
     tables += [cost_table(name, own) for name, own in found.costs.items()]
     return Group(*tables, Text(LEGEND, style="dim"), Text(told(found.versions)))

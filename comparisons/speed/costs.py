@@ -1,4 +1,4 @@
-"""What else it costs besides one gradient: Jacobians, a verdict, the start, and growth with the sizes.
+"""What else it costs besides one gradient: Jacobians, a verdict, the start, growth with the sizes.
 
 Each section is a list of `Cost`: ratios measured in turns, as in comparisons.speed.throughput, and
 beside them the goal that was set. What starts afresh is timed in processes of its own, again in
@@ -66,14 +66,14 @@ class Cost:
 
 
 def step_jacobian_costs(sizes: Sequence[Sizes], seconds: float) -> list[Cost]:
-    """All ∂s_t/∂s_{t−1} of a sequence from its tape, over jacrev by jax and by torch.func at the same states."""
+    """All ∂s_t/∂s_{t−1} of a sequence from its tape, over jacrev by jax and by torch.func."""
     return [
         _step_jacobians(task_of(cell, each, "float64"), seconds) for cell in NAMES for each in sizes
     ]
 
 
 def jacobian_runs(task: Task) -> dict[str, Callable[[], Array]]:
-    """Every way to the Jacobians of all steps, by name: ours from the tape, theirs from the states."""
+    """Every way to the Jacobians of all steps: ours from the tape, theirs from the same states."""
     cell, params = CELLS[task.cell](), task.variables
     names = list(cell.state_shapes(task.sizes.hidden_size))
     initial = {name: params[f"{name}_0"] for name in names}
@@ -137,7 +137,7 @@ def products_alone(steps: Array) -> Callable[[], list[Array]]:
 
 
 def product_costs(states: Sequence[int], seconds: float, steps: int = 12) -> list[Cost]:
-    """All pairs of products of S × S Jacobians: the share of the time that the matrix products alone take."""
+    """All products of S × S Jacobians: the share of the time that matrix products alone take."""
     found: list[Cost] = []
     for size in states:
         drawn = np.random.default_rng(0).normal(size=(steps, 1, size, size), scale=size**-0.5)
@@ -178,7 +178,7 @@ def _process(*arguments: str) -> Callable[[], Any]:
 
 
 def memory_costs(steps: int) -> list[Cost]:
-    """The most memory that the gradient of a long LSTM takes, and its time, over the plain one's."""
+    """The most memory that a long LSTM's gradient takes, and its time, over the plain one's."""
     peaks = memory.peaks(memory.LstmSizes(steps=steps))
     plain = next(each.mebibytes for each in peaks if each.contender == memory.PLAIN)
     found: list[Cost] = []

@@ -113,7 +113,8 @@ def _by_hand(task: LstmTask, checkpointed: bool) -> Gradient:
 def peak() -> float:
     """The most memory this process ever had, in MiB.
 
-    On Linux ru_maxrss begins with what the process had that started this one; VmHWM in /proc does not.
+    On Linux ru_maxrss begins with what the process had that started this one; VmHWM in /proc does
+    not.
     """
     status = Path("/proc/self/status")
     if status.exists():

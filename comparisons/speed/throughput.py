@@ -3,7 +3,8 @@
 The question is the loss and all its gradients, for every parameter, x and the initial state, of a
 cell under a linear head and softmax cross-entropy, summed over every step and row. All contenders
 run in one process, with the same numbers and the same number of threads. In each round every one of
-them runs once, so that what slows the machine down slows all of them; told are ratios within rounds.
+them runs once, so that what slows the machine down slows all of them; told are ratios within
+rounds.
 """
 
 import os
@@ -68,7 +69,7 @@ LONG = (Sizes(1_000, 8, 32, 64, 32), Sizes(10_000, 8, 32, 64, 32))
 
 @dataclass(frozen=True)
 class Task:
-    """A cell's name, and the numbers: variables by name, all of one dtype, and the targets (T, B)."""
+    """A cell's name, and the numbers: variables, all of one dtype, and the targets (T, B)."""
 
     cell: str
     sizes: Sizes
@@ -132,7 +133,7 @@ def task_of(cell: str, sizes: Sizes, dtype: str, seed: int = 0) -> Task:
 
 
 def use_threads(count: int) -> None:
-    """The same number of threads for everybody; before jax is first imported, since XLA asks then."""
+    """As many threads for everybody; before jax is first imported, since XLA asks then."""
     threadpoolctl.threadpool_limits(count)
     os.environ["NPROC"] = str(count)
     if count == 1:
@@ -165,9 +166,9 @@ def contenders(task: Task, with_compile: bool = False) -> dict[str, Run]:
 
 
 def matrix_products(task: Task) -> Callable[[], None]:
-    """The matrix products of one forward and backward and nothing else, asked for as NumPy does them fastest.
+    """The matrix products of one forward and backward and nothing else.
 
-    Those with W_hh are done step by step, all others over all steps at once.
+    They are asked for as NumPy does them fastest:     Those with W_hh are done step by step, all others over all steps at once.
     """
     T, B = task.target.shape
     W_xh, W_hh, W_hy = (task.variables[name] for name in ("W_xh", "W_hh", "W_hy"))
@@ -217,8 +218,8 @@ def interleaved(
 ) -> dict[str, Array]:
     """Seconds by name (rounds,): each has a turn a round, and every round begins with another.
 
-    For so many seconds, `least` rounds at least. What is short runs several times in its turn, so that
-    it does not pay for the caches that the one before has emptied.
+    For so many seconds, `least` rounds at least. What is short runs several times in its turn, so
+    that it does not pay for the caches that the one before has emptied.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     names, start = list(runs), time.perf_counter()

@@ -1,7 +1,7 @@
 """What the command line asks for, as cases and trainings, and the one Report of them all.
 
 Each is independent of the others, so that several processes can share the work; most of it is
-compilation, which fills one core. The report is the same, in the same order, however many there are.
+compilation, which fills one core. The report is the same, in the same order, by however many.
 """
 
 import multiprocessing
@@ -176,7 +176,7 @@ class RunOptions:
 
 
 def _finite(piece: Piece) -> Result:
-    """What the piece tells, or the error that says where its states or its true gradient overflow."""
+    """What the piece tells, or the error that says where states or the true gradient overflow."""
     try:
         with np.errstate(all="ignore"):
             return piece()

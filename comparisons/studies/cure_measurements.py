@@ -1,12 +1,16 @@
-"""What the dumps of the variants say: how far a gradient reaches back, what clipping and truncation do to it.
+"""What the dumps of the variants say: how far a gradient reaches back, clipped and cut.
 
-With n(d) = the largest ‖∂s_T/∂s_{T−d}‖₂ among the rows of the batch, which is the norm for the batch as a whole,
+With n(d) = the largest ‖∂s_T/∂s_{T−d}‖₂ among the rows of the batch, which is the norm for the
+batch as a whole,
 
-    factor per step     e^slope of the line fitted by least squares to log n(d) over the lags d = 1..T with n(d) > 0    (1)
-    largest growth      e^λ₁ with λ₁ the largest Lyapunov exponent, from s_0 forwards, of the row that has the largest   (2)
+    factor per step     e^slope of the line fitted by least squares to log n(d) over the lags     (1)
+                        d = 1..T with n(d) > 0
+    largest growth      e^λ₁ with λ₁ the largest Lyapunov exponent, from s_0 forwards, of the     (2)
+                        row that has the largest
 
-Clipping acts on the gradients of all weights and of x together, as if x were learned embeddings: ∂L/∂x_k is the gradient by step,
-and its decay over the lag, fitted as in (1), says whether anything was done against vanishing.
+Clipping acts on the gradients of all weights and of x together, as if x were learned embeddings:
+∂L/∂x_k is the gradient by step, and its decay over the lag, fitted as in (1), says whether anything
+was done against vanishing.
 """
 
 import math
@@ -151,7 +155,7 @@ class ClippingMeasurement:
     """One way of clipping one variant's gradients, those of all weights and of x.
 
     norm_before, norm_after   of all entries together
-    changed, enlarged         share of the entries that are not what they were; share whose magnitude has grown
+    changed, enlarged         share of the entries that are not what they were; that have grown
     cosine                    between the gradients before and after
     smallest, largest         entry after clipping
     decay_before, decay_after factor per step of ‖∂L/∂x_k‖ over the lag T − k, fitted as in (1)
@@ -213,7 +217,8 @@ TRUNCATED = (PLAIN, EXPLODING, HOLDING)
 class TruncationMeasurement:
     """A variant's gradient with every loss going back at most `window` steps, next to the whole.
 
-    beyond          largest |∂L/∂s_k| for k < T − window, cut; beyond_whole: the same of the whole gradient
+    beyond          largest |∂L/∂s_k| for k < T − window, cut
+    beyond_whole    the same of the whole gradient
     difference      largest difference between the cut ∂L/∂s_k and the whole's for k ≥ T − window
     norm_whole, norm_cut   ‖∂L/∂W‖ of all weights together
     lost            ‖whole − cut‖ / ‖whole‖

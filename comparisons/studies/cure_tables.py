@@ -12,16 +12,16 @@ from .cure_measurements import ClippingMeasurement, CureMeasurement, TruncationM
 from .cures import Cures
 
 CURES_LEGEND = (
-    "All variants see the same x; Q is orthogonal, and so is every block of W_hh where nothing else is "
-    "said; biases not named and s_0 are 0. Norms are the largest of the batch's rows. per step: slope "
-    "of log ‖∂s_T/∂s_k‖ over the lag T − k, as a factor; < 0.001: the first lag at which the norm is "
-    "below (tanh's lag: with W_hh = Q); e^λ: largest Lyapunov exponent; ‖∂L/∂W‖: of all weights "
-    "together, for a loss that is linear in h_T and reads nothing else."
+    "All variants see the same x; Q is orthogonal, and so is every block of W_hh where nothing "
+    "else is said; biases not named and s_0 are 0. Norms are the largest of the batch's rows. per "
+    "step: slope of log ‖∂s_T/∂s_k‖ over the lag T − k, as a factor; < 0.001: the first lag at "
+    "which the norm is below (tanh's lag: with W_hh = Q); e^λ: largest Lyapunov exponent; "
+    "‖∂L/∂W‖: of all weights together, for a loss that is linear in h_T and reads nothing else."
 )
 
 
 def rendered_cures(cures: Cures, seconds: float) -> RenderableType:
-    """The measurement of every variant, clipping, truncation, what disagrees with the reference, and the totals."""
+    """Every variant, clipping, truncation, what disagrees with the reference, and the totals."""
     parts: list[RenderableType] = [cures_table(cures)]
     parts += [clipping_table(cures.clipping)] if cures.clipping else []
     parts += [truncation_table(cures.truncation)] if cures.truncation else []

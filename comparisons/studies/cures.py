@@ -1,7 +1,7 @@
-"""The cures for vanishing and exploding gradients at work: one measurement, ‖∂s_T/∂s_k‖₂ over k, for cell after cell.
+"""The cures for vanishing and exploding gradients at work: ‖∂s_T/∂s_k‖₂ over k, cell after cell.
 
-Every variant is checked against a reference and dumped; every number is computed from its dump, as comparisons.dump.load gives it
-back (comparisons.cure_variants, comparisons.cure_rows).
+Every variant is checked against a reference and dumped; every number is computed from its dump, as
+comparisons.reporting.dump.load gives it back.
 """
 
 import math
@@ -75,7 +75,7 @@ def examine(
     sizes: Mapping[str, int],
     variants: Sequence[Variant] = VARIANTS,
 ) -> Cures:
-    """Write a dump for every variant, read it back, and say what it shows; hold each to the reference.
+    """Write a dump for every variant, read it back, say what it shows; hold each to the reference.
 
     sizes are steps, batch, input_size, hidden_size. Raises BadOption for sizes that are too large,
     BadTarget for a folder that cannot be written.
@@ -154,7 +154,10 @@ def _failures(judged: Mapping[str, Sequence[Verdict]]) -> list[str]:
 
 
 def must_be_drawable(path: Path) -> None:
-    """Raises MissingFramework without matplotlib, BadTarget for an ending that is no format of it, or a file that cannot be."""
+    """Raises MissingFramework without matplotlib.
+
+    Raises BadTarget for an ending that is no format of it, or a file that cannot be written.
+    """
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:

@@ -127,7 +127,7 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def default_corpus() -> Corpus:
-    """README.md: the file in the package, or, without it, the copy in the distribution's metadata."""
+    """README.md: the file in the package, or else the copy in the distribution's metadata."""
     beside = ROOT / "README.md"
     if beside.is_file():
         return read_corpus(beside)
@@ -135,7 +135,9 @@ def default_corpus() -> Corpus:
 
 
 def windows(corpus: Corpus, steps: int, batch: int) -> list[Window]:
-    """[(x, target)], each (T, B): consecutive windows of up to `batch` streams, fewer where the text is short.
+    """[(x, target)], each (T, B): consecutive windows of up to `batch` streams.
+
+    Fewer streams where the text is short.
 
     Raises BadText when the text has not even one window: T characters and the one that follows.
     """
@@ -153,7 +155,7 @@ def windows(corpus: Corpus, steps: int, batch: int) -> list[Window]:
 
 @dataclass(frozen=True)
 class Training:
-    """One training run: the checks made on the way, what is told of the parameters at the end, remarks."""
+    """One training run: the checks on the way, what is told of the parameters at the end, remarks."""
 
     checks: list[CaseReport]
     row: TrainingRow
@@ -184,7 +186,7 @@ def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: i
 
 @dataclass(frozen=True)
 class Course:
-    """What every contender goes through: the problem at the start, the windows in order, the number of updates."""
+    """What all go through: the problem at the start, the windows in order, how many updates."""
 
     start: Problem
     windows: list[Window]
@@ -197,7 +199,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference that trains: the engine that gives its gradients, the rule that moves its weights by them."""
+    """A reference that trains: who gives its gradients, and the rule that moves its weights."""
 
     engine: Engine
     rule: Rule
@@ -213,7 +215,7 @@ def train_side_by_side(
     seed: int,
     dtype: str,
 ) -> Training:
-    """Cross-check at the first and last update and between, and compare the trained parameters of all."""
+    """Cross-check at the first and last update and between; compare the trained parameters."""
     cut = windows(corpus, case.steps, case.batch)
     start = _at_window(problem_of(case, seed, dtype), cut[0], None)
     course = Course(start, cut, updates)
@@ -261,7 +263,7 @@ def _references(start: Problem, recipe: Recipe, engines: Sequence[Engine]) -> li
 
 
 def _first_not_finite(on_the_way: Sequence[Problem]) -> int | None:
-    """The first update before which weights or carried state are no numbers to check a gradient at."""
+    """The first update before which weights or carried state are not finite, if there is one."""
     for update, problem in enumerate(on_the_way):
         if not all(bool(np.isfinite(value).all()) for value in problem.variables.values()):
             return update
@@ -269,7 +271,7 @@ def _first_not_finite(on_the_way: Sequence[Problem]) -> int | None:
 
 
 def _checked_updates(recipe: Recipe, updates: int, lost: int | None) -> list[int]:
-    """The updates at which gradients are checked, evenly spaced from the first to after the last."""
+    """The updates at which gradients are checked, evenly from the first to after the last."""
     evenly = {updates * k // (recipe.checks - 1) for k in range(recipe.checks)}
     return sorted(update for update in evenly if lost is None or update < lost)
 
@@ -277,7 +279,7 @@ def _checked_updates(recipe: Recipe, updates: int, lost: int | None) -> list[int
 def _compared(
     course: Course, trained: Mapping[float, list[Problem]], references: Sequence[Reference]
 ) -> list[ParameterVerdict]:
-    """For each reference the worst parameter, against what was trained by hand with its ε of clipping."""
+    """For each reference the worst parameter, beside that trained by hand with its ε of clipping."""
     others: dict[str, Problem] = {}
     for each in references:
         others[each.engine.name] = _train(course, _without_shares(each.engine), each.rule)[-1]
@@ -313,9 +315,9 @@ def _stay(problem: Problem) -> Problem:
 def _train(
     course: Course, ask: Callable[[Problem], Answer], rule: Rule, move: Move = _stay
 ) -> list[Problem]:
-    """The problem before each update, and after the last; window after window, the state carried across.
+    """The problem before each update, and after the last.
 
-    `move` is applied before every update.
+    Window after window, the state is carried across; `move` is applied before every update.
     """
     passed_through: list[Problem] = []
     states: Mapping[str, Array] | None = None
@@ -339,10 +341,10 @@ def _weights(problem: Problem) -> dict[str, Array]:
 def _noise(
     course: Course, others: Mapping[str, Problem], references: Sequence[Reference]
 ) -> dict[str, float]:
-    """What rounding explains of a difference between trained parameters, from one reference; by name.
+    """What rounding explains of a difference of trained parameters, from one reference; by name.
 
-    What other references say has no part in it: updates that contradict each other would explain any
-    mistake.
+    What other references say has no part in it: updates that contradict each other would explain
+    any mistake.
     """
     witness = min(references, key=_preference)
     rng = np.random.default_rng([course.start.seed, 2])
@@ -365,12 +367,12 @@ def _noise(
 
 
 def _preference(reference: Reference) -> tuple[bool, bool]:
-    """Who is asked for the noise, least first: one that tells steps, and rounds the same way twice."""
+    """Least for who is asked for the noise: one that tells steps, and rounds the same way twice."""
     return not reference.engine.tells_steps, reference.engine.rounds_at_random
 
 
 def _rounded(answer: Answer, name: str, rng: np.random.Generator) -> Array:
-    """A gradient moved by up to ε Σ_t |share of step t|, entry by entry: terms that cancel do not hide."""
+    """A gradient moved by up to ε Σ_t |share of step t| in each entry: terms that cancel count."""
     gradient = answer.gradients[name]
     size = np.abs(answer.steps[name]).sum(axis=0) if name in answer.steps else np.abs(gradient)
     direction = rng.uniform(-1, 1, gradient.shape).astype(gradient.dtype)

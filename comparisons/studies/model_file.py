@@ -1,10 +1,10 @@
-"""The recurrent layers of a real model: found in a file of its weights by parameter names and shapes.
+"""The recurrent layers of a real model: found in a file of its weights by names and shapes.
 
 torch's recurrent layers name their parameters weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0,
 weight_hr_l0, with _l1, … for further layers and _reverse for the way backwards in time; its single
 cells leave the suffix out. What stands before is the layer's name in the model. How many blocks of
-rows weight_hh has tells the cell: one an RNN, three a GRU, four an LSTM. Nothing else in the file is
-read.
+rows weight_hh has tells the cell: one an RNN, three a GRU, four an LSTM. Nothing else in the file
+is read.
 """
 
 import re
@@ -38,8 +38,8 @@ class Layers:
     """One recurrent module of a model.
 
     name            in the model
-    cell, options   as in comparisons.cases
-    weights         its parameters under this project's names, in float64 as far as the file's own precision goes
+    cell, options   as in comparisons.problems.cases
+    weights         its parameters under this project's names, in float64
     notes           what the file does not say, and what was assumed
     """
 
@@ -167,7 +167,7 @@ def _load_torch(path: Path) -> Any:
 
 
 def _flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
-    """(name, tensor) of nested dicts, names joined by dots; what is no floating-point tensor is left out."""
+    """(name, floating-point tensor) of nested dicts, names joined by dots; nothing else."""
     if isinstance(value, Mapping):
         for key, inner in cast(Mapping[Any, Any], value).items():
             yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
@@ -185,14 +185,14 @@ def _suffix(name: str) -> str:
 
 
 def _modules(group: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Of the tensors under one prefix, those of a layer (with suffixes), then those of a single cell."""
+    """Of the tensors under one prefix, those of a layer (with suffixes), then a single cell's."""
     layer = {name: value for name, value in group.items() if _suffix(name)}
     cell = {name: value for name, value in group.items() if name not in layer}
     return [part for part in (layer, cell) if part]
 
 
 def _layers(prefix: str, tensors: dict[str, Array]) -> Layers:
-    """The module that these are the parameters of. Raises ValueError where their shapes do not say."""
+    """The module that these are the parameters of. Raises ValueError where shapes do not say."""
     suffixes = {_suffix(name) for name in tensors}
     first = "_l0" if any(suffixes) else ""
     for name in (f"weight_ih{first}", f"weight_hh{first}"):
@@ -266,9 +266,9 @@ class CaseAtWeights:
 def cases_of(layers: Layers, sizes: Mapping[str, int]) -> Iterator[CaseAtWeights]:
     """All layers of a module under a random head, then each run by itself, with its Jacobians.
 
-    sizes are steps and batch, where they are wanted otherwise than STEPS and BATCH; fewer steps where
-    the weights are many. Raises BadOption for weights that are too many, and for sizes that are the
-    file's to say.
+    sizes are steps and batch, where they are wanted otherwise than STEPS and BATCH; fewer steps
+    where the weights are many. Raises BadOption for weights that are too many, and for sizes that
+    are the file's to say.
     """
     if set(sizes) & {"input_size", "hidden_size"}:
         raise BadOption(

@@ -93,7 +93,7 @@ def test_the_weights_that_are_checked_are_those_of_the_file(model, saved):
     )
     with torch.no_grad():
         h, _ = model.encoder.double()(torch.tensor(np.array(problem.x)), start)
-    states = built_in(case.cell, case.options).answer(problem).states
+    states = built_in(asked.case.cell, asked.case.options).answer(problem).states
     np.testing.assert_allclose(
         np.concatenate([states["h_l1"], states["h_l1_reverse"]], axis=-1), h.numpy(), rtol=1e-12
     )
@@ -114,7 +114,7 @@ def test_gradients_and_jacobians_agree_at_those_weights(model, saved, engines):
             assert checked.passed, checked.failures()
             assert case.steps == 3
             compared = {row.gradient for row in checked.rows}
-            assert compared >= set(weights)
+            assert compared >= set(asked.weights)
             assert ("state_jacobian" in compared) == (case.layers == 1 and not case.bidirectional)
 
 
