@@ -309,7 +309,7 @@ def trial(
     jobs: Jobs = None,
     json: Json = None,
 ) -> None:
-    """The cross-check itself on trial: planted mistakes, the smallest error it sees, false alarms."""
+    """The cross-check on trial: planted mistakes, the smallest error it sees, false alarms."""
     from .checking.environment import environment
     from .studies.built_in_cases import cores
     from .trial.trial import QUICK, Plan, hold

@@ -51,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass
 class GradientOracle:
-    """check_cell, check_gradients, check_vjp, under the test's seed and the session's references."""
+    """check_cell, check_gradients, check_vjp, by the test's seed and the session's references."""
 
     seed: int
     references: list[str] | None

@@ -12,8 +12,9 @@ killed run leaves no half file under a good name. `load` gives an xarray.Dataset
     delta                     [step, batch, unit]                  ∂L/∂z_t (where the cell tells its
                                                                    net input)
     d_state                   [t, batch, state]                    ∂L/∂s_t, t = 0..T
-    contribution_norm/<W>     [t, k]                               ‖(∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ ∂L_t/∂s_t‖;
-                                                                   the terms sum to ∂L/∂W
+    contribution_norm/<W>     [t, k]                               ‖(∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ
+                                                                   ∂L_t/∂s_t‖; the terms sum to
+                                                                   ∂L/∂W
     gradient/<name>           as the parameter or input            the candidate's gradient
     <reference>/…             the same, as the reference has it: state_jacobian,
                               jacobian_product_to_end, singular_values, d_state

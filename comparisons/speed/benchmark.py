@@ -1,8 +1,9 @@
 """The command line of the benchmark: how fast gradients by hand are, beside torch and jax.
 
-    python comparisons/benchmark.py                  RNN, LSTM, GRU in float64 and float32, small to
-                                                     large, short to long; then Jacobians, a verdict,
-                                                     the start, and how time grows with the sizes
+    python comparisons/benchmark.py                  RNN, LSTM, GRU in float64 and float32, small
+                                                     to large, short to long; then Jacobians, a
+                                                     verdict, the start, and how time grows with
+                                                     the sizes
     python comparisons/benchmark.py --quick          the smallest sizes alone, in less than a minute
     python comparisons/benchmark.py --only verdict   one section: gradients, Jacobians, products,
                                                      verdict, start, memory, growth

@@ -168,7 +168,8 @@ def contenders(task: Task, with_compile: bool = False) -> dict[str, Run]:
 def matrix_products(task: Task) -> Callable[[], None]:
     """The matrix products of one forward and backward and nothing else.
 
-    They are asked for as NumPy does them fastest:     Those with W_hh are done step by step, all others over all steps at once.
+    They are asked for as NumPy does them fastest: those with W_hh step by step, all others over all
+    steps at once.
     """
     T, B = task.target.shape
     W_xh, W_hh, W_hy = (task.variables[name] for name in ("W_xh", "W_hh", "W_hy"))

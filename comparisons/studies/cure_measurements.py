@@ -3,9 +3,9 @@
 With n(d) = the largest ‖∂s_T/∂s_{T−d}‖₂ among the rows of the batch, which is the norm for the
 batch as a whole,
 
-    factor per step     e^slope of the line fitted by least squares to log n(d) over the lags     (1)
+    factor per step     e^slope of the line fitted by least squares to log n(d) over the lags    (1)
                         d = 1..T with n(d) > 0
-    largest growth      e^λ₁ with λ₁ the largest Lyapunov exponent, from s_0 forwards, of the     (2)
+    largest growth      e^λ₁ with λ₁ the largest Lyapunov exponent, from s_0 forwards, of the    (2)
                         row that has the largest
 
 Clipping acts on the gradients of all weights and of x together, as if x were learned embeddings:

@@ -194,8 +194,8 @@ def problem_for(case: Case, variant: Variant, shared: Shared, seed: int = 0) -> 
 def agreement(problem: Problem, engine: Engine) -> list[Verdict]:
     """The verdicts on loss, states, gradients, ∂s_t/∂s_{t−1} and ∂s_T/∂s_k against a reference's.
 
-    By step where it tells its steps. The noise is the floor of comparisons.witnesses.tolerance; where
-    that is not enough, the answer to moved weights as well.
+    By step where it tells its steps. The noise is the floor of comparisons.witnesses.tolerance;
+    where that is not enough, the answer to moved weights as well.
     """
 
     def ask(asked: Problem, rounding_seed: int = 0) -> Answer:

@@ -155,7 +155,7 @@ def windows(corpus: Corpus, steps: int, batch: int) -> list[Window]:
 
 @dataclass(frozen=True)
 class Training:
-    """One training run: the checks on the way, what is told of the parameters at the end, remarks."""
+    """One training run: the checks on the way, what is told of it at the end, remarks."""
 
     checks: list[CaseReport]
     row: TrainingRow
@@ -279,7 +279,7 @@ def _checked_updates(recipe: Recipe, updates: int, lost: int | None) -> list[int
 def _compared(
     course: Course, trained: Mapping[float, list[Problem]], references: Sequence[Reference]
 ) -> list[ParameterVerdict]:
-    """For each reference the worst parameter, beside that trained by hand with its ε of clipping."""
+    """For each reference the worst parameter, beside that by hand with its ε of clipping."""
     others: dict[str, Problem] = {}
     for each in references:
         others[each.engine.name] = _train(course, _without_shares(each.engine), each.rule)[-1]

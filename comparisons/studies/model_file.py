@@ -28,9 +28,8 @@ CELLS = {1: "rnn", 3: "gru", 4: "lstm"}  # by blocks of rows of weight_hh
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 SHOWN = 6  # names of skipped tensors in the report
 STEPS, BATCH = 6, 2
-LARGEST_STATE = (
-    128  # numbers of state up to which Jacobians, their square at every step, are compared
-)
+# The numbers of state up to which Jacobians, which are their square at every step, are compared.
+LARGEST_STATE = 128
 
 
 @dataclass(frozen=True)

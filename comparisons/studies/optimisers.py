@@ -1,8 +1,8 @@
 """Parameter updates by either side: by manual/training.py, and by a framework's optimisers.
 
-`settings` are the plain mapping that reference/by_torch/torch_optim.py describes. torch.optim and optax
-divide by another norm when they clip (equation 10 of manual/training.py): what is to stay together
-with a framework is clipped by hand as that framework does.
+`settings` are the plain mapping that reference/by_torch/torch_optim.py describes. torch.optim and
+optax divide by another norm when they clip (equation 10 of manual/training.py): what is to stay
+together with a framework is clipped by hand as that framework does.
 """
 
 import importlib
