@@ -106,6 +106,7 @@ def _told(problem: Problem, answer: Answer) -> dict[str, Array]:
         prefix = f"{suffix.lstrip('_')}/" if suffix else ""
         names = [f"{name}{suffix}_0" for name in problem.of_one_run(problem.state_sizes)]
         d_state = np.concatenate([answer.steps[name] for name in names], axis=-1)
+        # A direction that runs backwards in time has its own step 1 at the last x.
         told[f"{prefix}d_state"] = d_state[::-1] if suffix.endswith("_reverse") else d_state
     if problem.jacobians:
         product = answer.gradients[PRODUCT_TO_END]

@@ -81,6 +81,7 @@ def jacobian_runs(task: Task) -> dict[str, Callable[[], Array]]:
     before = np.concatenate([tape.states[name][:-1] for name in names], axis=-1)
     torch, jax = import_module(TORCH), import_module(JAX_MODULE)
 
+    # jax and torch take the state as one vector, of which each cell makes its parts.
     def split(s: Any) -> tuple[Any, ...]:
         width = s.shape[-1] // len(names)
         return tuple(s[..., k * width : (k + 1) * width] for k in range(len(names)))

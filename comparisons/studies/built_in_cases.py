@@ -22,7 +22,7 @@ from ..checking.case_report import CaseReport
 from ..checking.crosscheck import check_problem
 from ..checking.environment import report_of
 from ..checking.report_data import Report
-from ..errors import BadOption, NotFinite, UnknownName
+from ..errors import BadOption, NotFinite, QuestionError, UnknownName
 from ..problems.cases import CASES, QUICK, Case
 from ..reporting import dump as dumping
 from ..witnesses.engines import Engine, computing_on
@@ -92,10 +92,10 @@ class RunOptions:
 
     def validate(self) -> None:
         """Raise now, before any framework is loaded, what would be raised later."""
-        cases = [each.case for each in self.cases()]
-        cases += [self.text_case(recipe.cell) for recipe in self.recipes()]
-        for case in cases:
-            must_fit(case)
+        for asked in self.cases():
+            must_fit(asked.case)
+        for recipe in self.recipes():
+            must_fit(self.text_case(recipe.cell))
 
     def recipes(self) -> list[Recipe]:
         """How the character models are trained, a cell each; one alone if quick.
@@ -150,6 +150,7 @@ class RunOptions:
 
     def _pieces(self, engines: Sequence[Engine]) -> list[Piece]:
         """The cases, then the trainings by those that can give every update a whole gradient."""
+        # A numeric reference tells a few entries or directions of a gradient: no update to make.
         able = [engine for engine in engines if not (engine.numeric or engine.by_name)]
         pieces: list[Piece] = [partial(self.check, asked, engines) for asked in self.cases()]
         if able:
@@ -158,21 +159,29 @@ class RunOptions:
 
     def _gathered(self, done: Sequence[Result], notes: Sequence[str]) -> Report:
         """The cases, then those of the trainings; the remarks each once."""
-        cases = [result for result in done if isinstance(result, CaseReport)]
-        trained = [result for result in done if isinstance(result, Training)]
         remarks = [] if self.model is None else self.model.remarks()
         if self.dtype == "float16":
             remarks.append(NO_HALF)
         remarks += notes
-        of_training: dict[str, None] = {}
+        alone: list[CaseReport] = []
+        trained: list[Training] = []
+        errors: list[QuestionError] = []
+        for result in done:
+            if isinstance(result, CaseReport):
+                alone.append(result)
+            elif isinstance(result, Training):
+                trained.append(result)
+            else:
+                errors.append(result)
+        on_the_way: list[CaseReport] = []
+        of_training: dict[str, None] = {}  # in order, and each once
         for training in trained:
-            cases += training.checks
+            on_the_way += training.checks
             of_training |= dict.fromkeys(training.notes)
-        return replace(
-            report_of(cases, self.seed, self.dtype, [*remarks, *of_training]),
-            training=[training.row for training in trained],
-            errors=[result for result in done if isinstance(result, NotFinite)],
-        )
+        cases, said = [*alone, *on_the_way], [*remarks, *of_training]
+        rows = [training.row for training in trained]
+        plain = report_of(cases, self.seed, self.dtype, said)
+        return replace(plain, training=rows, errors=errors)
 
 
 def _finite(piece: Piece) -> Result:
@@ -210,7 +219,8 @@ def results(pieces: Sequence[Piece], jobs: int) -> Generator[Iterator[Result]]:
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), one_thread) as pool:
         futures: dict[int, Future[Result]] = {}
-        for at in reversed(range(len(pieces))):  # the trainings, which take longest, are last
+        # The trainings, which take longest, are the last pieces: begin with them.
+        for at in reversed(range(len(pieces))):
             futures[at] = pool.submit(pieces[at])
         try:
             yield (futures[at].result() for at in range(len(pieces)))

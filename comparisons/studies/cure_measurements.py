@@ -119,6 +119,7 @@ def finding(row: CureMeasurement, plain: CureMeasurement) -> str:
 def _in_words(row: CureMeasurement, plain: CureMeasurement) -> str:
     left = row.norm_at_start
     if left == 0:
+        # Every path is cut, by a relu or a zero of J: the norm jumps there, and does not decay.
         end = row.norms.index(0)
         return f"{row.norms[end - 1]:.2g} at lag {end - 1}, then exactly 0 in every row"
     if left > ROUNDED_TO_ONE:
