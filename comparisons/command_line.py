@@ -1,12 +1,16 @@
-"""The command line: cross-check every built-in derivation against every reference, in a table.
+"""The command line: every built-in derivation against every reference, in a table.
 
-    bptt-crosscheck                 all cases, and character models of README.md, trained
-    bptt-crosscheck --text FILE     the character models of another text
-    bptt-crosscheck --checkpoint FILE.safetensors   the recurrent layers of a model, at its weights
-    bptt-crosscheck check FILE.py   a derivation of your own
-    bptt-crosscheck cures           how far gradients reach back, with and without the cures
-    bptt-crosscheck trial           the cross-check itself on trial: planted mistakes, false alarms
-    bptt-crosscheck --help          everything else
+    python comparisons/report.py                 all cases, and character models of
+                                                 README.md, trained
+    python comparisons/report.py --text FILE     the character models of another text
+    python comparisons/report.py --checkpoint FILE.safetensors
+                                                 the recurrent layers of a model, at its weights
+    python comparisons/report.py check FILE.py   a derivation of your own
+    python comparisons/report.py cures           how far gradients reach back, cell by cell,
+                                                 with and without the cures
+    python comparisons/report.py trial           the cross-check itself on trial: planted mistakes,
+                                                 sensitivity, false alarms
+    python comparisons/report.py --help          everything else
 
 Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked.
 """
@@ -18,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, RenderableType
@@ -50,16 +54,16 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+def bar_on(console: Console) -> Progress:
+    """A progress bar, gone when it is done; none where nobody looks."""
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
 def run(
-    options: "RunOptions",
-    engines: "Sequence[Engine]",
-    notes: Sequence[str],
-    jobs: int,
-    progress_to: Console,
+    options: "RunOptions", engines: "Sequence[Engine]", notes: Sequence[str], jobs: int
 ) -> Report:
-    """The report; a progress bar on a terminal while it is worked out."""
-    quiet = not progress_to.is_terminal
-    with Progress(console=progress_to, transient=True, disable=quiet) as progress:
+    """The report that is asked for; a progress bar on a terminal while it is worked out."""
+    with bar_on(tables.console(stderr=True)) as progress:
         bar = progress.add_task("checking", total=None)
 
         def watch(pieces: int, name: str) -> None:
@@ -78,15 +82,6 @@ def exit_status(report: Report, missing: Mapping[str, Any]) -> int:
     return NOT_ASKED if not_asked else DISAGREE
 
 
-def _print_version(wanted: bool) -> None:
-    """The version alone, for --version."""
-    if wanted:
-        from .. import __version__
-
-        typer.echo(f"bptt-crosscheck {__version__}")
-        raise typer.Exit
-
-
 Cell = Annotated[str | None, typer.Option(help="Only the cases of this cell.", show_default=False)]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="T, in place of each case's own.", show_default=False)
@@ -94,15 +89,26 @@ Steps = Annotated[
 Batch = Annotated[int | None, typer.Option(min=1, help="B, likewise.", show_default=False)]
 InputSize = Annotated[int | None, typer.Option(min=1, help="I, likewise.", show_default=False)]
 HiddenSize = Annotated[int | None, typer.Option(min=1, help="H, likewise.", show_default=False)]
+ModelPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="Recurrent layers of a model: .safetensors, .pt.",
+        show_default=False,
+    ),
+]
 Text = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="For the character models.", show_default="README.md"),
 ]
-ModelWeights = Annotated[
+Dump = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE", help="Recurrent layers of a model: .safetensors, .pt.", show_default=False
-    ),
+    typer.Option(metavar="DIR", help="Jacobian products, a file each.", show_default=False),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes at work.", show_default="one a core, up to 4"),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
 References = Annotated[
@@ -116,21 +122,21 @@ Json = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False),
 ]
-Dumps = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Jacobian products, a file each.", show_default=False),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes at work.", show_default="one a core, up to 4"),
-]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="A case a cell, a few updates of one character model.")
-]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Every gradient against every reference.")]
+
+
+def say_version(asked: bool) -> None:
+    """Name and version, and nothing else."""
+    if asked:
+        from .. import __version__
+
+        typer.echo(f"bptt-crosscheck {__version__}")
+        raise typer.Exit
+
+
 Version = Annotated[
     bool,
-    typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    typer.Option("--version", callback=say_version, is_eager=True, help="Say which this is."),
 ]
 
 
@@ -147,16 +153,19 @@ def crosscheck(
     references: References = None,
     device: Device = "cpu",
     text: Text = None,
-    checkpoint: ModelWeights = None,
+    model_file: ModelPath = None,
     json: Json = None,
-    dump: Dumps = None,
-    quick: Quick = False,
+    dump: Dump = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="A case a cell, a few updates of one character model."),
+    ] = False,
     jobs: Jobs = None,
     verbose: Verbose = False,
     version: Version = False,
 ) -> None:
     """Cross-check hand-derived gradients of recurrent networks against autodiff, step by step."""
-    del version  # has been printed
+    del version  # its callback has answered
     if context.invoked_subcommand is not None:
         return
     from .studies.built_in_cases import RunOptions, cores
@@ -167,17 +176,18 @@ def crosscheck(
 
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
-    if text is not None and checkpoint is not None:
+    if text is not None and model_file is not None:
         raise BadOption("--text trains a model and --checkpoint has one: give one of them")
+    corpus = default_corpus() if text is None else read_corpus(text)
     options = RunOptions(
-        cell,
-        sizes,
-        seed,
-        dtype.value,
-        corpus=default_corpus() if text is None else read_corpus(text),
+        cell=cell,
+        sizes=sizes,
+        seed=seed,
+        dtype=dtype.value,
+        corpus=corpus,
         quick=quick,
         dump=dump,
-        model_file=None if checkpoint is None else read(checkpoint),
+        model=None if model_file is None else read(model_file),
         device=device,
     )
     options.validate()
@@ -188,8 +198,7 @@ def crosscheck(
     with computing_on(device, engines):  # raises now where there is no such device
         pass
     notes = [str(left) for left in missing.values()]
-    progress_to = tables.console(stderr=True)
-    report = run(options, engines, notes, jobs or min(cores(), MOST_JOBS), progress_to)
+    report = run(options, engines, notes, jobs or min(cores(), MOST_JOBS))
     show(tables.rendered(report, time.perf_counter() - start, verbose), report, json)
     raise typer.Exit(exit_status(report, missing))
 
@@ -258,9 +267,9 @@ def cures(
         typer.Option(metavar="FILE", help="Picture of the norms by lag.", show_default=False),
     ] = None,
 ) -> None:
-    """How far gradients reach back, cell by cell; clipping; truncation.
+    """How far gradients reach back.
 
-    Vanilla RNN, LSTM, GRU, residual RNN, IRNN, minGRU, LRU.
+    Vanilla RNN, LSTM, GRU, residual, IRNN, minGRU, LRU; clipping; truncation.
     """
     from .studies.cure_tables import rendered_cures
     from .studies.cures import draw_figure, examine, must_be_drawable
@@ -281,7 +290,7 @@ def cures(
         found = examine(dump or Path(temporary), engine, seed, sizes)
     if plot is not None:
         draw_figure(found, plot)
-    show_text(rendered_cures(found, time.perf_counter() - start), json_text(found), json)
+    show_text(rendered_cures(found, time.perf_counter() - start), found.to_json(), json)
     raise typer.Exit(AGREE if found.passed else DISAGREE)
 
 
@@ -291,7 +300,7 @@ def trial(
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="Three cells, four regimes, one mutant in twenty of each operator."
+            "--quick", help="Three cells, four regimes, one mutant in twenty of each kind."
         ),
     ] = False,
     minutes: Annotated[
@@ -301,10 +310,7 @@ def trial(
     jobs: Jobs = None,
     json: Json = None,
 ) -> None:
-    """The cross-check itself on trial.
-
-    Planted mistakes, the smallest error it sees, false alarms.
-    """
+    """The cross-check on trial: planted mistakes, the smallest error it sees, false alarms."""
     from .checking.environment import environment
     from .studies.built_in_cases import cores
     from .trial.trial import QUICK, Plan, run_trial
@@ -312,22 +318,23 @@ def trial(
 
     start = time.perf_counter()
     prepare_json(json)
-    plan = QUICK if quick else replace(Plan(), jobs=min(cores(), MOST_JOBS))
-    seconds = plan.seconds if minutes is None else 60 * minutes
-    plan = replace(plan, seed=seed, jobs=jobs or plan.jobs, seconds=seconds)
-    progress_to = tables.console(stderr=True)
-    quiet = not progress_to.is_terminal
-    with Progress(console=progress_to, transient=True, disable=quiet) as progress:
+    plan = replace(QUICK if quick else replace(Plan(), jobs=min(cores(), MOST_JOBS)), seed=seed)
+    plan = replace(
+        plan,
+        jobs=jobs or plan.jobs,
+        seconds=plan.seconds if minutes is None else 60 * minutes,
+    )
+    with bar_on(tables.console(stderr=True)) as progress:
         bar = progress.add_task("on trial", total=None)
 
         def watch(pieces: int, name: str) -> None:
             progress.update(bar, total=pieces, advance=1, description=name)
 
         found = run_trial(plan, watch)
-    taken = time.perf_counter() - start
-    dtypes = "float64, float32 and float16"
-    told = {**environment(seed, dtypes), **found.to_dict(), "seconds": taken}
-    show_text(rendered_trial(found, taken), json_text(told, indent=None), json)
+    seconds = time.perf_counter() - start
+    ran_on = environment(seed, "float64, float32 and float16")
+    told = {**ran_on, **found.to_dict(), "seconds": seconds}
+    show_text(rendered_trial(found, seconds), json_text(told, indent=None), json)
     raise typer.Exit(AGREE if found.passed else DISAGREE)
 
 
@@ -343,17 +350,14 @@ def prepare_json(target: str | None) -> None:
 
 
 def show(rendered: RenderableType, report: Report, json: str | None) -> None:
-    """The report on standard output.
-
-    Its JSON where it was asked for, alone on standard output for -.
-    """
+    """The report on standard output; its JSON where it was asked for."""
     show_text(rendered, report.to_json() if json is not None else "", json)
 
 
 def show_text(rendered: RenderableType, text: str, json: str | None) -> None:
-    """What is for a person on standard output.
+    """What is for a person on standard output; the JSON text where it was asked for.
 
-    The JSON text where it was asked for, alone on standard output for -.
+    For - the JSON is alone on standard output.
     """
     tables.console(stderr=json == "-").print(rendered)
     if json == "-":

@@ -52,30 +52,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass
 class GradientOracle:
-    """check_cell, check_gradients and check_vjp of `comparisons`, under the test's seed and the
-    session's references.
-    """
+    """check_cell, check_gradients, check_vjp, by the test's seed and the session's references."""
 
     seed: int
     references: list[str] | None
     reports: list[Report] = field(default_factory=list[Report], repr=False)
 
     def check_cell(self, cell: Any, **options: Any) -> Report:
-        """As bptt_crosscheck.check_cell."""
+        """As comparisons.check_cell."""
         __tracebackhide__ = True
         return self._check(entry_points.check_cell, cell, **options)
 
     def check_gradients(
         self, gradients: Any, loss: Any, params: Any, inputs: Any, **options: Any
     ) -> Report:
-        """As bptt_crosscheck.check_gradients."""
+        """As comparisons.check_gradients."""
         __tracebackhide__ = True
-        return self._check(entry_points.check_gradients, gradients, loss, params, inputs, **options)
+        check = entry_points.check_gradients
+        return self._check(check, gradients, loss, params, inputs, **options)
 
     def check_vjp(
         self, vjp: Any, function: Any, params: Any, inputs: Any, **options: Any
     ) -> Report:
-        """As bptt_crosscheck.check_vjp."""
+        """As comparisons.check_vjp."""
         __tracebackhide__ = True
         return self._check(entry_points.check_vjp, vjp, function, params, inputs, **options)
 
@@ -97,24 +96,22 @@ def gradient_oracle(request: pytest.FixtureRequest) -> Generator[GradientOracle]
     given = request.config.getoption("--oracle-seed")
     seed = zlib.crc32(request.node.nodeid.encode()) if given is None else int(given)
     names = request.config.getoption("--oracle-references")
-    oracle = GradientOracle(seed, names_in(names))
+    asked = names_in(names)
+    oracle = GradientOracle(seed, asked)
     request.node.stash[CHECKS] = []
-    request.node.add_report_section(
-        "call", "gradient oracle", f"seed {seed}; repeat with --oracle-seed {seed}"
-    )
+    repeat = f"seed {seed}; repeat with --oracle-seed {seed}"
+    request.node.add_report_section("call", "gradient oracle", repeat)
     yield oracle
-    request.node.stash[CHECKS] += [
-        {"seed": r.environment["seed"], "report": r.to_json()} for r in oracle.reports
-    ]
+    for report in oracle.reports:
+        made = {"seed": report.environment["seed"], "report": report.to_json()}
+        request.node.stash[CHECKS].append(made)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: Any
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Hang the checks of a test on its last report, as plain text, so that they come home from
-    another process.
-    """
+    """Hang the checks of a test on its last report: plain text comes home from another process."""
     report = yield
     if call.when == "teardown":
         none: list[dict[str, Any]] = []
@@ -149,25 +146,25 @@ class OracleSummary:
         if not self.checks:
             return
         failed = [check for check in self.checks if not check["report"]["passed"]]
-        comparisons = sum(
-            len(case["rows"]) for check in self.checks for case in check["report"]["cases"]
-        )
-        terminalreporter.section("gradient oracle")
-        terminalreporter.write_line(
+        comparisons = 0
+        for check in self.checks:
+            comparisons += sum(len(case["rows"]) for case in check["report"]["cases"])
+        counts = (
             f"{len(self.checks)} checks, {comparisons} comparisons, {len(failed)} checks failed"
         )
+        terminalreporter.section("gradient oracle")
+        terminalreporter.write_line(counts)
         for check in failed:
-            terminalreporter.write_line(
-                f"  {check['test']} (seed {check['seed']}): {_why(check['report'])}"
-            )
+            which = f"{check['test']} (seed {check['seed']})"
+            terminalreporter.write_line(f"  {which}: {_why(check['report'])}")
 
 
 def _why(report: dict[str, Any]) -> str:
     if report["errors"]:
         return str(report["errors"][0]["error"])
-    wrong = dict.fromkeys(
-        row["gradient"] for case in report["cases"] for row in case["rows"] if not row["passed"]
-    )
+    wrong: dict[str, None] = {}
+    for case in report["cases"]:
+        wrong |= dict.fromkeys(row["gradient"] for row in case["rows"] if not row["passed"])
     return f"wrong: {', '.join(wrong)}"
 
 

@@ -1,15 +1,15 @@
-"""One character model trained side by side, as plain data."""
+"""What is told of one training run: by hand, and by each reference apart, from the same weights."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
-
-from ..plain_data import plain
 
 
 @dataclass(frozen=True)
-class ParameterRow:
-    """The trained parameters against those of one reference: the worst of them.
+class ParameterVerdict:
+    """The worst of the trained parameters, by hand against one reference.
 
+    passed       whether every parameter agrees, not the worst alone
     updated_by   whose optimiser moved the reference's weights
     """
 
@@ -23,11 +23,12 @@ class ParameterRow:
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """A model trained by hand and by every reference from the same weights.
+    """One training run.
 
-    settings                   of the optimiser: its name, learning rate, clipping
-    loss_before, loss_after    the mean loss over the text by hand
-    rows                       the parameters at the end, against each reference
+    characters, vocabulary     length of the text, and how many of its characters are distinct
+    settings                   optimiser and clip with their numbers: comparisons.studies.optimisers
+    loss_before, loss_after    mean loss per character, of the weights trained by hand
+    rows                       one for each reference
     """
 
     text: str
@@ -35,18 +36,27 @@ class TrainingRow:
     vocabulary: int
     updates: int
     cell: str
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
     loss_before: float
     loss_after: float
-    rows: list[ParameterRow]
+    rows: list[ParameterVerdict]
 
     @property
     def passed(self) -> bool:
-        """Whether all stayed together."""
+        """Whether manual and every reference stayed together."""
         return all(row.passed for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; the optimiser's settings stand among the rest."""
-        told = {name: plain(value) for name, value in vars(self).items()}
-        settings = told.pop("settings")
-        return {**told, **settings, "passed": self.passed}
+        """Plain data; each of the settings under its own name."""
+        return {
+            "text": self.text,
+            "characters": self.characters,
+            "vocabulary": self.vocabulary,
+            "updates": self.updates,
+            "cell": self.cell,
+            **self.settings,
+            "loss_before": self.loss_before,
+            "loss_after": self.loss_after,
+            "rows": [asdict(row) for row in self.rows],
+            "passed": self.passed,
+        }

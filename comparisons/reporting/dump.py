@@ -4,22 +4,23 @@
 killed run leaves no half file under a good name. `load` gives an xarray.Dataset. The layout
 (dimensions in brackets; S is the size of the whole state):
 
-    state_jacobian            [step, batch, state, state_prev]      ∂s_t/∂s_{t−1}
-    jacobian_product_to_end   [origin, batch, state, state_prev]    ∂s_T/∂s_k, k = 0..T−1
-    singular_values           [origin, batch, rank]                 of that product, largest first
-    product_norm              [t, k, batch]                         ‖∂s_t/∂s_k‖₂, NaN for k > t
-    growth_rates              [batch, rank]                         Lyapunov exponents per step
-    delta                     [step, batch, unit]                   ∂L/∂z_t (where the cell tells
-                              its net input)
-    d_state                   [t, batch, state]                     ∂L/∂s_t, t = 0..T
-    contribution_norm/<W>     [t, k]                                ‖(∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ
-                              ∂L_t/∂s_t‖; the terms sum to ∂L/∂W
-    gradient/<name>           as the parameter or input             the candidate's gradient
+    state_jacobian            [step, batch, state, state_prev]     ∂s_t/∂s_{t−1}
+    jacobian_product_to_end   [origin, batch, state, state_prev]   ∂s_T/∂s_k, k = 0..T−1
+    singular_values           [origin, batch, rank]                of that product, largest first
+    product_norm              [t, k, batch]                        ‖∂s_t/∂s_k‖₂, NaN for k > t
+    growth_rates              [batch, rank]                        Lyapunov exponents per step
+    delta                     [step, batch, unit]                  ∂L/∂z_t (where the cell tells its
+                                                                   net input)
+    d_state                   [t, batch, state]                    ∂L/∂s_t, t = 0..T
+    contribution_norm/<W>     [t, k]                               ‖(∂⁺s_k/∂W)ᵀ (∂s_t/∂s_k)ᵀ
+                                                                   ∂L_t/∂s_t‖; the terms sum to
+                                                                   ∂L/∂W
+    gradient/<name>           as the parameter or input            the candidate's gradient
     <reference>/…             the same, as the reference has it: state_jacobian,
                               jacobian_product_to_end, singular_values, d_state
     l0/…, l0_reverse/…        of several layers or directions each run by itself, in the order of
-                              its own steps: a reverse direction's step 1 is at the last x.
-                              Without contribution_norm; of references d_state alone
+                              its own steps: a reverse direction's step 1 is at the last x. Without
+                              contribution_norm; of references d_state alone
     meta                      JSON: schema, case, sizes, seed, dtype, versions, notation
 """
 
@@ -58,10 +59,10 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
 }
 
 NOTATION = (
-    "s_t: the whole state at step t, steps 1..T, s_0 the initial one; J[i, j] = d s_t[i] / d "
-    "s_{t-1}[j] (numerator layout); "
-    "jacobian_product_to_end at origin k = d s_T / d s_k = J_T ... J_{k+1}; d_state at t = d L / "
-    "d s_t"
+    "s_t: the whole state at step t, steps 1..T, s_0 the initial one; "
+    "J[i, j] = d s_t[i] / d s_{t-1}[j] (numerator layout); "
+    "jacobian_product_to_end at origin k = d s_T / d s_k = J_T ... J_{k+1}; "
+    "d_state at t = d L / d s_t"
 )
 
 
@@ -105,6 +106,7 @@ def _told(problem: Problem, answer: Answer) -> dict[str, Array]:
         prefix = f"{suffix.lstrip('_')}/" if suffix else ""
         names = [f"{name}{suffix}_0" for name in problem.of_one_run(problem.state_sizes)]
         d_state = np.concatenate([answer.steps[name] for name in names], axis=-1)
+        # A direction that runs backwards in time has its own step 1 at the last x.
         told[f"{prefix}d_state"] = d_state[::-1] if suffix.endswith("_reverse") else d_state
     if problem.jacobians:
         product = answer.gradients[PRODUCT_TO_END]
@@ -120,9 +122,9 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> Path:
 
 
 def load(path: str | Path) -> "xarray.Dataset":
-    """The file as an xarray.Dataset with named dimensions.
+    """The file as an xarray.Dataset with named dimensions, the meta data in its `attrs`.
 
-    Steps, t, k and origin carry their numbers, `attrs` the meta data.
+    Steps, t, k and origin carry their numbers.
 
     Raises OSError if there is no such file, ValueError if it is not a dump of this schema.
     """

@@ -35,9 +35,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def complete_or_absent(path: Path) -> Generator[BinaryIO]:
-    """A stream to a temporary file beside `path`, renamed to it when the block has ended well,
-    removed when it has not.
-    """
+    """A stream to a temporary file beside `path`: renamed to it after a good end, else removed."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         try:

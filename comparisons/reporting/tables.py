@@ -11,11 +11,10 @@ from rich.text import Text
 
 from ..checking.case_report import CaseReport
 from ..checking.report_data import Report
-from ..checking.training_row import ParameterRow, TrainingRow
+from ..checking.training_row import ParameterVerdict, TrainingRow
 from ..checking.words import report_lines
 from ..judging.verdict import Verdict
 
-NOT_TOLD = "–"
 NARROW = 120  # columns where the output is not a terminal
 
 
@@ -25,10 +24,9 @@ def legend() -> str:
 
     return (
         "CE softmax cross-entropy, SE ½ squared error; at every step, the last, or masked ones; "
-        "summed or averaged. "
-        "error/noise: the worst error in units of what rounding explains on that very problem, "
-        f"up to {LIMIT:g} agrees "
-        f"({LOW_LIMIT:g} below float64). –: not asked, or not told by that reference."
+        "summed or averaged. error/noise: the worst error in units of what rounding explains on "
+        f"that very problem, up to {LIMIT:g} agrees ({LOW_LIMIT:g} below float64). –: not asked, "
+        "or not told by that reference."
     )
 
 
@@ -42,7 +40,7 @@ def console(stderr: bool = False) -> Console:
 
 def number(value: float | None) -> str:
     """Two digits, or a dash for what was not asked."""
-    return NOT_TOLD if value is None else f"{value:.1e}"
+    return "–" if value is None else f"{value:.1e}"
 
 
 def ratio(value: float) -> str:
@@ -55,11 +53,9 @@ def verdict_text(passed: bool) -> Text:
     return Text("agree", style="green") if passed else Text("DIFFER", style="bold red")
 
 
-def summary_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Table:
-    """A line per case: sizes, loss, each reference's worst relative error, the share of rounding,
-    the verdict.
-    """
-    names = list(references)
+def _summary_table(cases: Sequence[CaseReport]) -> Table:
+    """A line per case: sizes, loss, each reference's worst error, error over noise, the verdict."""
+    names = _references(cases)
     table = blank_table("Hand-derived gradients against the references: worst relative error")
     table.add_column("case", overflow="fold", min_width=14)
     table.add_column("T·B·I·H·V", justify="right", overflow="fold")
@@ -71,14 +67,9 @@ def summary_table(cases: Iterable[CaseReport], references: Iterable[str]) -> Tab
     for case in cases:
         errors = [number(case.worst_rel_error(name)) for name in names]
         sizes = "·".join(str(size) for size in _sizes(case) if size is not None)
-        table.add_row(
-            Text(full_name(case)),
-            sizes,
-            Text(case.loss),
-            *errors,
-            ratio(case.worst_over_noise()),
-            verdict_text(case.passed),
-        )
+        noise = ratio(case.worst_over_noise())
+        verdict = verdict_text(case.passed)
+        table.add_row(Text(full_name(case)), sizes, Text(case.loss), *errors, noise, verdict)
     return table
 
 
@@ -103,20 +94,23 @@ def _sizes(case: CaseReport) -> tuple[int | None, ...]:
     return (case.steps, case.batch, case.input_size, case.hidden_size, case.output_size)
 
 
-def detail_table(case: CaseReport) -> Table:
+NUMBERS_OF_A_ROW = (
+    "max abs error",
+    "max rel error",
+    "noise",
+    "error / noise",
+    "worst step",
+    "worst index",
+    "first wrong step",
+)
+
+
+def _detail_table(case: CaseReport) -> Table:
     """A line per gradient and reference."""
     table = blank_table(f"{full_name(case)}: every gradient against every reference")
     table.add_column("gradient", overflow="fold")
     table.add_column("reference", overflow="fold")
-    for heading in (
-        "max abs error",
-        "max rel error",
-        "noise",
-        "error / noise",
-        "worst step",
-        "worst index",
-        "first wrong step",
-    ):
+    for heading in NUMBERS_OF_A_ROW:
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("verdict", overflow="fold")
     for row in [*case.forward, *case.rows]:
@@ -132,9 +126,9 @@ def _cells(row: Verdict) -> list[str | Text]:
         number(row.max_rel_error),
         number(row.noise),
         ratio(row.error_over_noise),
-        NOT_TOLD if row.step_error_over_noise is None else ratio(row.step_error_over_noise),
-        NOT_TOLD if row.worst_index is None else ",".join(map(str, row.worst_index)),
-        NOT_TOLD if row.first_wrong_step is None else str(row.first_wrong_step),
+        "–" if row.step_error_over_noise is None else ratio(row.step_error_over_noise),
+        "–" if row.worst_index is None else ",".join(map(str, row.worst_index)),
+        "–" if row.first_wrong_step is None else str(row.first_wrong_step),
     ]
 
 
@@ -144,43 +138,41 @@ CLIPS = {"norm": ", gradients clipped by global norm", "value": ", gradients cli
 
 def way_of_training(run: TrainingRow) -> str:
     """Cell, optimiser and clipping in words."""
-    optimiser = str(run.settings.get("optimiser"))
-    clip = str(run.settings.get("clip"))
-    return f"{run.cell}, {OPTIMISERS.get(optimiser, optimiser)}{CLIPS.get(clip, '')}"
+    optimiser = str(run.settings["optimiser"])
+    clip = CLIPS.get(str(run.settings["clip"]), "")
+    return f"{run.cell}, {OPTIMISERS.get(optimiser, optimiser)}{clip}"
 
 
 def training_lines(report: Report) -> list[str]:
     """What the text cases say of their training."""
     lines: list[str] = []
     for run in report.training:
-        lines.append(
-            f"{run.text}: {run.characters:,} characters, {run.vocabulary} distinct; {run.updates} "
-            "updates "
-            f"({way_of_training(run)}) took the loss per character from {run.loss_before:.3f} "
-            f"to {run.loss_after:.3f}"
-        )
-        lines += [_parameter_line(row) for row in run.rows]
+        text = f"{run.text}: {run.characters:,} characters, {run.vocabulary} distinct"
+        updates = f"{run.updates} updates ({way_of_training(run)})"
+        losses = f"from {run.loss_before:.3f} to {run.loss_after:.3f}"
+        lines.append(f"{text}; {updates} took the loss per character {losses}")
+        lines += [_together(row) for row in run.rows]
     return lines
 
 
-def _parameter_line(row: ParameterRow) -> str:
+def _together(row: ParameterVerdict) -> str:
+    who = f"manual and {row.reference} ({row.updated_by})"
     state = "stayed together" if row.passed else "DRIFTED APART"
-    worst = f"{row.parameter}; {ratio(row.error_over_noise)} the noise"
+    error = f"{row.max_rel_error:.1e} relative"
+    noise = f"{ratio(row.error_over_noise)} the noise"
     return (
-        f"  manual and {row.reference} ({row.updated_by}), trained apart from the same weights, "
-        f"{state}: "
-        f"parameters differ by {row.max_rel_error:.1e} relative ({worst})"
+        f"  {who}, trained apart from the same weights, {state}: "
+        f"parameters differ by {error} ({row.parameter}; {noise})"
     )
 
 
 def closing_line(report: Report, seconds: float) -> str:
     """Totals and seconds."""
-    agree = sum(row.passed for row in report.rows)
-    cases = sum(case.passed for case in report.cases)
     if not report.cases:
         return f"nothing was compared; {seconds:.1f} s"
-    compared = f"{agree} of {len(report.rows)} comparisons agree"
-    return f"{cases} of {len(report.cases)} cases, {compared}; {seconds:.1f} s"
+    agree, rows = sum(row.passed for row in report.rows), len(report.rows)
+    cases = f"{sum(case.passed for case in report.cases)} of {len(report.cases)} cases"
+    return f"{cases}, {agree} of {rows} comparisons agree; {seconds:.1f} s"
 
 
 def indented(line: str) -> RenderableType:
@@ -190,81 +182,81 @@ def indented(line: str) -> RenderableType:
 
 
 def rendered(report: Report, seconds: float, verbose: bool) -> RenderableType:
-    """The whole report: details first if verbose, then the table, the training, the failures, the
-    totals.
-    """
+    """The whole report: details if verbose, the table, the training, the failures, the totals."""
     parts: list[RenderableType] = []
     if verbose:
-        parts += [detail_table(case) for case in report.cases]
-    parts.append(summary_table(report.cases, _references_in(report.cases)))
-    parts += _proof_if_told(report.cases)
-    failed = [case for case in report.cases if not case.passed]
-    errors = [f"{type(error).__name__}: {error}" for error in report.errors]
-    lines = [*training_lines(report), *report_lines(failed), *errors, *report.notes]
+        parts += [_detail_table(case) for case in report.cases]
+    parts.append(_summary_table(report.cases))
+    parts += _proof_tables(report.cases)
+    lines = training_lines(report)
+    lines += report_lines([case for case in report.cases if not case.passed])
+    lines += [f"{type(error).__name__}: {error}" for error in report.errors]
+    lines += report.notes
     parts += [indented(line) for line in lines]
     parts.append(Text(legend(), style="dim"))
     parts.append(Text(closing_line(report, seconds), style="bold"))
     return Group(*parts)
 
 
-def _references_in(cases: Iterable[CaseReport]) -> list[str]:
-    """The references of all rows, in the order in which they come."""
-    names: dict[str, None] = {}
-    for case in cases:
-        names |= dict.fromkeys(row.reference for row in [*case.rows, *case.forward])
-    return list(names)
-
-
 def rendered_check(report: Report, seconds: float, verbose: bool) -> RenderableType:
-    """A check of somebody's derivation: what is wrong, or that nothing is; then every gradient."""
+    """A check of somebody's derivation: what is wrong, or one line that nothing is; gradients."""
     parts: list[RenderableType] = [indented(line) for line in str(report).splitlines()]
     if verbose:
-        parts += [detail_table(case) for case in report.cases]
+        parts += [_detail_table(case) for case in report.cases]
     elif report.passed:
-        parts.append(gradient_table(report.cases))
-    parts += _proof_if_told(report.cases)
+        parts.append(_gradient_table(report.cases))
+    parts += _proof_tables(report.cases)
     parts.append(Text(closing_line(report, seconds), style="bold"))
     return Group(*parts)
 
 
-def _proof_if_told(cases: Sequence[CaseReport]) -> list[RenderableType]:
-    return [proof_table(cases)] if any(case.true_error for case in cases) else []
+def _proof_tables(cases: Sequence[CaseReport]) -> list[Table]:
+    """The table of true errors, where a proof was asked for."""
+    return [_proof_table(cases)] if any(case.true_error for case in cases) else []
 
 
-def proof_table(cases: Sequence[CaseReport]) -> Table:
+def _proof_table(cases: Sequence[CaseReport]) -> Table:
     """A line per case and gradient: how far each is from the exact gradient, provably."""
-    names: dict[str, None] = {}
+    who: dict[str, None] = {}
     for case in cases:
         for errors in case.true_error.values():
-            names |= dict.fromkeys(errors)
+            who |= dict.fromkeys(errors)
     table = blank_table(
         "True error, proven: units in the last place of the gradient's largest entry"
     )
     for heading in ("case", "gradient"):
         table.add_column(heading, overflow="fold")
-    for name in names:
+    for name in who:
         table.add_column(name, justify="right", no_wrap=True)
     for case in cases:
         for gradient, errors in case.true_error.items():
-            told = [f"{errors[name]:.3g}" if name in errors else NOT_TOLD for name in names]
+            told = [f"{errors[name]:.3g}" if name in errors else "–" for name in who]
             table.add_row(Text(full_name(case)), Text(gradient), *told)
     return table
 
 
-def gradient_table(cases: Sequence[CaseReport]) -> Table:
+def _gradient_table(cases: Sequence[CaseReport]) -> Table:
     """A line per case and gradient: the worst relative error against each reference, in short."""
-    lines: dict[tuple[str, str], dict[str, Verdict]] = {}
-    for case in cases:
-        for row in case.rows:
-            lines.setdefault((case.name, row.gradient), {})[row.reference] = row
     names = list(dict.fromkeys(row.reference for case in cases for row in case.rows))
     table = blank_table("Relative error of each gradient, by reference")
     for heading in ("check", "gradient"):
         table.add_column(heading, overflow="fold")
     for name in (*names, "error / noise"):
         table.add_column(name, justify="right", no_wrap=True)
-    for (case_name, gradient), told in lines.items():
-        errors = [number(told[name].max_rel_error if name in told else None) for name in names]
-        worst = max(row.worst_over_noise for row in told.values())
-        table.add_row(Text(case_name), Text(gradient), *errors, ratio(worst))
+    told: dict[tuple[str, str], dict[str, Verdict]] = {}
+    for case in cases:
+        for row in case.rows:
+            told.setdefault((case.name, row.gradient), {})[row.reference] = row
+    for (case_name, gradient), rows in told.items():
+        errors = [number(rows[name].max_rel_error if name in rows else None) for name in names]
+        worst = ratio(max(row.worst_over_noise for row in rows.values()))
+        table.add_row(Text(case_name), Text(gradient), *errors, worst)
     return table
+
+
+def _references(cases: Iterable[CaseReport]) -> list[str]:
+    """Those that were asked, in the order in which rows name them."""
+    names: dict[str, None] = {}
+    for case in cases:
+        names |= dict.fromkeys(row.reference for row in [*case.rows, *case.forward])
+    return list(names)

@@ -1,6 +1,4 @@
-"""What else it costs besides one gradient.
-
-Jacobians, a verdict, the start, and how the time grows with the sizes.
+"""What else it costs besides one gradient: Jacobians, a verdict, the start, growth with the sizes.
 
 Each section is a list of `Cost`: ratios measured in turns, as in comparisons.speed.throughput, and
 beside them the goal that was set. What starts afresh is timed in processes of its own, again in
@@ -23,8 +21,11 @@ from ..candidates.built_in_cells import CELLS
 from ..places import ROOT
 from . import memory
 from .throughput import (
+    HAND,
+    JAX_MODULE,
     NAMES,
     ROUNDINGS,
+    TORCH,
     Array,
     ContendersDisagree,
     Sizes,
@@ -36,17 +37,19 @@ from .throughput import (
     task_of,
 )
 
-HAND = "by hand"
 VERDICT = """
 import time
 start = time.perf_counter()
-import torch, jax, array_api_compat.torch, comparisons, reference.torch_autograd, reference.jax_grad
-from manual.lstm import LSTM
+import torch, jax, array_api_compat.torch
+import bptt_crosscheck.reference.by_torch.torch_autograd
+import bptt_crosscheck.reference.by_jax.jax_grad
+from bptt_crosscheck import check_cell
+from bptt_crosscheck.manual.cells.lstm import LSTM
 imported = time.perf_counter()
 times = []
 for _ in range({checks}):
     begun = time.perf_counter()
-    comparisons.check_cell(LSTM(), steps={steps}, hidden_size={hidden})
+    check_cell(LSTM(), steps={steps}, hidden_size={hidden})
     times.append(time.perf_counter() - begun)
 print(imported - start, *times)
 """
@@ -63,28 +66,22 @@ class Cost:
 
 
 def step_jacobian_costs(sizes: Sequence[Sizes], seconds: float) -> list[Cost]:
-    """All ∂s_t/∂s_{t−1} of a sequence from its tape, over jacrev by jax and by torch.func at the
-    same states.
-    """
+    """All ∂s_t/∂s_{t−1} of a sequence from its tape, over jacrev by jax and by torch.func."""
     return [
         _step_jacobians(task_of(cell, each, "float64"), seconds) for cell in NAMES for each in sizes
     ]
 
 
 def jacobian_runs(task: Task) -> dict[str, Callable[[], Array]]:
-    """Every way to the Jacobians of all steps, by name.
-
-    Ours from the tape, theirs from the states.
-    """
+    """Every way to the Jacobians of all steps: ours from the tape, theirs from the same states."""
     cell, params = CELLS[task.cell](), task.variables
     names = list(cell.state_shapes(task.sizes.hidden_size))
-    tape = bptt.forward(cell, params, {name: params[f"{name}_0"] for name in names}, params["x"])
+    initial = {name: params[f"{name}_0"] for name in names}
+    tape = bptt.forward(cell, params, initial, params["x"])
     before = np.concatenate([tape.states[name][:-1] for name in names], axis=-1)
-    torch, jax = (
-        import_module("bptt_crosscheck.reference.by_torch.torch_throughput"),
-        import_module("bptt_crosscheck.reference.by_jax.jax_throughput"),
-    )
+    torch, jax = import_module(TORCH), import_module(JAX_MODULE)
 
+    # jax and torch take the state as one vector, of which each cell makes its parts.
     def split(s: Any) -> tuple[Any, ...]:
         width = s.shape[-1] // len(names)
         return tuple(s[..., k * width : (k + 1) * width] for k in range(len(names)))
@@ -125,16 +122,15 @@ def products_alone(steps: Array) -> Callable[[], list[Array]]:
     Factors and places are looked up, and memory is laid out, beforehand.
     """
     out = [np.empty((t, *steps.shape[1:])) for t in range(1, len(steps) + 1)]
+    factors_and_place: list[tuple[Array, Array, Array]] = []
     for products in out:
-        products[-1] = steps[len(products) - 1]
-    each = [
-        (products[k + 1], steps[k], products[k])
-        for products in out
-        for k in reversed(range(len(products) - 1))
-    ]
+        last = len(products) - 1
+        products[last] = steps[last]
+        backwards = reversed(range(last))
+        factors_and_place += [(products[k + 1], steps[k], products[k]) for k in backwards]
 
     def run() -> list[Array]:
-        for newer, step, into in each:
+        for newer, step, into in factors_and_place:
             np.matmul(newer, step, out=into)
         return out
 
@@ -142,10 +138,7 @@ def products_alone(steps: Array) -> Callable[[], list[Array]]:
 
 
 def product_costs(states: Sequence[int], seconds: float, steps: int = 12) -> list[Cost]:
-    """All pairs of products of S × S Jacobians.
-
-    The share of the time that the matrix products alone take.
-    """
+    """All products of S × S Jacobians: the share of the time that matrix products alone take."""
     found: list[Cost] = []
     for size in states:
         drawn = np.random.default_rng(0).normal(size=(steps, 1, size, size), scale=size**-0.5)
@@ -167,90 +160,71 @@ def verdict_costs(rounds: int, steps: int, hidden: int) -> list[Cost]:
     code = VERDICT.format(checks=2, steps=steps, hidden=hidden)
     imports, cold, warm = np.array([_printed(code) for _ in range(rounds)]).T
     sizes = f"lstm, T = {steps}, H = {hidden}"
+    first, again = (_told(seconds, imports, "over imports") for seconds in (cold, warm))
     return [
-        Cost(
-            "first check",
-            sizes,
-            {"seconds": spread(cold), "over imports": spread(cold / imports)},
-            "< 1.5 s",
-        ),
-        Cost(
-            "same shapes again",
-            sizes,
-            {"seconds": spread(warm), "over imports": spread(warm / imports)},
-            "< 0.1 s",
-        ),
+        Cost("first check", sizes, first, "< 1.5 s"),
+        Cost("same shapes again", sizes, again, "< 0.1 s"),
     ]
 
 
 def _printed(code: str) -> list[float]:
-    told = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    return [float(each) for each in told.split()]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [float(each) for each in done.stdout.split()]
 
 
 def _process(*arguments: str) -> Callable[[], Any]:
-    return partial(
-        subprocess.run, [sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True
-    )
+    command = [sys.executable, *arguments]
+    return partial(subprocess.run, command, capture_output=True, check=True)
 
 
 def memory_costs(steps: int) -> list[Cost]:
-    """The most memory that the gradient of a long LSTM takes, over that of the plain one by hand,
-    and its time.
-    """
-    rows = memory.rows(memory.Sizes(steps=steps))
-    plain = next(row.mebibytes for row in rows if row.contender == memory.PLAIN)
-    values = [{"memory": row.mebibytes / plain, "time": row.seconds_ratio} for row in rows]
-    return [
-        Cost(
-            row.contender,
-            f"T = {steps:,}, {row.mebibytes:.0f} MiB",
-            {name: Spread(v, v, v) for name, v in each.items()},
-            "",
-        )
-        for row, each in zip(rows, values, strict=True)
-    ]
+    """The most memory that a long LSTM's gradient takes, and its time, over the plain one's."""
+    peaks = memory.peaks(memory.LstmSizes(steps=steps))
+    plain = next(each.mebibytes for each in peaks if each.contender == memory.PLAIN)
+    found: list[Cost] = []
+    for each in peaks:
+        values = {"memory": each.mebibytes / plain, "time": each.seconds_ratio}
+        spreads = {name: Spread(value, value, value) for name, value in values.items()}
+        sizes = f"T = {steps:,}, {each.mebibytes:.0f} MiB"
+        found.append(Cost(each.contender, sizes, spreads, ""))
+    return found
+
+
+def modules_of_manual() -> list[str]:
+    """Every module of manual/, as it is imported."""
+    found: list[str] = []
+    for path in (ROOT / "manual").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] != "__init__":
+            found.append(".".join(("bptt_crosscheck", *parts)))
+    return sorted(found)
 
 
 def start_costs(rounds: int, with_report: bool) -> list[Cost]:
     """`import manual` beyond `import numpy`, the command line's --help and --quick.
 
-    Fresh processes in turns.
+    Fresh processes, in turns.
     """
-    everything = ", ".join(
-        sorted(
-            f"manual.{path.stem}"
-            for path in (ROOT / "manual").glob("*.py")
-            if path.stem != "__init__"
-        )
-    )
+    report = str(ROOT / "comparisons" / "report.py")
     runs = {
         "numpy": _process("-c", "import numpy"),
-        "manual": _process("-c", f"import numpy, {everything}"),
+        "manual": _process("-c", f"import numpy, {', '.join(modules_of_manual())}"),
+        "help": _process(report, "--help"),
     }
-    runs["help"] = _process("comparisons/report.py", "--help")
     for run in runs.values():
         run()
     times = interleaved(runs, 0.0, rounds)
     beyond, of_numpy = times["manual"] - times["numpy"], "over import numpy"
+    manual = _told(beyond, times["numpy"], of_numpy)
     found = [
-        Cost(
-            "import manual, all of it, beyond numpy",
-            "",
-            _told(beyond, times["numpy"], of_numpy),
-            "≤ 0.02 s",
-        ),
+        Cost("import manual, all of it, beyond numpy", "", manual, "≤ 0.02 s"),
         Cost("report.py --help", "", _told(times["help"], times["numpy"], of_numpy), "< 0.5 s"),
     ]
     if with_report:
-        once = interleaved(
-            {"quick": _process("comparisons/report.py", "--quick"), "numpy": runs["numpy"]}, 0.0, 1
-        )
-        found.append(
-            Cost("report.py --quick", "", _told(once["quick"], once["numpy"], of_numpy), "")
-        )
+        once = interleaved({"quick": _process(report, "--quick"), "numpy": runs["numpy"]}, 0.0, 1)
+        quick = _told(once["quick"], once["numpy"], of_numpy)
+        found.append(Cost("report.py --quick", "", quick, ""))
     return found
 
 
@@ -266,12 +240,12 @@ GROWTH: dict[str, tuple[Sizes, ...]] = {
 
 
 def growth_costs(seconds: float, grown: Mapping[str, Sequence[Sizes]] = GROWTH) -> list[Cost]:
-    """The exponent p of time ∝ size^p, by least squares of logarithms within every round, for
-    forward and backward by hand.
+    """The exponent p of time ∝ size^p, for forward and backward by hand.
+
+    By least squares of logarithms within every round.
     """
-    return [
-        _exponent(cell, axis, sizes, seconds) for cell in NAMES for axis, sizes in grown.items()
-    ]
+    axes = grown.items()
+    return [_exponent(cell, axis, sizes, seconds) for cell in NAMES for axis, sizes in axes]
 
 
 def _exponent(cell: str, axis: str, sizes: Sequence[Sizes], seconds: float) -> Cost:
@@ -282,15 +256,12 @@ def _exponent(cell: str, axis: str, sizes: Sequence[Sizes], seconds: float) -> C
     field = {"T": "steps", "B": "batch", "H": "hidden_size"}[axis]
     along = np.log([getattr(each, field) for each in sizes])
     slopes = np.polyfit(along, np.log(np.stack(list(times.values()))), 1)[0]
-    return Cost(
-        f"time by {axis}, {cell}", f"{sizes[0]} … {sizes[-1]}", {"exponent": spread(slopes)}, ""
-    )
+    along_sizes = f"{sizes[0]} … {sizes[-1]}"
+    return Cost(f"time by {axis}, {cell}", along_sizes, {"exponent": spread(slopes)}, "")
 
 
-SMALL, LARGE = (
-    (Sizes(50, 4, 16, 32, 16),),
-    (Sizes(50, 4, 16, 32, 16), Sizes(50, 4, 32, 64, 32), Sizes(50, 4, 64, 128, 64)),
-)
+SMALL = (Sizes(50, 4, 16, 32, 16),)
+LARGE = (*SMALL, Sizes(50, 4, 32, 64, 32), Sizes(50, 4, 64, 128, 64))
 
 
 def sections(quick: bool, seconds: float) -> dict[str, Callable[[], list[Cost]]]:

@@ -1,16 +1,15 @@
 """How fast the hand-derived gradients are, beside the same gradients by the frameworks.
 
-Interleaved, in one process.
-
 The question is the loss and all its gradients, for every parameter, x and the initial state, of a
 cell under a linear head and softmax cross-entropy, summed over every step and row. All contenders
-have the same numbers and the same number of threads. In each round every one of them runs once, so
-that what slows the machine down slows all of them; told are ratios within rounds.
+run in one process, with the same numbers and the same number of threads. In each round every one of
+them runs once, so that what slows the machine down slows all of them; told are ratios within
+rounds.
 """
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -18,25 +17,22 @@ from itertools import product
 from typing import Any, TypeAlias, cast
 
 import numpy as np
-import numpy.typing as npt
 import threadpoolctl  # pyright: ignore[reportMissingTypeStubs]
 
 from ...manual.through_time.network import Head, Network
 from ...manual.through_time.sequences import Multiplier
 from ..candidates.built_in_cells import CELLS
+from ..problems.arrays import Array
 
-Array: TypeAlias = npt.NDArray[Any]
-Run: TypeAlias = Callable[[], tuple[float, Mapping[str, Array]]]
+Told: TypeAlias = tuple[float, Mapping[str, Array]]  # the loss, and its gradients by name
+Run: TypeAlias = Callable[[], Told]
 
 NAMES = ("rnn", "lstm", "gru")
 DTYPES = ("float64", "float32")
-MODULE, EAGER, COMPILED, JAX, PRODUCTS = (
-    "torch.nn",
-    "torch eager",
-    "torch.compile",
-    "jax.jit",
-    "matrix products",
-)
+HAND, PRODUCTS = "by hand", "matrix products"
+MODULE, EAGER, COMPILED, JAX = "torch.nn", "torch eager", "torch.compile", "jax.jit"
+TORCH = "bptt_crosscheck.reference.by_torch.torch_throughput"
+JAX_MODULE = "bptt_crosscheck.reference.by_jax.jax_throughput"
 ROUNDINGS = 10_000  # how many units in the last place of its largest entry a gradient may differ
 LEAST_ROUNDS = 3
 TURN = 0.01  # seconds, at least
@@ -73,10 +69,7 @@ LONG = (Sizes(1_000, 8, 32, 64, 32), Sizes(10_000, 8, 32, 64, 32))
 
 @dataclass(frozen=True)
 class Task:
-    """A cell's name, and the numbers.
-
-    Variables by name, all of one dtype, and the targets (T, B).
-    """
+    """A cell's name, and the numbers: variables, all of one dtype, and the targets (T, B)."""
 
     cell: str
     sizes: Sizes
@@ -106,8 +99,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Result:
-    """One task: rounds run, time of the hand-derived over each contender's, share of the time that
-    its matrix products take.
+    """What was measured of one task.
+
+    rounds    how many were run
+    ratios    time of the hand-derived over each contender's
+    share     of the time by hand, what its matrix products alone take
     """
 
     cell: str
@@ -124,30 +120,26 @@ def task_of(cell: str, sizes: Sizes, dtype: str, seed: int = 0) -> Task:
     made = CELLS[cell]()
     shapes = made.parameter_shapes(sizes.input_size, H)
     shapes |= {"W_hy": (sizes.output_size, H), "b_y": (sizes.output_size,)}
-    drawn = {
-        name: rng.normal(size=s, scale=s[-1] ** -0.5 if len(s) > 1 else 0.5)
-        for name, s in shapes.items()
-    }
-    drawn |= {
-        f"{name}_0": rng.normal(size=(B, *shape)) for name, shape in made.state_shapes(H).items()
-    }
+    drawn: dict[str, Array] = {}
+    for name, shape in shapes.items():
+        deviation = shape[-1] ** -0.5 if len(shape) > 1 else 0.5
+        drawn[name] = rng.normal(size=shape, scale=deviation)
+    for name, shape in made.state_shapes(H).items():
+        drawn[f"{name}_0"] = rng.normal(size=(B, *shape))
     drawn["x"] = rng.normal(size=(T, B, sizes.input_size))
     target = rng.integers(0, sizes.output_size, (T, B))
-    return Task(cell, sizes, {name: value.astype(dtype) for name, value in drawn.items()}, target)
+    variables = {name: value.astype(dtype) for name, value in drawn.items()}
+    return Task(cell, sizes, variables, target)
 
 
 def use_threads(count: int) -> None:
-    """The same number of threads for everybody.
-
-    Before jax is first imported, since XLA asks then.
-    """
+    """As many threads for everybody; before jax is first imported, since XLA asks then."""
     threadpoolctl.threadpool_limits(count)
     os.environ["NPROC"] = str(count)
     if count == 1:
-        os.environ["XLA_FLAGS"] = (
-            f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
-        )
-    import_module("bptt_crosscheck.reference.by_torch.torch_throughput").use_threads(count)
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+        os.environ["XLA_FLAGS"] = flags.strip()
+    import_module(TORCH).use_threads(count)
     threadpoolctl.threadpool_limits(count)  # torch brought thread pools of its own
 
 
@@ -157,7 +149,7 @@ def by_hand(task: Task) -> Run:
     mask = np.ones((sizes.steps, sizes.batch), task.dtype)
     inputs = {**task.variables, "target": task.target, "mask": mask}
 
-    def run() -> tuple[float, Mapping[str, Array]]:
+    def run() -> Told:
         done = network.forward(params, inputs)
         return done.loss, network.backward(params, done)
 
@@ -166,35 +158,26 @@ def by_hand(task: Task) -> Run:
 
 def contenders(task: Task, with_compile: bool = False) -> dict[str, Run]:
     """The frameworks, by name."""
-    torch, jax = (
-        import_module("bptt_crosscheck.reference.by_torch.torch_throughput"),
-        import_module("bptt_crosscheck.reference.by_jax.jax_throughput"),
-    )
-    ways = {MODULE: torch.module, EAGER: torch.eager, JAX: jax.compiled} | (
-        {COMPILED: torch.compiled} if with_compile else {}
-    )
+    torch, jax = import_module(TORCH), import_module(JAX_MODULE)
+    ways = {MODULE: torch.module, EAGER: torch.eager, JAX: jax.compiled}
+    if with_compile:
+        ways[COMPILED] = torch.compiled
     return {name: way(task.cell, task.variables, task.target) for name, way in ways.items()}
 
 
 def matrix_products(task: Task) -> Callable[[], None]:
-    """The matrix products of one forward and backward and nothing else, asked for as NumPy does
-    them fastest.
+    """The matrix products of one forward and backward and nothing else.
 
-    Those with W_hh are done step by step, all others over all steps at once.
+    They are asked for as NumPy does them fastest: those with W_hh step by step, all others over all
+    steps at once.
     """
-    (T, B), W_xh, W_hh, W_hy = (
-        task.target.shape,
-        *(task.variables[name] for name in ("W_xh", "W_hh", "W_hy")),
-    )
+    T, B = task.target.shape
+    W_xh, W_hh, W_hy = (task.variables[name] for name in ("W_xh", "W_hh", "W_hy"))
     ones = partial(np.ones, dtype=task.dtype)
-    x, h, y, a = (
-        ones((T * B, width)) for width in (W_xh.shape[1], W_hh.shape[1], len(W_hy), len(W_xh))
-    )
-    d_x, d_h, each = (
-        np.empty_like(x),
-        np.empty_like(h),
-        [np.empty(W.shape[::-1], W.dtype) for W in (W_xh, W_hh, W_hy)],
-    )
+    x, h = ones((T * B, W_xh.shape[1])), ones((T * B, W_hh.shape[1]))
+    y, a = ones((T * B, len(W_hy))), ones((T * B, len(W_xh)))
+    d_x, d_h = np.empty_like(x), np.empty_like(h)
+    d_weights = [np.empty(W.shape[::-1], W.dtype) for W in (W_xh, W_hh, W_hy)]
     forth, back = Multiplier(W_hh.T, B), Multiplier(W_hh, B)
     (a_t, _), (h_t, _) = forth.room(1, B), back.room(1, B)
 
@@ -207,46 +190,43 @@ def matrix_products(task: Task) -> Callable[[], None]:
         for delta in a.reshape(T, B, -1):
             back.times(delta, h_t[0])
         np.dot(a, W_xh, out=d_x)
-        for left, right, out in zip((x, h, h), (a, a, y), each, strict=True):
+        for left, right, out in zip((x, h, h), (a, a, y), d_weights, strict=True):
             np.dot(left.T, right, out=out)
 
     return run
 
 
-def must_agree(
-    runs: Mapping[str, Run], expected: tuple[float, Mapping[str, Array]], dtype: np.dtype[Any]
-) -> None:
-    """Raises ContendersDisagree where a loss or gradient is further off than rounding explains."""
+def must_agree(runs: Mapping[str, Run], expected: Told, dtype: np.dtype[Any]) -> None:
+    """Raises ContendersDisagree where a loss or a gradient is further off than rounding explains.
+
+    A loss or a gradient that is NaN agrees with nothing.
+    """
     tolerance, (loss, gradients) = ROUNDINGS * np.finfo(dtype).eps, expected
     for who, run in runs.items():
         their_loss, theirs = run()
         if not abs(their_loss - loss) <= tolerance * abs(loss):
             raise ContendersDisagree(f"{who}: the loss is {their_loss}, not {loss}")
         for name, value in gradients.items():
-            error = np.max(np.abs(theirs[name] - value)) / np.max(np.abs(value))
-            if theirs[name].dtype != dtype or not error <= tolerance:
-                raise ContendersDisagree(
-                    f"{who}: the gradient for {name} ({theirs[name].dtype}) is off by {error:.1e}"
-                )
+            their = theirs[name]
+            error = np.max(np.abs(their - value)) / np.max(np.abs(value))
+            if their.dtype != dtype or not error <= tolerance:
+                which = f"the gradient for {name} ({their.dtype})"
+                raise ContendersDisagree(f"{who}: {which} is off by {error:.1e}")
 
 
 def interleaved(
     runs: Mapping[str, Callable[[], Any]], seconds: float, least: int = LEAST_ROUNDS
 ) -> dict[str, Array]:
-    """Seconds by name (rounds,): each has a turn a round, every round begins with another.
+    """Seconds by name (rounds,): each has a turn a round, and every round begins with another.
 
-    For so long, `least` rounds at least.
-
-    What is short runs several times in its turn, so that it does not pay for the caches that the
-    one before has emptied.
+    For so many seconds, `least` rounds at least. What is short runs several times in its turn, so
+    that it does not pay for the caches that the one before has emptied.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     names, start = list(runs), time.perf_counter()
-    in_turn = (
-        {name: 1 + int(TURN / timed(run)) for name, run in runs.items()}
-        if least > 1
-        else dict.fromkeys(runs, 1)
-    )
+    in_turn = dict.fromkeys(runs, 1)
+    if least > 1:
+        in_turn = {name: 1 + int(TURN / timed(run)) for name, run in runs.items()}
     rounds = 0
     while rounds < least or time.perf_counter() - start < seconds:
         first = rounds % len(names)
@@ -273,22 +253,31 @@ def spread(values: Array) -> Spread:
 def measured(task: Task, seconds: float, with_compile: bool = False) -> Result:
     """The result of one task; that all agree comes first, and warms everybody up."""
     mine, theirs = by_hand(task), contenders(task, with_compile)
-    must_agree({"by hand": mine, **theirs}, mine(), task.dtype)
-    times = interleaved({"by hand": mine, **theirs, PRODUCTS: matrix_products(task)}, seconds)
-    ratios = {name: spread(times["by hand"] / times[name]) for name in theirs}
+    must_agree({HAND: mine, **theirs}, mine(), task.dtype)
+    times = interleaved({HAND: mine, **theirs, PRODUCTS: matrix_products(task)}, seconds)
     return Result(
-        task.cell,
-        str(task.dtype),
-        task.sizes,
-        len(times["by hand"]),
-        ratios,
-        spread(times[PRODUCTS] / times["by hand"]),
+        cell=task.cell,
+        dtype=str(task.dtype),
+        sizes=task.sizes,
+        rounds=len(times[HAND]),
+        ratios={name: spread(times[HAND] / times[name]) for name in theirs},
+        share=spread(times[PRODUCTS] / times[HAND]),
     )
 
 
-def tasks(quick: bool, cells: tuple[str, ...] = NAMES) -> list[tuple[str, Sizes, str]]:
-    """What is measured, in order: cell, sizes, dtype."""
-    return list(product(cells, (SMALLEST,) if quick else (*GRID, *LONG), DTYPES))
+@dataclass(frozen=True)
+class Line:
+    """One line of the table, before its numbers are drawn."""
+
+    cell: str
+    sizes: Sizes
+    dtype: str
+
+
+def lines(quick: bool, cells: Sequence[str] = NAMES) -> list[Line]:
+    """What is measured, in order."""
+    all_sizes = (SMALLEST,) if quick else (*GRID, *LONG)
+    return [Line(*each) for each in product(cells, all_sizes, DTYPES)]
 
 
 def versions(threads: int) -> dict[str, Any]:

@@ -1,4 +1,1 @@
-"""Questions of the field.
-
-All built-in cases, the cures, trained models, optimisers, a model file's layers.
-"""
+"""Questions of the field: all built-in cases, cures, trained models, optimisers, a model file."""

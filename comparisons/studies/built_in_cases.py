@@ -1,8 +1,7 @@
 """What the command line asks for, as cases and trainings, and the one Report of them all.
 
 Each is independent of the others, so that several processes can share the work; most of it is
-compilation, which fills one core. The report is the same, in the same order, however many there
-are.
+compilation, which fills one core. The report is the same, in the same order, by however many.
 """
 
 import multiprocessing
@@ -10,7 +9,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -23,46 +22,35 @@ from ..checking.case_report import CaseReport
 from ..checking.crosscheck import Manner, check_problem
 from ..checking.environment import report_of
 from ..checking.report_data import Report
-from ..errors import BadOption, NotFinite, UnknownName
-from ..problems.arrays import Array
+from ..errors import BadOption, NotFinite, QuestionError, UnknownName
 from ..problems.cases import CASES, QUICK, Case
 from ..reporting import dump as dumping
 from ..witnesses.engines import Engine, computing_on
-from .language_model import Corpus, Course, Recipe, Training, recipes, text_case, train_side_by_side
-from .model_file import ModelFile, cases_of
+from .language_model import Corpus, Recipe, Training, recipes, text_case, train_side_by_side
+from .model_file import CaseAtWeights, ModelFile, cases_of
 
 TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 6, 8, 24
 UPDATES, QUICK_UPDATES = 100, 6
+WORTH_SHARING = (
+    20  # pieces from which on further processes repay their start: each loads torch and jax
+)
+NO_HALF = "in half precision nobody trains without a loss scale: no character model was trained"
 
-# Pieces of work from which on further processes repay their start, in which each loads the
-# frameworks.
-WORTH_SHARING = 20
-
-UNTRAINED = "in half precision nobody trains without a loss scale: no character model was trained"
-
-Result: TypeAlias = CaseReport | Training | NotFinite  # the last: why there is nothing to compare
+Result: TypeAlias = (
+    CaseReport | Training | NotFinite
+)  # the last: why a case has no numbers to compare
 Piece: TypeAlias = Callable[[], Result]
-Watch: TypeAlias = Callable[[int, str], None]
-
-
-@dataclass(frozen=True)
-class WeightedCase:
-    """A case, and those of its weights that are given and not drawn."""
-
-    case: Case
-    weights: Mapping[str, Array] = field(default_factory=dict[str, Array])
+Watch: TypeAlias = Callable[[int, str], None]  # hears how many pieces there are, and which is done
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """What the command line asks for.
 
-    cell         the cases of this cell alone
-    sizes        in place of each case's own
-    corpus       the text of the character models
-    quick        a case a cell, a few updates of one character model
-    dump         the folder for dumps
-    model_file   whose layers are checked at its weights, in place of the table's cases
+    cell      only the cases of this cell; None for all
+    sizes     steps, batch, input_size, hidden_size where they are not to be the case's own
+    dump      the folder for Jacobian products, if they are to be kept
+    model     the file whose layers are checked in place of the table's cases, at its weights
     """
 
     cell: str | None
@@ -72,63 +60,64 @@ class RunOptions:
     corpus: Corpus
     quick: bool
     dump: Path | None
-    model_file: ModelFile | None = None
+    model: ModelFile | None = None
     device: str = "cpu"
 
-    def cases(self) -> list[WeightedCase]:
-        """The cases that are asked for, with the sizes that are asked for. Raises UnknownName."""
+    def cases(self) -> list[CaseAtWeights]:
+        """The cases that are asked for, of the sizes that are asked for: the table's, or a model's.
+
+        Raises UnknownName for a cell that there is not, BadOption where there is no case of it.
+        """
         if self.cell is not None and self.cell not in CELLS:
-            known = ", ".join(CELLS)
-            raise UnknownName(f"no cell is called {self.cell!r}; there are {known}")
-        chosen: list[WeightedCase] = []
-        for given in self._all_cases():
-            if self.cell in (None, given.case.cell):
-                jacobians = given.case.jacobians and not self.quick
-                chosen.append(replace(given, case=replace(given.case, jacobians=jacobians)))
+            raise UnknownName(f"no cell is called {self.cell!r}; there are {', '.join(CELLS)}")
+        there_are = self._of_the_table() if self.model is None else self._of_the_model(self.model)
+        chosen = [each for each in there_are if self.cell in (None, each.case.cell)]
         if not chosen:
             raise BadOption(f"there is no case of the cell {self.cell}")
-        return chosen
+        return [self._perhaps_without_jacobians(each) for each in chosen]
 
-    def _all_cases(self) -> Iterator[WeightedCase]:
-        """A model file's, or the table's."""
-        if self.model_file is not None:
-            for layers in self.model_file.found:
-                for case, weights in cases_of(layers, self.sizes):
-                    yield WeightedCase(case, weights)
-            return
-        for case in CASES:
-            if case.name in QUICK or not self.quick:
-                yield WeightedCase(replace(case, **self.sizes))
+    def _of_the_table(self) -> list[CaseAtWeights]:
+        chosen = [case for case in CASES if case.name in QUICK or not self.quick]
+        return [CaseAtWeights(replace(case, **self.sizes)) for case in chosen]
+
+    def _of_the_model(self, model: ModelFile) -> list[CaseAtWeights]:
+        found: list[CaseAtWeights] = []
+        for layers in model.found:
+            found += cases_of(layers, self.sizes)
+        return found
+
+    def _perhaps_without_jacobians(self, asked: CaseAtWeights) -> CaseAtWeights:
+        jacobians = asked.case.jacobians and not self.quick
+        return replace(asked, case=replace(asked.case, jacobians=jacobians))
 
     def validate(self) -> None:
         """Raise now, before any framework is loaded, what would be raised later."""
-        for given in self.cases():
-            must_fit(given.case)
+        for asked in self.cases():
+            must_fit(asked.case)
         for recipe in self.recipes():
             must_fit(self.text_case(recipe.cell))
 
     def recipes(self) -> list[Recipe]:
-        """How the character models are trained: a cell each.
+        """How the character models are trained, a cell each; one alone if quick.
 
-        One alone if quick, none with a model file, or in half precision.
+        None with a model file, or in half precision.
         """
-        if self.model_file is not None or self.dtype == "float16":
+        if self.model is not None or self.dtype == "float16":
             return []
         return recipes(self.cell)[: 1 if self.quick else None]
 
     def text_case(self, cell: str | None = None) -> Case:
         """The character model of this cell as a case."""
-        steps = self.sizes.get("steps", TEXT_STEPS)
-        batch = self.sizes.get("batch", TEXT_BATCH)
+        steps, batch = self.sizes.get("steps", TEXT_STEPS), self.sizes.get("batch", TEXT_BATCH)
         hidden_size = self.sizes.get("hidden_size", TEXT_HIDDEN)
         like = next(case for case in CASES if (cell or self.cell) in (None, case.cell))
         return text_case(self.corpus, like, steps, batch, hidden_size)
 
-    def check(self, given: WeightedCase, engines: Sequence[Engine]) -> CaseReport:
+    def check(self, asked: CaseAtWeights, engines: Sequence[Engine]) -> CaseReport:
         """The verdicts on one case; its dump is written beside."""
-        case = given.case
-        drawn = problem_of(case, self.seed).with_variables(given.weights)
-        problem = drawn.in_precision(self.dtype)
+        case = asked.case
+        drawn = problem_of(case, self.seed)
+        problem = drawn.with_variables(asked.weights).in_precision(self.dtype)
         candidate = built_in(case.cell, case.options, case.algorithm)
         manner = Manner(partial=candidate.partial)
         with computing_on(self.device, engines):
@@ -141,32 +130,16 @@ class RunOptions:
         """One character model, trained by all."""
         updates = QUICK_UPDATES if self.quick else UPDATES
         case = self.text_case(recipe.cell)
-        course = Course(self.corpus, case, recipe, updates, self.seed, self.dtype)
         with computing_on(self.device, engines):
-            return train_side_by_side(course, engines)
-
-    def pieces(self, engines: Sequence[Engine]) -> list[Piece]:
-        """The work, each piece by itself: the cases, then the trainings."""
-        cases = [partial(self.check, given, engines) for given in self.cases()]
-        able = [engine for engine in engines if not (engine.numeric or engine.by_name)]
-        recipes = (
-            self.recipes() if able else []
-        )  # a training needs a whole gradient at every update
-        trainings = [partial(self.train, recipe, able) for recipe in recipes]
-        return [partial(_finite, piece) for piece in (*cases, *trainings)]
+            return train_side_by_side(
+                self.corpus, case, recipe, engines, updates, self.seed, self.dtype
+            )
 
     def report(
-        self,
-        engines: Sequence[Engine],
-        notes: Sequence[str],
-        jobs: int,
-        watch: Watch | None = None,
+        self, engines: Sequence[Engine], notes: Sequence[str], jobs: int, watch: Watch | None = None
     ) -> Report:
-        """All of it, by so many processes.
-
-        `watch` hears how many pieces there are and the name of each that is done.
-        """
-        pieces = self.pieces(engines)
+        """All of it, by so many processes."""
+        pieces = self._pieces(engines)
         done: list[Result] = []
         with results(pieces, jobs if len(pieces) >= WORTH_SHARING else 1) as arriving:
             for result in arriving:
@@ -174,21 +147,42 @@ class RunOptions:
                 if watch is not None:
                     name = result.name if isinstance(result, CaseReport) else "training"
                     watch(len(pieces), name)
-        return self._report_of(done, notes)
+        return self._gathered(done, notes)
 
-    def _report_of(self, done: Sequence[Result], notes: Sequence[str]) -> Report:
-        """One report of all results: the cases, then what was checked while training."""
-        trained = [result for result in done if isinstance(result, Training)]
-        cases = [result for result in done if isinstance(result, CaseReport)]
-        remarks = [] if self.model_file is None else self.model_file.remarks()
-        remarks += [UNTRAINED] if self.dtype == "float16" else []
+    def _pieces(self, engines: Sequence[Engine]) -> list[Piece]:
+        """The cases, then the trainings by those that can give every update a whole gradient."""
+        # A numeric reference tells a few entries or directions of a gradient: no update to make.
+        able = [engine for engine in engines if not (engine.numeric or engine.by_name)]
+        pieces: list[Piece] = [partial(self.check, asked, engines) for asked in self.cases()]
+        if able:
+            pieces += [partial(self.train, recipe, able) for recipe in self.recipes()]
+        return [partial(_finite, piece) for piece in pieces]
+
+    def _gathered(self, done: Sequence[Result], notes: Sequence[str]) -> Report:
+        """The cases, then those of the trainings; the remarks each once."""
+        remarks = [] if self.model is None else self.model.remarks()
+        if self.dtype == "float16":
+            remarks.append(NO_HALF)
         remarks += notes
+        alone: list[CaseReport] = []
+        trained: list[Training] = []
+        errors: list[QuestionError] = []
+        for result in done:
+            if isinstance(result, CaseReport):
+                alone.append(result)
+            elif isinstance(result, Training):
+                trained.append(result)
+            else:
+                errors.append(result)
+        on_the_way: list[CaseReport] = []
+        of_training: dict[str, None] = {}  # in order, and each once
         for training in trained:
-            cases += training.checks
-            remarks += [note for note in training.notes if note not in remarks]
-        report = report_of(cases, self.seed, self.dtype, remarks)
-        errors = [result for result in done if isinstance(result, NotFinite)]
-        return replace(report, training=[each.row for each in trained], errors=errors)
+            on_the_way += training.checks
+            of_training |= dict.fromkeys(training.notes)
+        cases, said = [*alone, *on_the_way], [*remarks, *of_training]
+        rows = [training.row for training in trained]
+        plain = report_of(cases, self.seed, self.dtype, said)
+        return replace(plain, training=rows, errors=errors)
 
 
 def _finite(piece: Piece) -> Result:
@@ -225,9 +219,10 @@ def results(pieces: Sequence[Piece], jobs: int) -> Generator[Iterator[Result]]:
         yield (piece() for piece in pieces)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), one_thread) as pool:
-        # the trainings, which take longest, are last: begin with them
-        backwards = reversed(range(len(pieces)))
-        futures: dict[int, Future[Result]] = {at: pool.submit(pieces[at]) for at in backwards}
+        futures: dict[int, Future[Result]] = {}
+        # The trainings, which take longest, are the last pieces: begin with them.
+        for at in reversed(range(len(pieces))):
+            futures[at] = pool.submit(pieces[at])
         try:
             yield (futures[at].result() for at in range(len(pieces)))
         finally:

@@ -1,18 +1,16 @@
-"""What the dumps of the variants say.
-
-How far a gradient reaches back, what clipping and truncation do to it.
+"""What the dumps of the variants say: how far a gradient reaches back, clipped and cut.
 
 With n(d) = the largest ‖∂s_T/∂s_{T−d}‖₂ among the rows of the batch, which is the norm for the
 batch as a whole,
 
-    factor per step     e^slope of the line fitted by least squares to log n(d) over the lags d =
-                        1..T with n(d) > 0    (1)
-    largest growth      e^λ₁ with λ₁ the largest Lyapunov exponent, from s_0 forwards, of the row
-                        that has the largest   (2)
+    factor per step     e^slope of the line fitted by least squares to log n(d) over the lags    (1)
+                        d = 1..T with n(d) > 0
+    largest growth      e^λ₁ with λ₁ the largest Lyapunov exponent, from s_0 forwards, of the    (2)
+                        row that has the largest
 
 Clipping acts on the gradients of all weights and of x together, as if x were learned embeddings:
-∂L/∂x_k is the gradient by step, and its decay over the lag, fitted as in (1), says whether
-anything was done against vanishing.
+∂L/∂x_k is the gradient by step, and its decay over the lag, fitted as in (1), says whether anything
+was done against vanishing.
 """
 
 import math
@@ -34,7 +32,7 @@ LIMIT = 5.0  # of every clip: entries beyond ±5, or a norm above 5
 
 
 @dataclass(frozen=True)
-class Row:
+class CureMeasurement:
     """A variant's numbers.
 
     norms               n(d) for the lags d = 0..T
@@ -73,13 +71,13 @@ def factor_per_step(norms: Array) -> float | None:
     return float(np.exp(slope))
 
 
-def row_of(label: str, data: "xarray.Dataset") -> Row:
+def measurement_of(label: str, data: "xarray.Dataset") -> CureMeasurement:
     """The numbers of a variant from its dump."""
     by_row: Array = data["product_norm"].isel(t=-1).transpose("k", "batch").values[::-1]
     norms = by_row.max(axis=1)
     below = np.flatnonzero(norms < THOUSANDTH)
     weights = weight_gradients(data)
-    return Row(
+    return CureMeasurement(
         name=data.attrs["case"],
         label=label,
         norms=[float(value) for value in norms],
@@ -96,11 +94,13 @@ def row_of(label: str, data: "xarray.Dataset") -> Row:
 
 def weight_gradients(data: "xarray.Dataset") -> dict[str, Array]:
     """name → ∂L/∂W of every parameter in the dump."""
-    found = {
-        str(name): data[name].values for name in data.data_vars if str(name).startswith("gradient/")
-    }
-    named = {name.removeprefix("gradient/"): value for name, value in found.items()}
-    return {name: value for name, value in named.items() if name != "x" and not name.endswith("_0")}
+    found: dict[str, Array] = {}
+    for variable in map(str, data.data_vars):
+        name = variable.removeprefix("gradient/")
+        of_a_parameter = name != "x" and not name.endswith("_0")
+        if variable.startswith("gradient/") and of_a_parameter:
+            found[name] = data[variable].values
+    return found
 
 
 def norm(gradients: Mapping[str, Array]) -> float:
@@ -108,7 +108,7 @@ def norm(gradients: Mapping[str, Array]) -> float:
     return math.sqrt(sum(float(np.sum(np.square(value))) for value in gradients.values()))
 
 
-def finding(row: Row, plain: Row) -> str:
+def finding(row: CureMeasurement, plain: CureMeasurement) -> str:
     """What the numbers of a row say; "tanh" is the plain RNN with W_hh = Q."""
     parts = [_in_words(row, plain)]
     if row.zero_rows and row.norm_at_start > 0:
@@ -116,20 +116,20 @@ def finding(row: Row, plain: Row) -> str:
     return "; ".join(parts)
 
 
-def _in_words(row: Row, plain: Row) -> str:
-    if row.norm_at_start == 0:
+def _in_words(row: CureMeasurement, plain: CureMeasurement) -> str:
+    left = row.norm_at_start
+    if left == 0:
+        # Every path is cut, by a relu or a zero of J: the norm jumps there, and does not decay.
         end = row.norms.index(0)
         return f"{row.norms[end - 1]:.2g} at lag {end - 1}, then exactly 0 in every row"
-    if row.norm_at_start > ROUNDED_TO_ONE:
-        word = "explodes" if row.norm_at_start > HUNDREDFOLD else "grows"
-        return (
-            f"{word}, {row.norm_at_start:.2g}-fold"
-            if row.norm_at_start < 100
-            else f"{word}, {row.norm_at_start:,.0f}-fold"
-        )
-    if row.norm_at_start >= THOUSANDTH:
-        percent = 100 * row.norm_at_start
-        return f"{percent:.0f} % is left" if percent >= 10 else f"{percent:.2g} % is left"
+    if left > ROUNDED_TO_ONE:
+        word = "explodes" if left > HUNDREDFOLD else "grows"
+        fold = f"{left:.2g}" if left < 100 else f"{left:,.0f}"
+        return f"{word}, {fold}-fold"
+    if left >= THOUSANDTH:
+        percent = 100 * left
+        digits = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
+        return f"{digits} % is left"
     if row.name == plain.name or row.lag_below is None or plain.lag_below is None:
         return "vanishes"
     return f"vanishes, at {row.lag_below / plain.lag_below:.1f} × tanh's lag"
@@ -152,12 +152,11 @@ CLIPPED = (EXPLODING, PLAIN)
 
 
 @dataclass(frozen=True)
-class ClipRow:
+class ClippingMeasurement:
     """One way of clipping one variant's gradients, those of all weights and of x.
 
     norm_before, norm_after   of all entries together
-    changed, enlarged         share of the entries that are not what they were; share whose
-                              magnitude has grown
+    changed, enlarged         share of the entries that are not what they were; that have grown
     cosine                    between the gradients before and after
     smallest, largest         entry after clipping
     decay_before, decay_after factor per step of ‖∂L/∂x_k‖ over the lag T − k, fitted as in (1)
@@ -177,14 +176,13 @@ class ClipRow:
     decay_after: float | None
 
 
-def clip_row(clipping: str, label: str, data: "xarray.Dataset") -> ClipRow:
+def clipping_of(clipping: str, label: str, data: "xarray.Dataset") -> ClippingMeasurement:
     """The numbers of one way of clipping from the dump of a variant."""
     before: dict[str, Array] = {**weight_gradients(data), "x": data["gradient/x"].values}
     after: Mapping[str, Array] = CLIPPINGS[clipping](before)
-    old, new = (
-        np.concatenate([np.ravel(each[name]) for name in before]) for each in (before, after)
-    )
-    return ClipRow(
+    old = np.concatenate([np.ravel(before[name]) for name in before])
+    new = np.concatenate([np.ravel(after[name]) for name in before])
+    return ClippingMeasurement(
         clipping=clipping,
         name=data.attrs["case"],
         label=label,
@@ -217,11 +215,11 @@ TRUNCATED = (PLAIN, EXPLODING, HOLDING)
 
 
 @dataclass(frozen=True)
-class WindowRow:
+class TruncationMeasurement:
     """A variant's gradient with every loss going back at most `window` steps, next to the whole.
 
-    beyond          largest |∂L/∂s_k| for k < T − window, cut; beyond_whole: the same of the whole
-                    gradient
+    beyond          largest |∂L/∂s_k| for k < T − window, cut
+    beyond_whole    the same of the whole gradient
     difference      largest difference between the cut ∂L/∂s_k and the whole's for k ≥ T − window
     norm_whole, norm_cut   ‖∂L/∂W‖ of all weights together
     lost            ‖whole − cut‖ / ‖whole‖
@@ -238,15 +236,15 @@ class WindowRow:
     lost: float
 
 
-def window_row(
+def truncation_of(
     label: str, window: int, whole: "xarray.Dataset", cut: "xarray.Dataset"
-) -> WindowRow:
+) -> TruncationMeasurement:
     """The numbers of a truncation from the dumps of a variant with and without it."""
     first = int(whole.attrs["steps"]) - window
     d, d_cut = whole["d_state"].values, cut["d_state"].values
     weights, weights_cut = weight_gradients(whole), weight_gradients(cut)
-    lost = norm({name: weights[name] - weights_cut[name] for name in weights})
-    return WindowRow(
+    difference = {name: weights[name] - weights_cut[name] for name in weights}
+    return TruncationMeasurement(
         name=whole.attrs["case"],
         label=label,
         window=window,
@@ -255,5 +253,5 @@ def window_row(
         difference=float(np.abs(d_cut[first:] - d[first:]).max()),
         norm_whole=norm(weights),
         norm_cut=norm(weights_cut),
-        lost=lost / norm(weights),
+        lost=norm(difference) / norm(weights),
     )

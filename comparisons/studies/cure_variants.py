@@ -1,6 +1,4 @@
-"""The variants that are compared, and the problem of each.
-
-Initialisations, gates and cells against vanishing and exploding.
+"""The variants that are compared, and the problem of each: initialisations, gates and cells.
 
 What all variants share is drawn once, from the seed (`draw`): the inputs x, the input weights V_i
 (deviation 1/√I), orthogonal matrices Q_i for the recurrent weights, and the cotangent C of the one
@@ -32,7 +30,11 @@ PLAIN, EXPLODING, HOLDING = "tanh-Q", "tanh-3Q", "lstm-forget-3"
 class Shared:
     """What all variants have in common.
 
-    X (T,B,I), Q_1..Q_4 (H,H), V_1..V_4 (H,I), C (B,H), and H uniform numbers twice.
+    x                   (T, B, I)
+    orthogonal          Q_1..Q_4 (H, H)
+    input_weights       V_1..V_4 (H, I)
+    cotangent           C (B, H)
+    uniform, angles     (H,), uniform in [0, 1) and in [0, 2π)
     """
 
     x: Array
@@ -45,7 +47,7 @@ class Shared:
     def stacked(self, *order: int) -> dict[str, Array]:
         """W_xh and W_hh of a cell whose gates, as it stacks them, take these of the matrices.
 
-        The candidate's are the first.
+        The candidate state's are the first.
         """
         matrices = {"W_xh": self.input_weights, "W_hh": self.orthogonal}
         return {
@@ -162,7 +164,7 @@ VARIANTS: tuple[Variant, ...] = (
 def case_for(variant: Variant, sizes: Mapping[str, int], window: int | None = None) -> Case:
     """The variant without numbers, its gradient cut after `window` steps if there is one.
 
-    Raises BadOption where too large.
+    Raises BadOption where it is too large.
     """
     name = variant.name if window is None else f"{variant.name}-window-{window}"
     given: dict[str, Any] = {"window": window, **sizes}
@@ -190,11 +192,10 @@ def problem_for(case: Case, variant: Variant, shared: Shared, seed: int = 0) -> 
 
 
 def agreement(problem: Problem, engine: Engine) -> list[Verdict]:
-    """The verdicts on loss, states, gradients, ∂s_t/∂s_{t−1} and ∂s_T/∂s_k against a reference's,
-    by step where it tells.
+    """The verdicts on loss, states, gradients, ∂s_t/∂s_{t−1} and ∂s_T/∂s_k against a reference's.
 
-    The noise is the floor of comparisons.witnesses.tolerance; where that is not enough, the answer
-    to moved weights as well.
+    By step where it tells its steps. The noise is the floor of comparisons.witnesses.tolerance;
+    where that is not enough, the answer to moved weights as well.
     """
 
     def ask(asked: Problem, rounding_seed: int = 0) -> Answer:

@@ -1,15 +1,12 @@
-"""The cures for vanishing and exploding gradients at work.
-
-One measurement, ‖∂s_T/∂s_k‖₂ over k, for cell after cell.
+"""The cures for vanishing and exploding gradients at work: ‖∂s_T/∂s_k‖₂ over k, cell after cell.
 
 Every variant is checked against a reference and dumped; every number is computed from its dump, as
-comparisons.reporting.dump.load gives it back (comparisons.studies.cure_variants,
-comparisons.studies.cure_measurements).
+comparisons.reporting.dump.load gives it back.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +14,7 @@ from ..candidates.built_in_cells import built_in
 from ..checking.environment import environment
 from ..errors import BadTarget, MissingFramework
 from ..judging.verdict import Verdict
-from ..plain_data import json_text, plain
+from ..plain_data import json_text, plain, spelled
 from ..problems.problem import Problem
 from ..reporting import dump
 from ..reporting.files import complete_or_absent, prepare_file
@@ -26,13 +23,13 @@ from .cure_measurements import (
     CLIPPED,
     CLIPPINGS,
     TRUNCATED,
-    ClipRow,
-    Row,
-    WindowRow,
-    clip_row,
+    ClippingMeasurement,
+    CureMeasurement,
+    TruncationMeasurement,
+    clipping_of,
     finding,
-    row_of,
-    window_row,
+    measurement_of,
+    truncation_of,
 )
 from .cure_variants import PLAIN, VARIANTS, Variant, agreement, case_for, draw, problem_for
 
@@ -44,28 +41,27 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Cures:
-    """What was measured: sizes, a row per variant, per clipping, per truncation.
+    """What was measured: sizes, then a record per variant, per clipping, per truncation.
 
-    Rows of verdicts by variant.
+    failures    what disagrees with the reference, in words
     """
 
     environment: dict[str, Any]
     sizes: dict[str, int]
-    rows: list[Row]
-    clipping: list[ClipRow]
-    truncation: list[WindowRow]
+    variants: list[CureMeasurement]
+    clipping: list[ClippingMeasurement]
+    truncation: list[TruncationMeasurement]
     failures: list[str] = field(default_factory=list[str])
 
     @property
     def passed(self) -> bool:
         """Whether there are variants, and the derivation agrees with the reference in each."""
-        return bool(self.rows) and all(row.agrees for row in self.rows)
+        return bool(self.variants) and all(each.agrees for each in self.variants)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as docs/cures.md describes it."""
-        told = {name: plain(value) for name, value in vars(self).items()}
-        told = {("variants" if name == "rows" else name): value for name, value in told.items()}
-        return {"schema": SCHEMA, "passed": self.passed, **told}
+        """Plain data, as docs/cures.md describes it; NaN and infinities as text."""
+        told = {each.name: plain(getattr(self, each.name)) for each in fields(self)}
+        return spelled({"schema": SCHEMA, "passed": self.passed, **told})
 
     def to_json(self) -> str:
         """The text of to_dict()."""
@@ -79,74 +75,88 @@ def examine(
     sizes: Mapping[str, int],
     variants: Sequence[Variant] = VARIANTS,
 ) -> Cures:
-    """Write a dump for every variant, read it back, and say what it shows.
-
-    Hold each variant to the reference.
+    """Write a dump for every variant, read it back, say what it shows; hold each to the reference.
 
     sizes are steps, batch, input_size, hidden_size. Raises BadOption for sizes that are too large,
     BadTarget for a folder that cannot be written.
     """
     cases = [case_for(variant, sizes) for variant in variants]
     shared = draw(seed, **sizes)
-    problems = {
-        v.name: problem_for(case, v, shared, seed) for case, v in zip(cases, variants, strict=True)
-    }
-    labels = {variant.name: variant.label for variant in variants}
-    data = {name: _dumped(folder, problem) for name, problem in problems.items()}
-    rows = {name: row_of(labels[name], each) for name, each in data.items()}
+    problems: dict[str, Problem] = {}
+    for case, variant in zip(cases, variants, strict=True):
+        problems[variant.name] = problem_for(case, variant, shared, seed)
+    dumped = {name: _dumped(folder, problem) for name, problem in problems.items()}
     judged = {name: agreement(problem, engine) for name, problem in problems.items()}
-    plain = rows.get(PLAIN)
+
     window = sizes["steps"] // 5
-    truncated = [variant for variant in variants if variant.name in TRUNCATED]
-    cut = {
-        v.name: _dumped(folder, problem_for(case_for(v, sizes, window), v, shared, seed))
-        for v in truncated
-    }
+    cut: dict[str, xarray.Dataset] = {}
+    for variant in variants:
+        if variant.name in TRUNCATED:
+            case = case_for(variant, sizes, window)
+            cut[variant.name] = _dumped(folder, problem_for(case, variant, shared, seed))
+
+    labels = {variant.name: variant.label for variant in variants}
     return Cures(
-        environment(seed, "float64"),
-        dict(sizes),
-        [
-            _judged(replace(row, finding=finding(row, plain or row)), judged[name])
-            for name, row in rows.items()
-        ],
-        [
-            clip_row(clipping, labels[name], data[name])
-            for name in CLIPPED
-            if name in data
-            for clipping in CLIPPINGS
-        ],
-        [
-            window_row(labels[name], window, data[name], cut[name])
+        environment=environment(seed, "float64"),
+        sizes=dict(sizes),
+        variants=_measured(labels, dumped, judged),
+        clipping=_clipped(labels, dumped),
+        truncation=[
+            truncation_of(labels[name], window, dumped[name], cut[name])
             for name in TRUNCATED
             if name in cut
         ],
-        [
-            f"{name}: {row.sentence()}"
-            for name, verdicts in judged.items()
-            for row in verdicts
-            if not row.passed
-        ],
+        failures=_failures(judged),
     )
 
 
 def _dumped(folder: Path, problem: Problem) -> "xarray.Dataset":
-    return dump.load(dump.write(folder, problem, built_in(problem.cell, problem.options), []))
+    written = dump.write(folder, problem, built_in(problem.cell, problem.options), [])
+    return dump.load(written)
 
 
-def _judged(row: Row, verdicts: Iterable[Verdict]) -> Row:
-    told = list(verdicts)
-    worst = max(verdict.worst_over_noise for verdict in told)
-    return replace(
-        row,
-        agrees=all(verdict.passed for verdict in told),
-        error_over_noise=worst,
-        reference=told[0].reference,
-    )
+def _measured(
+    labels: Mapping[str, str],
+    dumped: "Mapping[str, xarray.Dataset]",
+    judged: Mapping[str, Sequence[Verdict]],
+) -> list[CureMeasurement]:
+    """A record for each variant, with what it shows beside the plain RNN, and whether it agrees."""
+    alone = {name: measurement_of(labels[name], data) for name, data in dumped.items()}
+    found: list[CureMeasurement] = []
+    for name, measured in alone.items():
+        verdicts = judged[name]
+        agreed = replace(
+            measured,
+            finding=finding(measured, alone.get(PLAIN, measured)),
+            agrees=all(verdict.passed for verdict in verdicts),
+            error_over_noise=max(verdict.worst_over_noise for verdict in verdicts),
+            reference=verdicts[0].reference,
+        )
+        found.append(agreed)
+    return found
+
+
+def _clipped(
+    labels: Mapping[str, str], dumped: "Mapping[str, xarray.Dataset]"
+) -> list[ClippingMeasurement]:
+    found: list[ClippingMeasurement] = []
+    for name in CLIPPED:
+        if name in dumped:
+            found += [clipping_of(how, labels[name], dumped[name]) for how in CLIPPINGS]
+    return found
+
+
+def _failures(judged: Mapping[str, Sequence[Verdict]]) -> list[str]:
+    found: list[str] = []
+    for name, verdicts in judged.items():
+        found += [f"{name}: {row.sentence()}" for row in verdicts if not row.passed]
+    return found
 
 
 def must_be_drawable(path: Path) -> None:
-    """Raises MissingFramework without matplotlib, BadTarget for an ending that is no format of it,
-    or a file that cannot be.
+    """Raises MissingFramework without matplotlib.
+
+    Raises BadTarget for an ending that is no format of it, or a file that cannot be written.
     """
     try:
         from matplotlib.backend_bases import FigureCanvasBase
@@ -166,11 +176,10 @@ def draw_figure(cures: Cures, path: Path) -> None:
 
     figure: Any = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
-    for number, row in enumerate(cures.rows):
+    for number, row in enumerate(cures.variants):
         norms = [value if value > 0 else math.nan for value in row.norms]
-        axes.semilogy(
-            norms, label=row.label, color=f"C{number % 10}", linestyle=("-", "--")[number // 10 % 2]
-        )
+        linestyle = ("-", "--")[number // 10 % 2]  # there are ten colours
+        axes.semilogy(norms, label=row.label, color=f"C{number % 10}", linestyle=linestyle)
     axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     axes.set_xlabel("lag T − k")
     axes.set_ylabel("‖∂s_T/∂s_k‖₂")

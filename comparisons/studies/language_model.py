@@ -1,23 +1,22 @@
-"""The text case: a character-level language model of a file, cross-checked at initialisation and
-while it trains.
+"""The text case: a character-level language model of a file, cross-checked while it trains.
 
 The vocabulary is the set of the file's characters. The text is cut into B streams of equal length,
-each stream into consecutive windows of T characters; the target of a character is the next one.
-The state at the end of a window is the initial state of the next (a number, not differentiated);
-at the end of the text it starts again from zero.
+each stream into consecutive windows of T characters; the target of a character is the next one. The
+state at the end of a window is the initial state of the next (a number, not differentiated); at the
+end of the text it starts again from zero.
 
 Manual, and each reference that tells its states, then train from identical weights, each with its
 own gradients, its own updates (manual/training.py, torch.optim, optax) and its own carried state.
 They must stay together: the parameters after N updates are compared, in units of what rounding
-explains, measured by training a reference once more, by the same updates, with its weights moved
-by a unit roundoff before every one and its gradients by that of their terms. TRAININGS says which
-cell is trained how.
+explains, measured by training a reference once more, by the same updates, with its weights moved by
+a unit roundoff before every one and its gradients by that of their terms. TRAININGS says which cell
+is trained how.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,7 +26,7 @@ from ..candidates.built_in_cells import CellCandidate, built_in
 from ..candidates.draw import problem_of
 from ..checking.case_report import CaseReport
 from ..checking.crosscheck import check_problem
-from ..checking.training_row import ParameterRow, TrainingRow
+from ..checking.training_row import ParameterVerdict, TrainingRow
 from ..errors import BadText
 from ..judging.comparator import Side, Yardstick, compare
 from ..judging.verdict import Verdict
@@ -48,9 +47,10 @@ EVALUATED_WINDOWS = 32
 
 @dataclass(frozen=True)
 class Recipe:
-    """A cell, and how it is trained: settings as in comparisons.studies.optimisers.
+    """A cell, and how it is trained.
 
-    At how many of the updates gradients are checked.
+    settings    as comparisons.studies.optimisers takes them
+    checks      at how many of the updates gradients are checked
     """
 
     cell: str
@@ -59,42 +59,36 @@ class Recipe:
 
 
 # At these rates the loss falls and rounding grows slowly enough to compare; the norm is clipped at
-# some updates, the value of
-# some entries, not all. Adam's customary ε of 1e-8 would enlarge the rounding of gradients that
-# have all but vanished (rare
-# characters) to the length of whole steps in float32.
+# some updates, the value of some entries, not all. Adam's customary ε of 1e-8 would enlarge the
+# rounding of gradients that have all but vanished (rare characters) to the length of whole steps in
+# float32.
+BY_NORM: Settings = {"optimiser": "sgd", "learning_rate": 0.7, "clip": "norm", "limit": 0.6}
+ADAM: Settings = {
+    "optimiser": "adam",
+    "learning_rate": 0.01,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-4,
+    "clip": None,
+}
+BY_VALUE: Settings = {
+    "optimiser": "momentum",
+    "learning_rate": 0.2,
+    "momentum": 0.9,
+    "clip": "value",
+    "limit": 0.05,
+}
 TRAININGS: tuple[Recipe, ...] = (
-    Recipe("rnn", {"optimiser": "sgd", "learning_rate": 0.7, "clip": "norm", "limit": 0.6}),
-    Recipe(
-        "lstm",
-        {
-            "optimiser": "adam",
-            "learning_rate": 0.01,
-            "beta1": 0.9,
-            "beta2": 0.999,
-            "epsilon": 1e-4,
-            "clip": None,
-        },
-        2,
-    ),
-    Recipe(
-        "gru",
-        {
-            "optimiser": "momentum",
-            "learning_rate": 0.2,
-            "momentum": 0.9,
-            "clip": "value",
-            "limit": 0.05,
-        },
-        2,
-    ),
+    Recipe("rnn", BY_NORM),
+    Recipe("lstm", ADAM, checks=2),
+    Recipe("gru", BY_VALUE, checks=2),
 )
 
 
 def recipes(cell: str | None) -> list[Recipe]:
-    """Those of one cell, which any cell has: the first one's where the table says nothing.
+    """Those of one cell, or the whole table for None.
 
-    The whole table for None.
+    Any cell has one: the table's first where the table says nothing.
     """
     chosen = [recipe for recipe in TRAININGS if cell in (None, recipe.cell)]
     return chosen or [replace(TRAININGS[0], cell=cell or "")]
@@ -102,8 +96,10 @@ def recipes(cell: str | None) -> list[Recipe]:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as tokens: the name it goes by, its distinct characters in order, and the index of
-    each character (length,).
+    """A text under the name it goes by.
+
+    vocabulary    its distinct characters, in order
+    tokens        the index of each of its characters (length,)
     """
 
     name: str
@@ -131,9 +127,7 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def default_corpus() -> Corpus:
-    """README.md: the file beside this folder, or, installed without it, the copy in the
-    distribution's metadata.
-    """
+    """README.md: the file in the package, or else the copy in the distribution's metadata."""
     beside = ROOT / "README.md"
     if beside.is_file():
         return read_corpus(beside)
@@ -141,63 +135,31 @@ def default_corpus() -> Corpus:
 
 
 def windows(corpus: Corpus, steps: int, batch: int) -> list[Window]:
-    """[(x, target)], each (T, B).
+    """[(x, target)], each (T, B): consecutive windows of up to `batch` streams.
 
-    Consecutive windows of up to `batch` streams, fewer where the text is short.
+    Fewer streams where the text is short.
 
     Raises BadText when the text has not even one window: T characters and the one that follows.
     """
     length = len(corpus.tokens)
     if length < steps + 1:
-        raise BadText(
-            f"{corpus.name} has {length} characters; a window of {steps} steps needs {steps + 1}"
-        )
+        known = f"{corpus.name} has {length} characters"
+        raise BadText(f"{known}; a window of {steps} steps needs {steps + 1}")
     streams = min(batch, (length - 1) // steps)
     count = (length - 1) // (streams * steps)
     used = streams * count * steps
-    x, target = (
-        corpus.tokens[start : start + used].reshape(streams, count * steps).T for start in (0, 1)
-    )
+    x = corpus.tokens[:used].reshape(streams, count * steps).T
+    target = corpus.tokens[1 : 1 + used].reshape(streams, count * steps).T
     return [(x[k : k + steps], target[k : k + steps]) for k in range(0, count * steps, steps)]
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training, of all side by side.
-
-    checks   the cross-checks made on the way
-    row      what came of it, with the parameters at the end against every reference
-    notes    remarks
-    """
+    """One training run: the checks on the way, what is told of it at the end, remarks."""
 
     checks: list[CaseReport]
     row: TrainingRow
     notes: list[str] = field(default_factory=list[str])
-
-
-@dataclass(frozen=True)
-class Course:
-    """What is trained, and for how long: a recipe on a corpus, from the weights of a seed."""
-
-    corpus: Corpus
-    case: Case
-    recipe: Recipe
-    updates: int
-    seed: int = 0
-    dtype: str = "float64"
-
-    @property
-    def windows(self) -> list[Window]:
-        """The text, cut."""
-        return windows(self.corpus, self.case.steps, self.case.batch)
-
-    def checked_at(self) -> set[int]:
-        """The updates before which gradients are cross-checked.
-
-        The first, the last, and between.
-        """
-        intervals = self.recipe.checks - 1
-        return {self.updates * k // intervals for k in range(self.recipe.checks)}
 
 
 def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: int) -> Case:
@@ -207,10 +169,9 @@ def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: i
     """
     size = len(corpus.vocabulary)
     streams = windows(corpus, steps, batch)[0][0].shape[1]
+    plain_name = f"text {corpus.name}"
     return Case(
-        f"text {corpus.name}"
-        if like.cell == TRAININGS[0].cell
-        else f"{like.cell} text {corpus.name}",
+        plain_name if like.cell == TRAININGS[0].cell else f"{like.cell} {plain_name}",
         like.cell,
         like.options,
         inputs="tokens",
@@ -223,77 +184,126 @@ def text_case(corpus: Corpus, like: Case, steps: int, batch: int, hidden_size: i
     )
 
 
-def train_side_by_side(course: Course, engines: Sequence[Engine]) -> Training:
-    """Cross-check at the first and last update and between; then the trained parameters of all."""
-    cut, recipe, case = course.windows, course.recipe, course.case
+@dataclass(frozen=True)
+class Course:
+    """What all go through: the problem at the start, the windows in order, how many updates."""
+
+    start: Problem
+    windows: list[Window]
+    updates: int
+
+    def window(self, update: int) -> Window:
+        """The window of this update; after the last of the text comes the first again."""
+        return self.windows[update % len(self.windows)]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference that trains: who gives its gradients, and the rule that moves its weights."""
+
+    engine: Engine
+    rule: Rule
+    note: str | None
+
+
+def train_side_by_side(
+    corpus: Corpus,
+    case: Case,
+    recipe: Recipe,
+    engines: Sequence[Engine],
+    updates: int,
+    seed: int,
+    dtype: str,
+) -> Training:
+    """Cross-check at the first and last update and between; compare the trained parameters."""
+    cut = windows(corpus, case.steps, case.batch)
+    start = _at_window(problem_of(case, seed, dtype), cut[0], None)
+    course = Course(start, cut, updates)
     candidate = built_in(case.cell, case.options)
-    start = _at_window(problem_of(case, course.seed, course.dtype), cut[0], None)
-    askable = [engine for engine in engines if engine.reason_not(start) is None]
-    ruled = {engine: by_framework(engine.package, recipe.settings) for engine in askable}
-    rules = {engine: rule for engine, (rule, _) in ruled.items()}
-
-    # By hand once for each ε of the references' clipping: what is to stay together is clipped
-    # alike.
+    references = _references(start, recipe, engines)
+    epsilons = dict.fromkeys(each.rule.clip_epsilon for each in references) or (0.0,)
+    # torch.optim and optax add another ε to the norm that they clip by: one run by hand for each.
     trained: dict[float, list[Problem]] = {}
-    for epsilon in dict.fromkeys(rule.clip_epsilon for rule in rules.values()) or (0.0,):
-        rule = by_hand(recipe.settings, epsilon)
-        trained[epsilon] = _train(start, cut, course.updates, candidate.answer, rule)
-    on_the_way = next(iter(trained.values()))
+    for epsilon in epsilons:
+        trained[epsilon] = _train(course, candidate.answer, by_hand(recipe.settings, epsilon))
 
-    lost = _first_lost(on_the_way)
+    on_the_way = next(iter(trained.values()))
+    lost = _first_not_finite(on_the_way)
     checks: list[CaseReport] = []
-    for number in sorted(course.checked_at() & set(range(lost))):
-        at = on_the_way[number].in_precision(course.dtype)
-        problem = replace(at, name=f"{case.name}, update {number}")
+    for update in _checked_updates(recipe, updates, lost):
+        problem = _as_a_case(on_the_way[update], dtype, f"{case.name}, update {update}")
         checks.append(check_problem(problem, candidate, engines))
 
-    others: dict[Engine, Problem] = {}
-    for engine, rule in rules.items():
-        others[engine] = _train(start, cut, course.updates, _without_shares(engine), rule)[-1]
-    noise = _noise(start, cut, course.updates, others, rules)
-    rows: list[ParameterRow] = []
-    for engine, other in others.items():
-        mine = trained[rules[engine].clip_epsilon][-1]
-        verdicts = _parameters(mine, engine.name, other, noise)
-        rows.append(_row_of(verdicts, rules[engine].by))
-    row = TrainingRow(
-        text=course.corpus.name,
-        characters=len(course.corpus.tokens),
-        vocabulary=len(course.corpus.vocabulary),
-        updates=course.updates,
+    told = TrainingRow(
+        text=corpus.name,
+        characters=len(corpus.tokens),
+        vocabulary=len(corpus.vocabulary),
+        updates=updates,
         cell=case.cell,
-        settings=dict(recipe.settings),
+        settings=recipe.settings,
+        rows=_compared(course, trained, references),
         loss_before=_mean_loss(candidate, on_the_way[0], cut),
-        loss_after=_mean_loss(candidate, on_the_way[course.updates], cut),
-        rows=rows,
+        loss_after=_mean_loss(candidate, on_the_way[updates], cut),
     )
-    remarks = [note for _, note in ruled.values() if note is not None]
-    if lost < len(on_the_way):
-        remarks.append(
-            f"{case.name}: from update {lost} on, the weights trained by hand are not finite"
-        )
-    return Training(checks, row, remarks)
+    notes = [each.note for each in references if each.note is not None]
+    if lost is not None:
+        said = "the weights trained by hand are not finite"
+        notes.append(f"{case.name}: from update {lost} on, {said}")
+    return Training(checks, told, notes)
 
 
-def _first_lost(on_the_way: Sequence[Problem]) -> int:
-    """Before which update the weights or the state are first not finite.
+def _as_a_case(problem: Problem, dtype: str, name: str) -> Problem:
+    return replace(problem.in_precision(dtype), name=name)
 
-    One past the last where never.
-    """
-    for number, problem in enumerate(on_the_way):
-        if not _is_finite(problem):
-            return number
-    return len(on_the_way)
+
+def _references(start: Problem, recipe: Recipe, engines: Sequence[Engine]) -> list[Reference]:
+    """Those that can follow the problem, each with the updates of its own framework."""
+    found: list[Reference] = []
+    for engine in engines:
+        if engine.reason_not(start) is None:
+            rule, note = by_framework(engine.package, recipe.settings)
+            found.append(Reference(engine, rule, note))
+    return found
+
+
+def _first_not_finite(on_the_way: Sequence[Problem]) -> int | None:
+    """The first update before which weights or carried state are not finite, if there is one."""
+    for update, problem in enumerate(on_the_way):
+        if not all(bool(np.isfinite(value).all()) for value in problem.variables.values()):
+            return update
+    return None
+
+
+def _checked_updates(recipe: Recipe, updates: int, lost: int | None) -> list[int]:
+    """The updates at which gradients are checked, evenly from the first to after the last."""
+    evenly = {updates * k // (recipe.checks - 1) for k in range(recipe.checks)}
+    return sorted(update for update in evenly if lost is None or update < lost)
+
+
+def _compared(
+    course: Course, trained: Mapping[float, list[Problem]], references: Sequence[Reference]
+) -> list[ParameterVerdict]:
+    """For each reference the worst parameter, beside that by hand with its ε of clipping."""
+    others: dict[str, Problem] = {}
+    for each in references:
+        others[each.engine.name] = _train(course, _without_shares(each.engine), each.rule)[-1]
+    if not references:
+        return []  # nobody can follow this cell, and there is no noise to measure
+    noise = _noise(course, others, references)
+    rows: list[ParameterVerdict] = []
+    for each in references:
+        mine = trained[each.rule.clip_epsilon][-1]
+        rows.append(_worst_parameter(mine, others[each.engine.name], each, noise))
+    return rows
 
 
 def _at_window(problem: Problem, window: Window, states: Mapping[str, Array] | None) -> Problem:
     """The problem on this window, from the states given, or from zero."""
     x, target = window
-    zero = {
-        name: np.zeros((problem.batch, size), dtype=problem.dtype)
-        for name, size in problem.state_sizes.items()
-    }
-    initial = {f"{name}_0": value for name, value in (states or zero).items()}
+    initial: dict[str, Array] = {}
+    for name, size in problem.state_sizes.items():
+        zero = np.zeros((problem.batch, size), dtype=problem.dtype)
+        initial[f"{name}_0"] = zero if states is None else states[name]
     moved = problem.with_variables(initial)
     return replace(moved, constants=frozen({**moved.constants, "x": x, "target": target}))
 
@@ -307,41 +317,25 @@ def _stay(problem: Problem) -> Problem:
 
 
 def _train(
-    problem: Problem,
-    cut: list[Window],
-    updates: int,
-    ask: Callable[[Problem], Answer],
-    rule: Rule,
-    move: Move = _stay,
+    course: Course, ask: Callable[[Problem], Answer], rule: Rule, move: Move = _stay
 ) -> list[Problem]:
     """The problem before each update, and after the last.
 
-    Window after window, the state carried across.
-
-    `move` is applied before every update.
+    Window after window, the state is carried across; `move` is applied before every update.
     """
     passed_through: list[Problem] = []
     states: Mapping[str, Array] | None = None
+    problem = course.start
     memory = rule.start(_weights(problem))
-    for number, window in islice(enumerate(cycle(cut)), updates):
-        problem = move(_at_window(problem, window, states))
+    for update in range(course.updates):
+        problem = move(_at_window(problem, course.window(update), states))
         passed_through.append(problem)
         answer = ask(problem)
-        states = (
-            None
-            if (number + 1) % len(cut) == 0
-            else {name: value[-1] for name, value in answer.states.items()}
-        )
+        at_the_end = (update + 1) % len(course.windows) == 0
+        states = None if at_the_end else {name: s[-1] for name, s in answer.states.items()}
         weights, memory = rule.update(_weights(problem), answer.gradients, memory)
         problem = problem.with_variables(weights)
-    return [*passed_through, _at_window(problem, cut[updates % len(cut)], states)]
-
-
-def _is_finite(problem: Problem) -> bool:
-    """Whether the weights, and the state that is carried, are numbers at which a gradient can be
-    checked.
-    """
-    return all(bool(np.isfinite(value).all()) for value in problem.variables.values())
+    return [*passed_through, _at_window(problem, course.window(course.updates), states)]
 
 
 def _weights(problem: Problem) -> dict[str, Array]:
@@ -349,75 +343,63 @@ def _weights(problem: Problem) -> dict[str, Array]:
 
 
 def _noise(
-    start: Problem,
-    cut: list[Window],
-    updates: int,
-    others: Mapping[Engine, Problem],
-    rules: Mapping[Engine, Rule],
+    course: Course, others: Mapping[str, Problem], references: Sequence[Reference]
 ) -> dict[str, float]:
-    """What rounding explains of a difference between trained parameters, from one reference.
-
-    By name.
+    """What rounding explains of a difference of trained parameters, from one reference; by name.
 
     What other references say has no part in it: updates that contradict each other would explain
     any mistake.
     """
-    witness = min(others, key=lambda engine: (not engine.tells_steps, engine.rounds_at_random))
-    rng = np.random.default_rng([start.seed, 2])
+    witness = min(references, key=_preference)
+    rng = np.random.default_rng([course.start.seed, 2])
 
     def move(problem: Problem) -> Problem:
         return tolerance.perturb(problem, rng, every_step=False)
 
     def ask(problem: Problem) -> Answer:
-        answer = witness.answer(problem)
-        return replace(
-            answer, gradients={name: _rounded(answer, name, rng) for name in problem.weight_names}
-        )
+        answer = witness.engine.answer(problem)
+        rounded = {name: _rounded(answer, name, rng) for name in problem.weight_names}
+        return replace(answer, gradients=rounded)
 
-    rounded = _train(start, cut, updates, ask, rules[witness], move)[-1]
+    again = _train(course, ask, witness.rule, move)[-1]
+    unit = tolerance.unit(course.start, course.updates)
     noise: dict[str, float] = {}
-    for weight, expected in _weights(others[witness]).items():
-        response = float(np.max(np.abs(rounded.variables[weight] - expected)))
-        noise[weight] = max(
-            response, tolerance.unit(start, updates) * float(np.max(np.abs(expected)))
-        )
+    for weight, expected in _weights(others[witness.engine.name]).items():
+        response = float(np.max(np.abs(again.variables[weight] - expected)))
+        noise[weight] = max(response, unit * float(np.max(np.abs(expected))))
     return noise
 
 
-def _rounded(answer: Answer, name: str, rng: np.random.Generator) -> Array:
-    """A gradient moved by up to ε Σ_t |share of step t|, entry by entry.
+def _preference(reference: Reference) -> tuple[bool, bool]:
+    """Least for who is asked for the noise: one that tells steps, and rounds the same way twice."""
+    return not reference.engine.tells_steps, reference.engine.rounds_at_random
 
-    Terms that cancel do not hide.
-    """
+
+def _rounded(answer: Answer, name: str, rng: np.random.Generator) -> Array:
+    """A gradient moved by up to ε Σ_t |share of step t| in each entry: terms that cancel count."""
     gradient = answer.gradients[name]
     size = np.abs(answer.steps[name]).sum(axis=0) if name in answer.steps else np.abs(gradient)
-    return gradient + np.finfo(gradient.dtype).eps * size * rng.uniform(
-        -1, 1, gradient.shape
-    ).astype(gradient.dtype)
+    direction = rng.uniform(-1, 1, gradient.shape).astype(gradient.dtype)
+    return gradient + np.finfo(gradient.dtype).eps * size * direction
 
 
-def _parameters(
-    mine: Problem, name: str, other: Problem, noise: Mapping[str, float]
-) -> list[Verdict]:
-    """The trained parameters by hand against those of a reference."""
-    limit = tolerance.limit_of(mine)
+def _worst_parameter(
+    mine: Problem, other: Problem, reference: Reference, noise: Mapping[str, float]
+) -> ParameterVerdict:
+    name = reference.engine.name
     verdicts: list[Verdict] = []
     for weight, level in noise.items():
-        values = Side(mine.variables[weight]), Side(other.variables[weight])
-        verdicts.append(compare(weight, name, *values, Yardstick(level, None, limit)))
-    return verdicts
-
-
-def _row_of(verdicts: Sequence[Verdict], updated_by: str) -> ParameterRow:
-    """The worst parameter, and whether all are within the limit."""
+        both = Side(mine.variables[weight]), Side(other.variables[weight])
+        yardstick = Yardstick(level, None, tolerance.limit_of(mine))
+        verdicts.append(compare(weight, name, *both, yardstick))
     worst = max(verdicts, key=lambda verdict: verdict.worst_over_noise)
-    return ParameterRow(
-        reference=worst.reference,
+    return ParameterVerdict(
+        reference=name,
         parameter=worst.gradient,
         max_rel_error=worst.max_rel_error,
         error_over_noise=worst.error_over_noise,
         passed=all(verdict.passed for verdict in verdicts),
-        updated_by=updated_by,
+        updated_by=reference.rule.by,
     )
 
 

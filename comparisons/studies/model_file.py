@@ -1,6 +1,4 @@
-"""The recurrent layers of a real model.
-
-Found in a file of its weights by parameter names and shapes.
+"""The recurrent layers of a real model: found in a file of its weights by names and shapes.
 
 torch's recurrent layers name their parameters weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0,
 weight_hr_l0, with _l1, … for further layers and _reverse for the way backwards in time; its single
@@ -30,9 +28,8 @@ CELLS = {1: "rnn", 3: "gru", 4: "lstm"}  # by blocks of rows of weight_hh
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 SHOWN = 6  # names of skipped tensors in the report
 STEPS, BATCH = 6, 2
-LARGEST_STATE = (
-    128  # numbers of state up to which Jacobians, their square at every step, are compared
-)
+# The numbers of state up to which Jacobians, which are their square at every step, are compared.
+LARGEST_STATE = 128
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,7 @@ class Layers:
 
     name            in the model
     cell, options   as in comparisons.problems.cases
-    weights         its parameters under this project's names, in float64 as far as the file's own
-                    precision goes
+    weights         its parameters under this project's names, in float64
     notes           what the file does not say, and what was assumed
     """
 
@@ -80,7 +76,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What was found in a file, and what was skipped, in words."""
+    """What was found in a file of weights, and what was skipped, in words."""
 
     name: str
     found: list[Layers]
@@ -101,14 +97,9 @@ def read(path: Path) -> ModelFile:
     Raises BadModelFile for a file that cannot be read, or that holds no recurrent layer.
     """
     tensors = _tensors(path)
-    groups: dict[str, dict[str, Array]] = {}
-    for name, value in tensors.items():
-        match = WEIGHT.match(name)
-        if match:
-            groups.setdefault(match["prefix"], {})[name.removeprefix(match["prefix"])] = value
     found: list[Layers] = []
     skipped: list[str] = []
-    for prefix, group in groups.items():
+    for prefix, group in _by_prefix(tensors).items():
         for part in _modules(group):
             try:
                 found.append(_layers(prefix, part))
@@ -116,12 +107,24 @@ def read(path: Path) -> ModelFile:
                 skipped.append(f"{prefix.rstrip('.') or 'the layer without a name'}: {error}")
     others = [name for name in tensors if not WEIGHT.match(name)]
     if not found:
-        there_are = _some(others) or "it is empty"
-        nothing = f"none of its {len(tensors)} tensors is called weight_hh_l0 ({there_are})"
+        instead = _some(others) or "it is empty"
+        nothing = f"none of its {len(tensors)} tensors is called weight_hh_l0 ({instead})"
         raise BadModelFile(f"{path} holds no recurrent layer: {'; '.join(skipped) or nothing}")
     if others:
-        skipped.append(f"{len(others)} other tensor{'s' * (len(others) > 1)}: {_some(others)}")
+        plural = "s" * (len(others) > 1)
+        skipped.append(f"{len(others)} other tensor{plural}: {_some(others)}")
     return ModelFile(path.name, found, skipped)
+
+
+def _by_prefix(tensors: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+    """The parameters of recurrent layers, by what stands before their names."""
+    groups: dict[str, dict[str, Array]] = {}
+    for name, value in tensors.items():
+        match = WEIGHT.match(name)
+        if match:
+            prefix = match["prefix"]
+            groups.setdefault(prefix, {})[name.removeprefix(prefix)] = value
+    return groups
 
 
 def _some(names: list[str]) -> str:
@@ -133,7 +136,7 @@ def _tensors(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise BadModelFile(f"{path}: there is no such file")
     if path.suffix not in SUFFIXES:
-        raise BadModelFile(f"{path}: a checkpoint is a file ending in {', '.join(SUFFIXES)}")
+        raise BadModelFile(f"{path}: a model file ends in {', '.join(SUFFIXES)}")
     load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
     return {name: _as_array(value) for name, value in _flat("", load(path))}
 
@@ -163,10 +166,7 @@ def _load_torch(path: Path) -> Any:
 
 
 def _flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
-    """(name, tensor) of nested dicts, names joined by dots.
-
-    What is no floating-point tensor is left out.
-    """
+    """(name, floating-point tensor) of nested dicts, names joined by dots; nothing else."""
     if isinstance(value, Mapping):
         for key, inner in cast(Mapping[Any, Any], value).items():
             yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
@@ -178,24 +178,22 @@ def _as_array(tensor: Any) -> Array:
     return np.asarray(tensor.detach().to("cpu").double().numpy())
 
 
+def _suffix(name: str) -> str:
+    """What stands after the parameter's name: _l0, _l1_reverse, or nothing for a single cell's."""
+    return cast(re.Match[str], WEIGHT.match(name))["suffix"] or ""
+
+
 def _modules(group: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Of the tensors under one prefix, those of a layer (with suffixes), and those of a single
-    cell (without).
-    """
-    layer = {
-        name: value for name, value in group.items() if cast(Any, WEIGHT.match(name))["suffix"]
-    }
+    """Of the tensors under one prefix, those of a layer (with suffixes), then a single cell's."""
+    layer = {name: value for name, value in group.items() if _suffix(name)}
     cell = {name: value for name, value in group.items() if name not in layer}
     return [part for part in (layer, cell) if part]
 
 
 def _layers(prefix: str, tensors: dict[str, Array]) -> Layers:
-    """The module that these are the parameters of.
-
-    Raises ValueError where their shapes do not say.
-    """
-    single = not any(cast(Any, WEIGHT.match(name))["suffix"] for name in tensors)
-    first = "" if single else "_l0"
+    """The module that these are the parameters of. Raises ValueError where shapes do not say."""
+    suffixes = {_suffix(name) for name in tensors}
+    first = "_l0" if any(suffixes) else ""
     for name in (f"weight_ih{first}", f"weight_hh{first}"):
         if name not in tensors:
             raise ValueError(f"{name} is missing")
@@ -204,39 +202,68 @@ def _layers(prefix: str, tensors: dict[str, Array]) -> Layers:
     W_ih, W_hh = tensors[f"weight_ih{first}"], tensors[f"weight_hh{first}"]
     W_hr = tensors.get(f"weight_hr{first}")
     hidden_size = W_hh.shape[1] if W_hr is None else W_hr.shape[-1]
-    blocks, rest = divmod(W_hh.shape[0], hidden_size)
-    if rest or blocks not in CELLS:
-        raise ValueError(f"weight_hh{first} of shape {W_hh.shape} is that of no RNN, GRU or LSTM")
-    if W_hr is not None and CELLS[blocks] != "lstm":
-        raise ValueError(
-            f"weight_hr{first}: a projection in {'a GRU' if blocks == 3 else 'an RNN'}; only an "
-            "LSTM has one"
-        )
-    cell, options, notes = _cell(CELLS[blocks], W_hr)
-    state = hidden_size + W_hh.shape[1] if CELLS[blocks] == "lstm" else hidden_size
+    kind = _kind(W_hh, W_hr, hidden_size, first)
+    state = hidden_size + W_hh.shape[1] if kind.cell == "lstm" else hidden_size
+    notes = list(kind.notes)
     if state > LARGEST_STATE:
-        notes.append(
-            f"a state of {state} numbers: its Jacobians are not compared (up to {LARGEST_STATE} "
-            "they are)"
-        )
-    suffixes = {cast(Any, WEIGHT.match(name))["suffix"] or "" for name in tensors}
+        compared = f"its Jacobians are not compared (up to {LARGEST_STATE} they are)"
+        notes.append(f"a state of {state} numbers: {compared}")
     return Layers(
-        name=prefix.rstrip(".") or CELLS[blocks],
-        cell=cell,
-        options=options,
+        name=prefix.rstrip(".") or CELLS[W_hh.shape[0] // hidden_size],
+        cell=kind.cell,
+        options=kind.options,
         layers=len({suffix.removesuffix("_reverse") for suffix in suffixes}),
         bidirectional=any(suffix.endswith("_reverse") for suffix in suffixes),
         input_size=W_ih.shape[1],
         hidden_size=hidden_size,
-        weights=weights_from_torch(cell, tensors),
+        weights=weights_from_torch(kind.cell, tensors),
         notes=notes,
     )
 
 
-def cases_of(layers: Layers, sizes: Mapping[str, int]) -> Iterator[tuple[Case, dict[str, Array]]]:
-    """(case, its weights) of a module.
+@dataclass(frozen=True)
+class Kind:
+    """A cell with its options, and what had to be assumed."""
 
-    All of its layers under a random head, then each run by itself, with its Jacobians.
+    cell: str
+    options: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+ASSUMED_TANH = (
+    "the file does not say which nonlinearity the RNN has: tanh, torch's default, is taken"
+)
+
+
+def _kind(W_hh: Array, W_hr: Array | None, hidden_size: int, suffix: str) -> Kind:
+    """The cell, by blocks of rows. Raises ValueError where it is none."""
+    blocks, rest = divmod(W_hh.shape[0], hidden_size)
+    if rest or blocks not in CELLS:
+        shape = f"weight_hh{suffix} of shape {W_hh.shape}"
+        raise ValueError(f"{shape} is that of no RNN, GRU or LSTM")
+    cell = CELLS[blocks]
+    if W_hr is not None and cell != "lstm":
+        owner = "a GRU" if cell == "gru" else "an RNN"
+        raise ValueError(f"weight_hr{suffix}: a projection in {owner}; only an LSTM has one")
+    if cell == "rnn":
+        return Kind("rnn", {"activation": "tanh"}, (ASSUMED_TANH,))
+    if cell == "gru":
+        return Kind("gru", {"reset": "after"})
+    if W_hr is None:
+        return Kind("lstm", {})
+    return Kind("projected-lstm", {"projection_size": W_hr.shape[0]})
+
+
+@dataclass(frozen=True)
+class CaseAtWeights:
+    """A case, and those of its weights that are given; the others are drawn."""
+
+    case: Case
+    weights: Mapping[str, Array] = field(default_factory=dict[str, Array])
+
+
+def cases_of(layers: Layers, sizes: Mapping[str, int]) -> Iterator[CaseAtWeights]:
+    """All layers of a module under a random head, then each run by itself, with its Jacobians.
 
     sizes are steps and batch, where they are wanted otherwise than STEPS and BATCH; fewer steps
     where the weights are many. Raises BadOption for weights that are too many, and for sizes that
@@ -244,55 +271,35 @@ def cases_of(layers: Layers, sizes: Mapping[str, int]) -> Iterator[tuple[Case, d
     """
     if set(sizes) & {"input_size", "hidden_size"}:
         raise BadOption(
-            "input_size and hidden_size are the checkpoint's: they are not to be given as well"
+            "input_size and hidden_size are the model file's: they are not to be given as well"
         )
     whole = layers.case()
-    whole = replace(
-        whole, steps=max(1, min(STEPS, LARGEST // (numbers_in(whole) + 1))), batch=BATCH
-    )
+    affordable = LARGEST // (numbers_in(whole) + 1)
+    whole = replace(whole, steps=max(1, min(STEPS, affordable)), batch=BATCH)
     whole = replace(whole, **sizes)
     alone = whole.layers == 1 and not whole.bidirectional
     must_fit(whole)
     if not alone:
-        yield whole, dict(layers.weights)
-    for suffix, own in _runs(layers.weights):
-        size = own["W_xh"].shape[1]
+        yield CaseAtWeights(whole, layers.weights)
+    for suffix, own in _runs(layers.weights).items():
         run = replace(
-            whole, name=layers.name + suffix, layers=1, bidirectional=False, input_size=size
+            whole,
+            name=layers.name + suffix,
+            layers=1,
+            bidirectional=False,
+            input_size=own["W_xh"].shape[1],
         )
-        yield (
-            replace(
-                run,
-                loss=SOFTMAX if alone else PROJECTION,
-                jacobians=state_size(run) <= LARGEST_STATE,
-            ),
-            own,
-        )
+        loss = SOFTMAX if alone else PROJECTION
+        jacobians = state_size(run) <= LARGEST_STATE
+        yield CaseAtWeights(replace(run, loss=loss, jacobians=jacobians), own)
 
 
-def _runs(weights: Mapping[str, Array]) -> list[tuple[str, dict[str, Array]]]:
-    """(suffix, the weights of this run without it)."""
-    suffixes = [name.removeprefix("W_xh") for name in weights if name.startswith("W_xh")]
-    return [
-        (s, {name.removesuffix(s): value for name, value in weights.items() if name.endswith(s)})
-        for s in suffixes
-    ]
-
-
-def _cell(name: str, W_hr: Array | None) -> tuple[str, dict[str, Any], list[str]]:
-    if name == "rnn":
-        return (
-            "rnn",
-            {"activation": "tanh"},
-            [
-                "the file does not say which nonlinearity the RNN has: tanh, torch's default, is "
-                "taken"
-            ],
-        )
-    if name == "gru":
-        return "gru", {"reset": "after"}, []
-    return (
-        ("lstm", {}, [])
-        if W_hr is None
-        else ("projected-lstm", {"projection_size": W_hr.shape[0]}, [])
-    )
+def _runs(weights: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+    """Suffix of a layer and direction → its weights, under names without it."""
+    found: dict[str, dict[str, Array]] = {}
+    for first in weights:
+        if first.startswith("W_xh"):
+            suffix = first.removeprefix("W_xh")
+            own = [name for name in weights if name.endswith(suffix)]
+            found[suffix] = {name.removesuffix(suffix): weights[name] for name in own}
+    return found

@@ -1,6 +1,4 @@
-"""Parameter updates by either side.
-
-By manual/training.py, and by the optimisers that come with a framework.
+"""Parameter updates by either side: by manual/training.py, and by a framework's optimisers.
 
 `settings` are the plain mapping that reference/by_torch/torch_optim.py describes. torch.optim and
 optax divide by another norm when they clip (equation 10 of manual/training.py): what is to stay
@@ -73,8 +71,7 @@ def by_hand(settings: Settings, clip_epsilon: float = 0.0) -> Rule:
 
 
 def by_framework(package: str, settings: Settings) -> tuple[Rule, str | None]:
-    """(the rule that goes with a reference of this package, a note where another has to stand in
-    for it).
+    """(the rule that goes with a reference of this package, a note where another stands in).
 
     Raises UnknownName for an optimiser or a clip that does not exist.
     """
@@ -102,10 +99,8 @@ def _note(package: str, by: str) -> str | None:
     wanted = PREFERRED[package][0]
     if by == wanted:
         return None
-    return (
-        f"training: {wanted} is not installed, so {by} updates the weights along {package}'s "
-        f"gradients: pip install {wanted}"
-    )
+    instead = f"{by} updates the weights along {package}'s gradients"
+    return f"training: {wanted} is not installed, so {instead}: pip install {wanted}"
 
 
 def must_be_known(settings: Settings) -> None:

@@ -1,16 +1,19 @@
 """The command line: what it prints where, what it returns, and how it refuses."""
 
 import json
+import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import bptt_crosscheck
 import numpy as np
 import pytest
 from bptt_crosscheck.comparisons import command_line
 from bptt_crosscheck.comparisons.candidates import built_in_cells
 from bptt_crosscheck.comparisons.checking.environment import report_of
+from bptt_crosscheck.comparisons.checking.training_row import ParameterVerdict, TrainingRow
 from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
 from bptt_crosscheck.comparisons.reporting.dump import load
 from bptt_crosscheck.manual.cells.rnn import RNN
@@ -191,6 +194,13 @@ def test_another_function_is_a_wrong_question(monkeypatch, small):
     assert status == 2
 
 
+def drifted_apart():
+    row = ParameterVerdict("torch", "b_h", 1e-3, 1e9, passed=False, updated_by="torch.optim")
+    return TrainingRow(
+        "a.txt", 10, 3, 6, "rnn", {"optimiser": "sgd", "clip": None}, 1.0, 1.0, [row]
+    )
+
+
 @pytest.mark.parametrize(
     ("kinds", "missing", "status"),
     [
@@ -206,10 +216,7 @@ def test_another_function_is_a_wrong_question(monkeypatch, small):
     ],
 )
 def test_exit_status(trial, with_gradient, kinds, missing, status):
-    """r: right, w: a wrong gradient, f: the forward differs.
-
-    A wrong gradient outweighs everything.
-    """
+    """r: right, w: a wrong gradient, f: the forward differs. A wrong gradient outweighs everything."""
     made = {
         "r": trial("one-step").check(),
         "w": trial("one-step").planted(with_gradient("W_hh", lambda d: 1.1 * d)),
@@ -218,7 +225,7 @@ def test_exit_status(trial, with_gradient, kinds, missing, status):
     found = report_of([made[kind] for kind in kinds], 0, "float64")
     assert command_line.exit_status(found, missing) == status
     if status == 0:
-        apart = replace(found, training=[{"passed": False, "rows": []}])
+        apart = replace(found, training=[drifted_apart()])
         assert command_line.exit_status(apart, missing) == 1
 
 
@@ -234,14 +241,15 @@ def test_a_wrong_gradient_outweighs_a_missing_framework(monkeypatch, small):
 def without(monkeypatch, *frameworks):
     """As if these were not installed."""
     modules = {
-        "torch": ("torch_autograd", "torch_nn"),
-        "jax": ("jax_grad", "forward_mode"),
-        "flint": ("interval",),
+        "torch": ("by_torch.torch_autograd", "by_torch.torch_nn"),
+        "jax": ("by_jax.jax_grad", "by_jax.forward_mode"),
+        "flint": ("numeric.interval",),
     }
     for framework in frameworks:
         monkeypatch.setitem(sys.modules, framework, None)
         for module in modules[framework]:
-            monkeypatch.delitem(sys.modules, f"reference.{module}", raising=False)
+            name = f"bptt_crosscheck.reference.{module}"
+            monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def test_a_missing_framework(monkeypatch, small):
@@ -409,8 +417,7 @@ def test_help_loads_no_framework():
         "try:\n    runpy.run_path('comparisons/report.py', run_name='__main__')\n"
         "except SystemExit as left:\n    print('status', left.code)\n"
         "print('seconds', time.process_time() - start)\n"
-        "print('frameworks', sorted({'torch', 'jax', 'array_api_compat', 'xarray'} & "
-        "set(sys.modules)))\n"
+        "print('frameworks', sorted({'torch', 'jax', 'array_api_compat', 'xarray'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
@@ -442,3 +449,62 @@ def test_the_script_refuses_in_one_line():
         check=False,
     )
     refused((done.returncode, done.stdout, done.stderr), "nosuch", "rnn")
+
+
+def test_the_version(command):
+    assert command("--version") == (0, f"bptt-crosscheck {bptt_crosscheck.__version__}\n", "")
+
+
+@pytest.mark.parametrize("script", ["report.py", "benchmark.py"])
+def test_a_script_without_the_package_says_so_in_one_line(tmp_path, script):
+    """-S and -I: nothing that is installed is found, nor what PYTHONPATH names."""
+    path = ROOT / "comparisons" / script
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", path, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bptt-crosscheck is not installed: pip install -e .")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_script_works_with_processes_of_its_own(monkeypatch, tmp_path):
+    """Each of them finds the package, and not the rooms of comparisons/ in its place."""
+    code = (
+        "import runpy, sys\n"
+        "from bptt_crosscheck.comparisons.studies import built_in_cases\n"
+        "built_in_cases.WORTH_SHARING = 1\n"
+        f"script = {str(ROOT / 'comparisons' / 'report.py')!r}\n"
+        "sys.argv = [script, '--cell', 'residual', '--quick', '--steps', '2', '--references', 'torch', '--jobs', '2']\n"
+        "if __name__ == '__main__':\n    runpy.run_path(script, run_name='__main__')\n"
+    )
+    starter = tmp_path / "starter.py"
+    starter.write_text(code)
+    done = subprocess.run(
+        [sys.executable, starter], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "comparisons agree" in done.stdout
+
+
+def test_the_json_of_a_trial_is_json(monkeypatch, command):
+    """Infinities are text there as well."""
+
+    @dataclass(frozen=True)
+    class Found:
+        passed: bool = True
+
+        def to_dict(self):
+            return {"largest": math.inf, "smallest": -math.inf, "none": math.nan}
+
+    monkeypatch.setattr("bptt_crosscheck.comparisons.trial.trial.hold", lambda plan, watch: Found())
+    monkeypatch.setattr(
+        "bptt_crosscheck.comparisons.trial.trial_tables.rendered_trial", lambda found, seconds: ""
+    )
+    status, out, _ = command("trial", "--quick", "--json", "-")
+    told = strictly(out)
+    assert status == 0
+    assert (told["largest"], told["smallest"], told["none"]) == ("Infinity", "-Infinity", "NaN")

@@ -1,7 +1,4 @@
-"""The pytest plugin, run as its users run it.
-
-In a process of its own, on tests in a folder of their own.
-"""
+"""The pytest plugin, run as its users run it: in a process of its own, on tests in a folder of their own."""
 
 import json
 import os
@@ -105,8 +102,8 @@ def pytest_run(folder, *options, tests=TESTS):
 
 
 def environment():
-    """Wide lines, and this very copy of the package."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    """Wide lines."""
+    return {**os.environ, "COLUMNS": "200"}
 
 
 def registered():
@@ -234,7 +231,7 @@ def test_two_processes_report_to_one(tmp_path, once):
     assert sorted(section(output)) == sorted(section(once[1]))
     said = lambda report: [
         (check["test"], check["seed"], check["report"]["passed"]) for check in report["checks"]
-    ]
+    ]  # noqa: E731
     assert said(written) == said(once[2])
 
 
@@ -256,14 +253,15 @@ def test_a_reference_that_does_not_exist_is_said_by_every_check():
 
 
 def test_importing_the_plugin_imports_no_framework():
-    code = "import sys, comparisons.pytest_plugin; assert not {'torch', 'jax', 'scipy'} & set(sys.modules)"
+    code = "import sys, bptt_crosscheck.comparisons.pytest_plugin; assert not {'torch', 'jax', 'scipy'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=environment()).returncode == 0
 
 
 def test_the_package_registers_the_plugin():
     text = (ROOT / "pyproject.toml").read_text()
     assert re.search(
-        r"\[project.entry-points.pytest11\]\n\w+ = \"comparisons.pytest_plugin\"", text
+        r"\[project.entry-points.pytest11\]\n\w+ = \"bptt_crosscheck.comparisons.pytest_plugin\"",
+        text,
     )
 
 

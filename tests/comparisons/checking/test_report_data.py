@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.checking.case_report import CaseReport
 from bptt_crosscheck.comparisons.checking.report_data import Report
-from bptt_crosscheck.comparisons.checking.training_row import ParameterRow, TrainingRow
+from bptt_crosscheck.comparisons.checking.training_row import ParameterVerdict, TrainingRow
 from bptt_crosscheck.comparisons.judging.comparator import Side, Yardstick, compare
 from bptt_crosscheck.comparisons.witnesses.left_out import Kind, LeftOut
 
@@ -47,7 +47,7 @@ def report(*cases, **more):
 
 def trained(verdict):
     """A training at whose end one parameter stands so to one reference's."""
-    row = ParameterRow(
+    row = ParameterVerdict(
         reference=verdict.reference,
         parameter=verdict.gradient,
         max_rel_error=verdict.max_rel_error,

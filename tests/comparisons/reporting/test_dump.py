@@ -1,6 +1,4 @@
-"""Dumps: what is written comes back with its names, says what the gradients are made of, and is
-whole or absent.
-"""
+"""Dumps: what is written comes back with its names, says what the gradients are made of, and is whole or absent."""
 
 import gc
 import json
@@ -211,6 +209,20 @@ def test_tokens_can_be_dumped(trial, tmp_path):
     data = load(write(tmp_path, one.problem, one.candidate, []))
     assert "gradient/x" not in data
     assert data["gradient/W_xh"].shape == (5, 4)
+
+
+def test_an_lstm_has_two_states_in_the_derivation_and_in_the_reference(trial, tmp_path):
+    """The states of both are laid out in one order, under the same dimensions."""
+    one = trial("lstm", steps=4)
+    assert list(one.problem.state_sizes) == ["h", "c"]
+    _, data = _dumped(one, tmp_path)
+    size = sum(one.problem.state_sizes.values())
+    for name in ("state_jacobian", "jacobian_product_to_end", "singular_values", "d_state"):
+        mine, theirs = data[name], data[f"torch/{name}"]
+        assert mine.dims == theirs.dims == dump.DIMENSIONS[name]
+        assert mine.shape[-1] == size
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-13)
+    assert data["d_state"].values[..., size // 2 :].any(), "c has a part"
 
 
 # Whole or absent.

@@ -1,6 +1,4 @@
-"""The benchmark: its form, that it asserts equality first, and that every contender is timed; no
-times.
-"""
+"""The benchmark: its form, that it asserts equality first, and that every contender is timed; no times."""
 
 import json
 import os
@@ -144,6 +142,10 @@ def test_one_that_computes_something_else_is_found(cell):
         throughput.must_agree(
             {"a cheat": lambda: (1.001 * loss, gradients)}, (loss, gradients), task.dtype
         )
+    with pytest.raises(ContendersDisagree, match="the loss is nan"):
+        throughput.must_agree(
+            {"a cheat": lambda: (np.nan, gradients)}, (loss, gradients), task.dtype
+        )
     narrow = {name: value.astype(np.float32) for name, value in gradients.items()}
     with pytest.raises(ContendersDisagree, match="float32"):
         throughput.must_agree({"a cheat": lambda: (loss, narrow)}, (loss, gradients), task.dtype)
@@ -151,9 +153,10 @@ def test_one_that_computes_something_else_is_found(cell):
 
 def test_a_disagreement_is_the_exit_status(monkeypatch):
     right = throughput.contenders
-    cheat = lambda task, with_compile: {
-        "a cheat": gradient_spoiled(right(task, with_compile)[JAX], "x")
-    }
+
+    def cheat(task, with_compile):
+        return {"a cheat": gradient_spoiled(right(task, with_compile)[JAX], "x")}
+
     monkeypatch.setattr(throughput, "contenders", cheat)
     said = asked("--cell", "rnn")
     assert said.exit_code == 1

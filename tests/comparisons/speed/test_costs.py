@@ -1,8 +1,7 @@
-"""The other costs: their form, that equality comes first, and that what is timed is what it says;
-no times.
-"""
+"""The other costs: their form, that equality comes first, and that what is timed is what it says; no times."""
 
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -60,9 +59,11 @@ def test_every_section_has_lines_of_ratios():
 
 def test_the_exponent_of_a_power_is_that_power(monkeypatch):
     sizes = [Sizes(T, 1, 2, 2, 2) for T in (10, 20, 40)]
-    exact = lambda runs, seconds: {
-        name: np.full(3, 1e-3 * each.steps**1.5) for name, each in zip(runs, sizes, strict=True)
-    }
+
+    def exact(runs, seconds):
+        seconds_of = {str(each): 1e-3 * each.steps**1.5 for each in sizes}
+        return {name: np.full(3, seconds_of[name]) for name in runs}
+
     monkeypatch.setattr(costs, "interleaved", exact)
     (first, *_) = costs.growth_costs(0, {"T": sizes})
     assert first.values["exponent"].median == pytest.approx(1.5)
@@ -73,6 +74,14 @@ def test_a_verdict_is_timed_in_a_process_of_its_own():
     for each in (first, again):
         assert all(is_a_spread(value) for value in each.values.values())
     assert (first.goal, again.goal) == ("< 1.5 s", "< 0.1 s")
+
+
+def test_the_modules_whose_start_is_timed_are_all_there():
+    names = costs.modules_of_manual()
+    assert {"bptt_crosscheck.manual.cells.lstm", "bptt_crosscheck.manual.through_time.bptt"} <= set(
+        names
+    )
+    assert all(find_spec(name) for name in names)
 
 
 def test_the_start_is_timed_in_turns(monkeypatch):
@@ -94,10 +103,10 @@ def test_the_sections_are_those_that_the_command_knows():
 
 def test_memory_is_told_over_that_of_the_plain_gradient(monkeypatch):
     rows = [
-        memory.Row(name, mebibytes, ratio)
+        memory.PeakMemory(name, mebibytes, ratio)
         for name, mebibytes, ratio in (("by hand", 400.0, 1.0), ("a tape cut", 100.0, 1.5))
     ]
-    monkeypatch.setattr(memory, "rows", lambda sizes: rows)
+    monkeypatch.setattr(memory, "peaks", lambda sizes: rows)
     plain, other = costs.memory_costs(2_000)
     assert (
         plain.values["memory"].median,

@@ -1,7 +1,4 @@
-"""The comparison of memory.
-
-That all contenders give one gradient, and that what each of them takes is told.
-"""
+"""The comparison of memory: that all contenders give one gradient, and that what each of them takes is told."""
 
 from dataclasses import replace
 
@@ -12,8 +9,8 @@ from bptt_crosscheck.comparisons.speed.memory import (
     CHECKPOINTED,
     CONTENDERS,
     PLAIN,
+    LstmSizes,
     ProcessFailed,
-    Sizes,
 )
 from bptt_crosscheck.manual.through_time import checkpointing
 from bptt_crosscheck.reference.by_jax import jax_checkpoint
@@ -21,7 +18,7 @@ from bptt_crosscheck.reference.by_jax.jax_throughput import STEPS
 
 from tests.closeness import ROUNDING, relative_error
 
-TINY = Sizes(steps=23, batch=2, input_size=3, hidden_size=4)
+TINY = LstmSizes(steps=23, batch=2, input_size=3, hidden_size=4)
 
 
 @pytest.fixture
@@ -72,7 +69,7 @@ def test_a_scan_of_scans_is_the_scan(cell):
 
 def test_each_has_a_row_of_its_own_process():
     names = (PLAIN, CHECKPOINTED)
-    rows = memory.rows(replace(TINY, steps=6000, hidden_size=32), names)
+    rows = memory.peaks(replace(TINY, steps=6000, hidden_size=32), names)
     assert tuple(row.contender for row in rows) == names
     assert rows[0].seconds_ratio == 1
     assert rows[1].mebibytes < 0.7 * rows[0].mebibytes
@@ -81,4 +78,4 @@ def test_each_has_a_row_of_its_own_process():
 
 def test_a_process_that_fails_is_told():
     with pytest.raises(ProcessFailed, match="at least one step"):
-        memory.rows(replace(TINY, steps=0), (PLAIN,))
+        memory.peaks(replace(TINY, steps=0), (PLAIN,))

@@ -8,7 +8,7 @@ from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
 from bptt_crosscheck.comparisons.studies import built_in_cases
 from bptt_crosscheck.comparisons.studies.built_in_cases import RunOptions, results
 from bptt_crosscheck.comparisons.studies.language_model import corpus_of
-from bptt_crosscheck.comparisons.studies.model_file import Checkpoint
+from bptt_crosscheck.comparisons.studies.model_file import ModelFile
 from bptt_crosscheck.comparisons.witnesses.ask import available
 
 
@@ -17,7 +17,7 @@ def engines():
     return available(["torch"])[0]
 
 
-def question(**given):
+def options(**given):
     corpus = corpus_of("text", "abracadabra, simsalabim\n" * 4)
     plain = {
         "cell": None,
@@ -32,7 +32,7 @@ def question(**given):
 
 
 def cases(**given):
-    return [case for case, _ in question(**given).trials()]
+    return [each.case for each in options(**given).cases()]
 
 
 def test_cases_that_are_asked_for():
@@ -43,22 +43,22 @@ def test_cases_that_are_asked_for():
     assert not any(case.jacobians for case in cases(quick=True))
     assert {case.steps for case in cases(sizes={"steps": 3})} == {3}
     assert cases(cell="rnn") == [case for case in CASES if case.cell == "rnn"]
-    assert question(sizes={"hidden_size": 7}).text_case().hidden_size == 7
-    assert question(cell="gru").text_case().cell == "gru"
+    assert options(sizes={"hidden_size": 7}).text_case().hidden_size == 7
+    assert options(cell="gru").text_case().cell == "gru"
 
 
 def test_what_there_is_not():
     with pytest.raises(UnknownName, match="no cell is called 'lstmm'"):
         cases(cell="lstmm")
     with pytest.raises(BadOption, match="there is no case of the cell gru"):
-        cases(cell="gru", model_file=Checkpoint("model.pt", [], []))
+        cases(cell="gru", model=ModelFile("model.pt", [], []))
     with pytest.raises(BadOption, match="too large"):
-        question(sizes={"hidden_size": 5000}).validate()
+        options(sizes={"hidden_size": 5000}).validate()
 
 
 def test_every_size_of_one_is_possible():
     """No case of the table needs more: the smallest network of every kind can be asked for."""
-    question(sizes={"steps": 1, "batch": 1, "input_size": 1, "hidden_size": 1}).validate()
+    options(sizes={"steps": 1, "batch": 1, "input_size": 1, "hidden_size": 1}).validate()
 
 
 def without_seconds(report):
@@ -68,7 +68,7 @@ def without_seconds(report):
 
 def test_two_processes_say_the_same_in_the_same_order(engines, monkeypatch):
     monkeypatch.setattr(built_in_cases, "WORTH_SHARING", 1)
-    asked = question(cell="residual", sizes={"steps": 2, "batch": 2, "hidden_size": 2}, quick=True)
+    asked = options(cell="residual", sizes={"steps": 2, "batch": 2, "hidden_size": 2}, quick=True)
     heard = []
     shared = asked.report(
         engines, ["a remark"], 2, lambda pieces, name: heard.append((pieces, name))
@@ -80,7 +80,7 @@ def test_two_processes_say_the_same_in_the_same_order(engines, monkeypatch):
 
 
 def test_another_seed_is_another_report(engines):
-    asked = question(cell="residual", sizes={"steps": 2}, quick=True)
+    asked = options(cell="residual", sizes={"steps": 2}, quick=True)
     assert without_seconds(asked.report(engines, [], 1)) != without_seconds(
         replace(asked, seed=1).report(engines, [], 1)
     )

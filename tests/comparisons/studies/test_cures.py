@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,17 +10,18 @@ from bptt_crosscheck.comparisons import command_line
 from bptt_crosscheck.comparisons.candidates import built_in_cells
 from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
 from bptt_crosscheck.comparisons.errors import BadTarget, MissingFramework
+from bptt_crosscheck.comparisons.places import ROOT
 from bptt_crosscheck.comparisons.problems.problem import PRODUCT_TO_END
 from bptt_crosscheck.comparisons.reporting.dump import load, write
 from bptt_crosscheck.comparisons.studies import cure_measurements, cures
 from bptt_crosscheck.comparisons.studies.cure_measurements import (
     CLIPPINGS,
     LIMIT,
-    clip_row,
+    clipping_of,
     factor_per_step,
     finding,
-    row_of,
-    window_row,
+    measurement_of,
+    truncation_of,
 )
 from bptt_crosscheck.comparisons.studies.cure_variants import (
     VARIANTS,
@@ -80,7 +80,7 @@ def linear(name, W):
 
 @pytest.mark.parametrize("gain", [0.5, 0.9, 1.25])
 def test_a_multiple_of_the_identity_has_that_factor(dumped, gain):
-    row = row_of("", dumped(linear(f"identity-{gain}", gain * np.eye(H))))
+    row = measurement_of("", dumped(linear(f"identity-{gain}", gain * np.eye(H))))
     assert row.factor_per_step == pytest.approx(gain, rel=1e-12)
     assert row.largest_growth == pytest.approx(gain, rel=1e-12)
     np.testing.assert_allclose(row.norms, gain ** np.arange(T + 1), rtol=1e-12)
@@ -90,11 +90,11 @@ def test_a_multiple_of_the_identity_has_that_factor(dumped, gain):
 @pytest.mark.parametrize(("gain", "lag"), [(0.5, 10), (0.51, 11), (0.9, None)])
 def test_the_lag_below_a_thousandth(dumped, gain, lag):
     """0.5¹⁰ < 0.001 ≤ 0.5⁹."""
-    assert row_of("", dumped(linear(f"identity-{gain}", gain * np.eye(H)))).lag_below == lag
+    assert measurement_of("", dumped(linear(f"identity-{gain}", gain * np.eye(H)))).lag_below == lag
 
 
 def test_a_nilpotent_matrix_ends_in_an_exact_zero(dumped):
-    row = row_of("", dumped(linear("nilpotent", np.eye(H, k=1))))
+    row = measurement_of("", dumped(linear("nilpotent", np.eye(H, k=1))))
     assert row.norms[:H] == [1.0] * H
     assert row.norms[H:] == [0.0] * (T + 1 - H)
     assert (row.lag_below, row.zero_rows, row.largest_growth) == (H, B, 0.0)
@@ -107,13 +107,13 @@ def test_residual_without_weights_keeps_everything(dumped):
     options = {"alpha": 0.5, "activation": "identity"}
     kept = Variant("residual-kept", "", "residual", options, lambda s: {"W_hh": np.zeros((H, H))})
     lost = Variant("residual-lost", "", "residual", options, lambda s: {"W_hh": -2 * np.eye(H)})
-    assert row_of("", dumped(kept)).norms == [1.0] * (T + 1)
-    assert row_of("", dumped(lost)).norms == [1.0] + [0.0] * T
+    assert measurement_of("", dumped(kept)).norms == [1.0] * (T + 1)
+    assert measurement_of("", dumped(lost)).norms == [1.0] + [0.0] * T
 
 
 def test_an_lru_has_its_largest_radius(dumped):
     row, variables = (
-        row_of("", dumped(VARIANT["lru-0.5-0.99"])),
+        measurement_of("", dumped(VARIANT["lru-0.5-0.99"])),
         problem_with(VARIANT["lru-0.5-0.99"]).variables,
     )
     radius = np.exp(-np.exp(variables["nu"])).max()
@@ -123,10 +123,7 @@ def test_an_lru_has_its_largest_radius(dumped):
 
 
 def test_norms_are_those_of_torch_jacobians(dumped):
-    """An LSTM typed here, s_T by s_k as one function.
-
-    Neither the derivation nor the reference has a part in it.
-    """
+    """An LSTM typed here, s_T by s_k as one function: neither the derivation nor the reference has a part in it."""
     import torch
 
     variables = {
@@ -154,7 +151,7 @@ def test_norms_are_those_of_torch_jacobians(dumped):
             )
             expected[T - k] = max(expected[T - k], float(torch.linalg.matrix_norm(jacobian, 2)))
             s = step(s, xs[k]) if k < T else s
-    row = row_of("", dumped(VARIANT["lstm-forget-3"]))
+    row = measurement_of("", dumped(VARIANT["lstm-forget-3"]))
     np.testing.assert_allclose(row.norms, expected, rtol=1e-10)
     slope = np.polyfit(np.arange(1, T + 1), np.log(expected[1:]), 1)[0]
     assert row.factor_per_step == pytest.approx(np.exp(slope), rel=1e-10)
@@ -202,11 +199,7 @@ def test_names_are_distinct_and_in_the_document():
         == len({variant.label for variant in VARIANTS})
         == len(VARIANTS)
     )
-    shown = (
-        (Path(cures.__file__).parent.parent / "docs" / "cures.md")
-        .read_text(encoding="utf-8")
-        .split("```")[1]
-    )
+    shown = (ROOT / "docs" / "cures.md").read_text(encoding="utf-8").split("```")[1]
     table = shown.split("Clipping to")[0]
     assert [variant.label for variant in VARIANTS if f" {variant.label} " not in table] == []
     assert f"all {len(VARIANTS)} variants agree" in shown
@@ -230,7 +223,9 @@ def test_names_are_distinct_and_in_the_document():
     ],
 )
 def test_findings(changed, said):
-    plain = cure_measurements.Row("tanh-Q", "", [1.0, 1e-8], 0.5, 1e-8, 20, 0, 4, 0.5, 1.0, 1.0)
+    plain = cure_measurements.CureMeasurement(
+        "tanh-Q", "", [1.0, 1e-8], 0.5, 1e-8, 20, 0, 4, 0.5, 1.0, 1.0
+    )
     assert finding(replace(plain, **changed), plain) == said
 
 
@@ -239,7 +234,7 @@ def test_findings(changed, said):
 
 def test_clipping_and_its_one_sided_double(dumped):
     data = dumped(linear("identity-1.25", 1.25 * np.eye(H)))
-    rows = {clipping: clip_row(clipping, "", data) for clipping in CLIPPINGS}
+    rows = {clipping: clipping_of(clipping, "", data) for clipping in CLIPPINGS}
     names = ("W_xh", "W_hh", "b_h", "x")
     entries = np.concatenate([data[f"gradient/{name}"].values.ravel() for name in names])
     before = float(np.linalg.norm(entries))
@@ -263,10 +258,10 @@ def test_clipping_does_nothing_against_vanishing(dumped):
     """Under an identity RNN with W_hh = g I, ‖∂L/∂x_k‖ = g^(T−k) ‖V C‖: g before and after."""
     data = dumped(linear("identity-0.5", 0.5 * np.eye(H)))
     for clipping in CLIPPINGS:
-        row = clip_row(clipping, "", data)
+        row = clipping_of(clipping, "", data)
         assert row.decay_before == pytest.approx(0.5, rel=1e-12)
         assert row.decay_after == pytest.approx(0.5, rel=0.05)
-    assert clip_row("norm", "", data).decay_after == pytest.approx(0.5, rel=1e-12)
+    assert clipping_of("norm", "", data).decay_after == pytest.approx(0.5, rel=1e-12)
 
 
 # Truncation.
@@ -275,7 +270,7 @@ def test_clipping_does_nothing_against_vanishing(dumped):
 def test_a_window_cuts_what_is_beyond_and_keeps_what_is_within(dumped):
     variant, window = linear("identity-1.25", 1.25 * np.eye(H)), 3
     whole, cut = dumped(variant), dumped(variant, window)
-    row = window_row("", window, whole, cut)
+    row = truncation_of("", window, whole, cut)
     assert (row.beyond, row.difference) == (0.0, 0.0)
     assert row.beyond_whole == pytest.approx(1.25**T * np.abs(SHARED.cotangent).max())
     beyond = np.einsum("k,bi->ki", 1.25 ** np.arange(window + 1, T), SHARED.cotangent).sum(
@@ -298,7 +293,7 @@ def test_a_window_cuts_what_is_beyond_and_keeps_what_is_within(dumped):
 
 def test_what_is_not_cut_is_not_called_cut(dumped):
     variant = linear("identity-1.25", 1.25 * np.eye(H))
-    row = window_row("", 3, dumped(variant), dumped(variant))
+    row = truncation_of("", 3, dumped(variant), dumped(variant))
     assert row.beyond == row.beyond_whole > 0
     assert row.lost == 0
 
@@ -338,9 +333,7 @@ def test_a_wrong_jacobian_is_found(monkeypatch, torch_engine, name, cell, broken
 
 @pytest.fixture
 def command(monkeypatch, capfd):
-    """command(*arguments) → (exit status, standard output, standard error), on small cases and few
-    variants.
-    """
+    """command(*arguments) → (exit status, standard output, standard error), on small cases and few variants."""
     few = tuple(VARIANT[name] for name in ("tanh-Q", "tanh-3Q", "irnn"))
     examine = cures.examine
     monkeypatch.setattr(cures, "examine", lambda *given: examine(*given, few))
@@ -445,7 +438,7 @@ def test_a_plot_that_cannot_be(monkeypatch, tmp_path):
     [(float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (float("nan"), "NaN")],
 )
 def test_what_json_cannot_hold_is_spelt(value, spelt):
-    row = cure_measurements.Row(
+    row = cure_measurements.CureMeasurement(
         "a", "a", [1.0, value], None, value, None, 0, 1, value, 1.0, None, agrees=True
     )
     made = cures.Cures({}, {}, [row], [], [])

@@ -1,21 +1,18 @@
-"""The character model: its windows, the state between them, and training that stays together with
-the references.
-"""
+"""The character model: its windows, the state between them, and training that stays together with the references."""
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.candidates import built_in_cells
 from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
 from bptt_crosscheck.comparisons.errors import BadText, UnknownName
+from bptt_crosscheck.comparisons.places import ROOT
 from bptt_crosscheck.comparisons.problems.cases import CASES
 from bptt_crosscheck.comparisons.studies import language_model, optimisers
 from bptt_crosscheck.comparisons.studies.language_model import (
     TRAININGS,
-    Course,
     Recipe,
     corpus_of,
     default_corpus,
@@ -70,7 +67,7 @@ def model(text=RHYME, steps=4, batch=2, hidden_size=5, cell="rnn"):
 
 def trained(updates=6, seed=0, dtype="float64", engines=TORCH, recipe=PLAIN, **how):
     return train_side_by_side(
-        Course(*model(**how, cell=recipe.cell), recipe, updates, seed, dtype), engines
+        *model(**how, cell=recipe.cell), recipe, engines, updates, seed, dtype
     )
 
 
@@ -116,11 +113,9 @@ def test_a_file_goes_by_its_name(tmp_path):
 
 
 def test_the_default_text_is_the_readme(monkeypatch, tmp_path):
-    readme = Path(language_model.__file__).parent.parent / "README.md"
+    readme = ROOT / "README.md"
     assert len(default_corpus().tokens) == len(readme.read_text(encoding="utf-8"))
-    monkeypatch.setattr(
-        language_model, "__file__", str(tmp_path / "comparisons" / "language_model.py")
-    )
+    monkeypatch.setattr(language_model, "ROOT", tmp_path)
     installed = default_corpus()
     assert installed.name == "README.md"
     assert "".join(installed.vocabulary[token] for token in installed.tokens).startswith(
@@ -176,15 +171,15 @@ def test_the_text_as_a_case():
 
 def together(training):
     """Reference → who updated its weights; all of them far within the limit."""
-    rows = training.row.to_dict()["rows"]
-    assert all(row["passed"] and 0 <= row["error_over_noise"] < 16 for row in rows)
-    return {row["reference"]: row["updated_by"] for row in rows}
+    rows = training.row.rows
+    assert all(row.passed and 0 <= row.error_over_noise < 16 for row in rows)
+    return {row.reference: row.updated_by for row in rows}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_training_stays_together_with_every_reference(dtype):
     training = trained(12, dtype=dtype, engines=ALL)
-    assert training.row.to_dict()["passed"]
+    assert training.row.passed
     assert together(training) == {"torch": "torch.optim", "jax": "optax", "torch.nn": "torch.optim"}
     assert [check.name.rpartition(", ")[2] for check in training.checks] == [
         "update 0",
@@ -195,22 +190,22 @@ def test_training_stays_together_with_every_reference(dtype):
 
 
 def test_training_lowers_the_loss():
-    summary = trained(60).row.to_dict()
-    assert summary["passed"]
-    assert summary["loss_after"] < 0.9 * summary["loss_before"]
-    assert summary["loss_before"] == pytest.approx(np.log(summary["vocabulary"]), abs=1)
+    summary = trained(60).row
+    assert summary.passed
+    assert summary.loss_after < 0.9 * summary.loss_before
+    assert summary.loss_before == pytest.approx(np.log(summary.vocabulary), abs=1)
     assert {
         "text": "rhyme",
         "characters": len(RHYME),
         "vocabulary": len(set(RHYME)),
         "updates": 60,
-    }.items() <= summary.items()
+    }.items() <= summary.to_dict().items()
 
 
 def test_training_is_determined_by_its_seed():
-    one, two, other = (trained(seed=seed).row.to_dict() for seed in (0, 0, 1))
+    one, two, other = (trained(seed=seed).row for seed in (0, 0, 1))
     assert one == two
-    assert one["loss_after"] != other["loss_after"]
+    assert one.loss_after != other.loss_after
 
 
 def test_the_state_is_carried_from_window_to_window_and_starts_again_with_the_text(monkeypatch):
@@ -237,9 +232,9 @@ def test_the_state_is_carried_from_window_to_window_and_starts_again_with_the_te
 
 
 def test_a_text_of_one_character_has_nothing_to_learn():
-    summary = trained(text="aaaaaaaaaa").row.to_dict()
-    assert summary["passed"]
-    assert summary["loss_before"] == summary["loss_after"] == 0
+    summary = trained(text="aaaaaaaaaa").row
+    assert summary.passed
+    assert summary.loss_before == summary.loss_after == 0
 
 
 class Slightly(RNN):
@@ -253,10 +248,10 @@ class Slightly(RNN):
 def test_training_with_a_wrong_derivation_drifts_apart(monkeypatch):
     monkeypatch.setitem(built_in_cells.CELLS, "rnn", Slightly)
     training = trained()
-    assert not training.row.to_dict()["passed"]
-    (row,) = training.row.to_dict()["rows"]
-    assert (row["passed"], row["reference"]) == (False, "torch")
-    assert row["error_over_noise"] > 1e4
+    assert not training.row.passed
+    (row,) = training.row.rows
+    assert (row.passed, row.reference) == (False, "torch")
+    assert row.error_over_noise > 1e4
     assert not any(check.passed for check in training.checks)
     assert {
         check.name: {row.gradient for row in check.failures()} for check in training.checks
@@ -271,7 +266,7 @@ def test_training_whose_own_gradients_are_nan_does_not_stay_together(monkeypatch
 
     monkeypatch.setitem(built_in_cells.CELLS, "rnn", Broken)
     training = trained(2)
-    assert not training.row.to_dict()["passed"]
+    assert not training.row.passed
     assert training.notes == [
         "text rhyme: from update 1 on, the weights trained by hand are not finite"
     ]
@@ -284,7 +279,7 @@ def test_other_cells_are_trained_as_their_case_says():
     relu = next(case for case in CASES if case.name == "relu")
     case = text_case(corpus, relu, 4, 2, 5)
     assert case.options == relu.options
-    assert train_side_by_side(Course(corpus, case, PLAIN, 3), TORCH).row.passed
+    assert train_side_by_side(corpus, case, PLAIN, TORCH, 3, 0, "float64").row.passed
 
 
 # Optimisers.
@@ -296,11 +291,11 @@ def test_a_hundred_updates_on_real_text_stay_together(recipe):
     corpus = default_corpus()
     like = next(case for case in CASES if case.cell == recipe.cell)
     training = train_side_by_side(
-        Course(corpus, text_case(corpus, like, 4, 4, 8), replace(recipe, checks=2), 100, 1), ALL
+        corpus, text_case(corpus, like, 4, 4, 8), replace(recipe, checks=2), ALL, 100, 1, "float64"
     )
     assert together(training) == {"torch": "torch.optim", "jax": "optax", "torch.nn": "torch.optim"}
-    assert training.row.to_dict()["passed"]
-    assert training.row.to_dict()["loss_after"] < 0.85 * training.row.to_dict()["loss_before"]
+    assert training.row.passed
+    assert training.row.loss_after < 0.85 * training.row.loss_before
     assert {"cell": recipe.cell, **recipe.settings}.items() <= training.row.to_dict().items()
     assert {check.name.rpartition(", ")[2] for check in training.checks} == {
         "update 0",
@@ -316,7 +311,7 @@ def test_the_clips_act(recipe):
         trained(recipe=recipe),
         trained(recipe=replace(recipe, settings={**recipe.settings, "clip": None})),
     )
-    assert clipped.row.to_dict()["loss_after"] != free.row.to_dict()["loss_after"]
+    assert clipped.row.loss_after != free.row.loss_after
     assert len(clipped.checks) == recipe.checks
 
 
@@ -362,19 +357,16 @@ right_norm = by_hand.clip_by_global_norm
 def test_training_by_a_wrong_rule_drifts_apart_under_right_gradients(
     monkeypatch, name, wrong, recipe
 ):
-    assert trained(recipe=recipe).row.to_dict()["passed"]
+    assert trained(recipe=recipe).row.passed
     monkeypatch.setattr(by_hand, name, wrong)
     training = trained(recipe=recipe)
-    assert not training.row.to_dict()["passed"]
-    assert training.row.to_dict()["rows"][0]["error_over_noise"] > 1e4
+    assert not training.row.passed
+    assert training.row.rows[0].error_over_noise > 1e4
     assert all(check.passed for check in training.checks)
 
 
 def test_a_wrong_rule_of_one_reference_explains_nothing(monkeypatch):
-    """References whose updates contradict each other do not make noise.
-
-    Manual parts with the one that is wrong alone.
-    """
+    """References whose updates contradict each other do not make noise: manual parts with the one that is wrong alone."""
     right = optimisers.importlib.import_module("bptt_crosscheck.reference.by_jax.optax_updates")
     monkeypatch.setattr(
         right,
@@ -383,10 +375,7 @@ def test_a_wrong_rule_of_one_reference_explains_nothing(monkeypatch):
     )
     right._rule.cache_clear()
     try:
-        rows = {
-            row["reference"]: row["passed"]
-            for row in trained(recipe=ADAM, engines=ALL).row.to_dict()["rows"]
-        }
+        rows = {row.reference: row.passed for row in trained(recipe=ADAM, engines=ALL).row.rows}
     finally:
         right._rule.cache_clear()
     assert rows == {"torch": True, "jax": False, "torch.nn": True}
@@ -395,10 +384,7 @@ def test_a_wrong_rule_of_one_reference_explains_nothing(monkeypatch):
 def test_each_reference_is_clipped_as_its_framework_does(monkeypatch):
     assert together(trained(recipe=BY_NORM, engines=ALL))
     monkeypatch.setitem(optimisers.CLIP_EPSILON, "optax", 1e-6)
-    rows = {
-        row["reference"]: row["passed"]
-        for row in trained(recipe=BY_NORM, engines=ALL).row.to_dict()["rows"]
-    }
+    rows = {row.reference: row.passed for row in trained(recipe=BY_NORM, engines=ALL).row.rows}
     assert rows == {"torch": True, "jax": False, "torch.nn": True}
 
 
@@ -415,8 +401,8 @@ def test_without_optax_torch_updates_along_jaxs_gradients(monkeypatch):
     }
     (note,) = training.notes
     assert (
-        "optax is not installed, so torch.optim updates the weights along jax's gradients: pip "
-        "install optax" in note
+        "optax is not installed, so torch.optim updates the weights along jax's gradients: pip install optax"
+        in note
     )
 
 

@@ -1,7 +1,4 @@
-"""Recurrent layers of a model's file.
-
-Found by name and shape, checked at their own weights, and refused in one line.
-"""
+"""Recurrent layers of a model's file: found by name and shape, checked at their own weights, and refused in one line."""
 
 import json
 import sys
@@ -65,14 +62,14 @@ SENTENCES = [
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "model.bin"])
 def test_every_recurrent_layer_is_found_and_the_rest_is_named(model, saved, name):
-    checkpoint = read(saved(model.state_dict(), name))
-    assert sorted(each.sentence() for each in checkpoint.found) == sorted(SENTENCES)
-    (skipped,) = checkpoint.skipped
+    stored = read(saved(model.state_dict(), name))
+    assert sorted(each.sentence() for each in stored.found) == sorted(SENTENCES)
+    (skipped,) = stored.skipped
     assert skipped.startswith("3 other tensors: ")
     assert {"embedding.weight", "head.weight", "head.bias"} == set(
         skipped.partition(": ")[2].split(", ")
     )
-    assert any("which nonlinearity" in line for line in checkpoint.remarks())
+    assert any("which nonlinearity" in line for line in stored.remarks())
 
 
 def test_nested_dictionaries_and_half_precision(model, saved):
@@ -87,8 +84,8 @@ def test_nested_dictionaries_and_half_precision(model, saved):
 def test_the_weights_that_are_checked_are_those_of_the_file(model, saved):
     """The forward pass at them is torch's."""
     layers = next(each for each in read(saved(model.state_dict())).found if each.name == "encoder")
-    case, weights = next(iter(cases_of(layers, {})))
-    problem = problem_of(case).with_variables(weights)
+    asked = next(iter(cases_of(layers, {})))
+    problem = problem_of(asked.case).with_variables(asked.weights)
     runs = ("_l0", "_l0_reverse", "_l1", "_l1_reverse")
     start = tuple(
         torch.tensor(np.stack([problem.variables[f"{part}{run}_0"] for run in runs]))
@@ -96,7 +93,7 @@ def test_the_weights_that_are_checked_are_those_of_the_file(model, saved):
     )
     with torch.no_grad():
         h, _ = model.encoder.double()(torch.tensor(np.array(problem.x)), start)
-    states = built_in(case.cell, case.options).answer(problem).states
+    states = built_in(asked.case.cell, asked.case.options).answer(problem).states
     np.testing.assert_allclose(
         np.concatenate([states["h_l1"], states["h_l1_reverse"]], axis=-1), h.numpy(), rtol=1e-12
     )
@@ -110,14 +107,14 @@ def engines():
 
 def test_gradients_and_jacobians_agree_at_those_weights(model, saved, engines):
     for layers in read(saved(model.state_dict())).found:
-        for case, weights in cases_of(layers, {"steps": 3}):
-            checked = check_problem(
-                problem_of(case).with_variables(weights), built_in(case.cell, case.options), engines
-            )
+        for asked in cases_of(layers, {"steps": 3}):
+            case = asked.case
+            problem = problem_of(case).with_variables(asked.weights)
+            checked = check_problem(problem, built_in(case.cell, case.options), engines)
             assert checked.passed, checked.failures()
             assert case.steps == 3
             compared = {row.gradient for row in checked.rows}
-            assert compared >= set(weights)
+            assert compared >= set(asked.weights)
             assert ("state_jacobian" in compared) == (case.layers == 1 and not case.bidirectional)
 
 
@@ -130,15 +127,16 @@ class Mistaken(LSTM):
 
 def test_a_mistake_is_seen_at_the_weights_of_a_file(model, saved, engines):
     layers = read(saved(model.state_dict())).found[0]
-    case, weights = list(cases_of(layers, {}))[1]
+    asked = list(cases_of(layers, {}))[1]
     wrong = type(built_in("lstm", {}))(Mistaken())
-    checked = check_problem(problem_of(case).with_variables(weights), wrong, engines)
+    problem = problem_of(asked.case).with_variables(asked.weights)
+    checked = check_problem(problem, wrong, engines)
     assert "W_hh" in {row.gradient for row in checked.failures()}
 
 
 def test_many_weights_take_fewer_steps_and_no_jacobians(saved):
     (layers,) = read(saved(nn.LSTM(300, 1000).state_dict())).found
-    ((case, _),) = list(cases_of(layers, {}))
+    (case,) = (asked.case for asked in cases_of(layers, {}))
     assert case.steps < 10 <= 5 * case.steps + 5
     assert not case.jacobians
     assert any(
@@ -150,7 +148,7 @@ def test_many_weights_take_fewer_steps_and_no_jacobians(saved):
 
 def test_sizes_are_the_files_to_say(model, saved):
     layers = read(saved(model.state_dict())).found[0]
-    with pytest.raises(BadOption, match="input_size and hidden_size are the checkpoint's"):
+    with pytest.raises(BadOption, match="input_size and hidden_size are the model file's"):
         list(cases_of(layers, {"hidden_size": 3}))
 
 
@@ -190,9 +188,9 @@ def test_what_is_no_recurrent_layer_is_refused(saved, tensors, said):
 
 def test_a_layer_that_is_not_whole_is_skipped_and_the_other_found(saved):
     broken = {f"broken.{key}": value for key, value in GRU.items() if "weight_hh" not in key}
-    checkpoint = read(saved({**broken, **{f"whole.{key}": value for key, value in GRU.items()}}))
-    assert [each.name for each in checkpoint.found] == ["whole"]
-    assert checkpoint.skipped == ["broken: weight_hh_l0 is missing"]
+    stored = read(saved({**broken, **{f"whole.{key}": value for key, value in GRU.items()}}))
+    assert [each.name for each in stored.found] == ["whole"]
+    assert stored.skipped == ["broken: weight_hh_l0 is missing"]
 
 
 def test_code_in_a_file_is_not_run(saved, tmp_path):
@@ -213,7 +211,7 @@ def test_files_that_cannot_be(tmp_path):
     with pytest.raises(BadModelFile, match="there is no such file"):
         read(tmp_path / "model.pt")
     (tmp_path / "weights.h5").write_bytes(b"")
-    with pytest.raises(BadModelFile, match=r"a file ending in \.safetensors, \.pt"):
+    with pytest.raises(BadModelFile, match=r"a model file ends in \.safetensors, \.pt"):
         read(tmp_path / "weights.h5")
 
 
