@@ -41,7 +41,7 @@ FLOORS = (
 # The stopwatch stands apart: nobody imports it, and it sees this much.
 APART = {
     "benchmark": "speed",
-    "speed": "candidates reporting errors places plain_data",
+    "speed": "problems candidates reporting errors places plain_data",
 }
 # What judges computes and returns. It asks nobody, and of those who ask it knows the noise alone,
 # and the record of what they said.

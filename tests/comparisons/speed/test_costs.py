@@ -88,7 +88,7 @@ def test_the_start_is_timed_in_turns(monkeypatch):
     monkeypatch.setattr(costs, "_process", lambda *arguments: partial(sum, range(1000)))
     found = costs.start_costs(2, with_report=True)
     assert [each.what.split(",")[0] for each in found] == [
-        "import manual",
+        "importing manual",
         "report.py --help",
         "report.py --quick",
     ]

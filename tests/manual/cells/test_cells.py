@@ -634,9 +634,9 @@ def test_the_bias_gradients_of_the_gru_differ_by_r_in_each_step_and_row_and_by_n
     params, initial, x, cotangents = draw(GRU("after"))
     tape = bptt.forward(GRU("after"), params, initial, x)
     shares = []
-    for t, cache in enumerate(tape.caches):
+    for t, kept in enumerate(tape.caches):
         for row in range(x.shape[1]):
-            own = {name: value[row : row + 1] for name, value in cache.items()}
+            own = {name: value[row : row + 1] for name, value in kept.items()}
             d_state = {"h": cotangents["h"][t, row : row + 1]}
             d_params, _, _ = GRU("after").step_backward(params, own, d_state)
             b_x_n, b_hh_n = d_params["b_x"][2 * H :], d_params["b_hh"][2 * H :]
