@@ -59,14 +59,14 @@ class GradientOracle:
     reports: list[Report] = field(default_factory=list[Report], repr=False)
 
     def check_cell(self, cell: Any, **options: Any) -> Report:
-        """As comparisons.check_cell."""
+        """As bptt_crosscheck.check_cell."""
         __tracebackhide__ = True
         return self._check(entry_points.check_cell, cell, **options)
 
     def check_gradients(
         self, gradients: Any, loss: Any, params: Any, inputs: Any, **options: Any
     ) -> Report:
-        """As comparisons.check_gradients."""
+        """As bptt_crosscheck.check_gradients."""
         __tracebackhide__ = True
         check = entry_points.check_gradients
         return self._check(check, gradients, loss, params, inputs, **options)
@@ -74,7 +74,7 @@ class GradientOracle:
     def check_vjp(
         self, vjp: Any, function: Any, params: Any, inputs: Any, **options: Any
     ) -> Report:
-        """As comparisons.check_vjp."""
+        """As bptt_crosscheck.check_vjp."""
         __tracebackhide__ = True
         return self._check(entry_points.check_vjp, vjp, function, params, inputs, **options)
 

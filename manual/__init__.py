@@ -5,7 +5,8 @@ the literature. In code a sample is a row:
 
     states, inputs     (B, ·), over all steps (T, B, ·)
     weights            (out, in), several gates stacked along out:  W v is v @ W.T
-    cotangents         rows of the shape of what they are the derivative by:  Wᵀ δ is δ @ W, Σ δ vᵀ is δ.T @ v
+    cotangents         rows, each shaped as what it is the derivative by:
+                       Wᵀ δ is δ @ W,  Σ δ vᵀ is δ.T @ v
     Jacobians          numerator layout, J[i, j] = ∂s_t[i]/∂s_{t−1}[j], one a row: (B, S, S)
 
 Every module states its equations first, numbered, and tags the line that computes equation (4) with

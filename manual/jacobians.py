@@ -1,4 +1,4 @@
-"""The Jacobians of the recurrence, their products, and what they say of vanishing gradients.
+"""The Jacobians of the recurrence, their products, and how gradients vanish and explode.
 
 With the whole state flattened to S numbers per row, s_t (B, S), numerator layout:
 
@@ -52,11 +52,14 @@ def state_jacobians(cell: Cell, params: Named, tape: bptt.Tape) -> Array:
     if not jacobian_takes_rows_of_steps(cell):
         return np.stack([state_jacobian(cell, params, tape, t) for t in range(tape.steps)])
     first = flatten_state({name: trajectory[0] for name, trajectory in tape.states.items()})
+    # So many steps in one call that what it computes on the way stays in the processor's cache.
     together = max(1, 2 * CACHE // (first.nbytes * first.shape[-1]))
+    step_jacobian = cast(Any, cell).step_jacobian
     parts: list[Array] = []
     for start in range(0, tape.steps, together):
         caches = tape.caches[start : start + together]
-        local = cast(Any, cell).step_jacobian(params, {n: rows_of(v, 2) for n, v in bptt.stack_caches(caches).items()})
+        stacked = bptt.stack_caches(caches)
+        local = step_jacobian(params, {name: rows_of(value, 2) for name, value in stacked.items()})
         parts.append(local.reshape(len(caches), *first.shape, first.shape[-1]))
     found = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return found if tape.mask is None else _kept(tape.mask, found)
@@ -65,7 +68,8 @@ def state_jacobians(cell: Cell, params: Named, tape: bptt.Tape) -> Array:
 def state_jacobian(cell: Cell, params: Named, tape: bptt.Tape, t: int) -> Array:
     """J_{t+1} alone: (B, S, S)."""
     one_step = getattr(cell, "step_jacobian", None)
-    local = _rows_by_backward(cell, params, tape, t) if one_step is None else one_step(params, tape.caches[t])
+    cache = tape.caches[t]
+    local = one_step(params, cache) if one_step else _rows_by_backward(cell, params, tape, t)
     return local if tape.mask is None else _kept(tape.mask[t], local)
 
 

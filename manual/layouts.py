@@ -76,9 +76,14 @@ ORDERS: dict[str, dict[str, str]] = {
 # Symbols: GH gates times hidden size, P what is fed back (H, unless projected), I any size.
 SHAPES: dict[str, dict[str, str]] = {
     "project": {
-        "W_xh": "GH I", "W_hh": "GH P", "b_h": "GH", "b_x": "GH", "b_hh": "GH", "W_hr": "P H", "p_i": "H", "p_f": "H", "p_o": "H",
+        "W_xh": "GH I", "W_hh": "GH P", "W_hr": "P H",
+        "b_h": "GH", "b_x": "GH", "b_hh": "GH",
+        "p_i": "H", "p_f": "H", "p_o": "H",
     },
-    "torch": {"weight_ih": "GH I", "weight_hh": "GH P", "bias_ih": "GH", "bias_hh": "GH", "weight_hr": "P H"},
+    "torch": {
+        "weight_ih": "GH I", "weight_hh": "GH P", "weight_hr": "P H",
+        "bias_ih": "GH", "bias_hh": "GH",
+    },
     "onnx": {"W": "GH I", "R": "GH P", "B": "2GH", "P": "3H"},
     "keras": {"kernel": "I GH", "recurrent_kernel": "P GH", "bias": "GH"},
 }  # fmt: skip
@@ -93,6 +98,11 @@ CALLED = {"rnn": "an RNN", "lstm": "an LSTM", "gru": "a GRU"}
 PROJECTION = "W_hr"
 PEEPHOLES = ("p_i", "p_f", "p_o")
 PEEPHOLES_OF_ONNX = ("p_i", "p_o", "p_f")
+
+# Names of one layer in one direction: layer 1 backwards has the suffix _l1_reverse.
+SUFFIX = r"(?P<suffix>_l\d+(?:_reverse)?)"
+TORCH_NAME = re.compile(rf"(?:weight|bias)_(?:ih|hh|hr){SUFFIX}")
+PROJECT_NAME = re.compile(rf"(?:{'|'.join(SHAPES['project'])}){SUFFIX}?")
 
 
 class _Layer(NamedTuple):
@@ -155,7 +165,8 @@ def to_torch(cell: str, params: Tensors, suffix: str = "_l0", prefix: str = "", 
     Raises ValueError for an unknown cell, a name that is missing (gradients may lack all biases) or
     that torch has nothing for, and a wrong shape.
     """
-    return _to_torch(cell, params, {base: base for base in SHAPES["project"]}, suffix, prefix, gradients)
+    named = {base: base for base in SHAPES["project"]}
+    return _to_torch(cell, params, named, suffix, prefix, gradients)
 
 
 def network_from_torch(cell: str, tensors: Tensors, prefix: str = "", *, gradients: bool = False) -> Arrays:
@@ -167,14 +178,20 @@ def network_from_torch(cell: str, tensors: Tensors, prefix: str = "", *, gradien
     weights of a layer are passed over. Raises ValueError as `from_torch` does, for the first layer
     and direction that is not whole, and for none.
     """
-    found = (
-        re.fullmatch(r"(?:weight|bias)_(?:ih|hh|hr)(_l\d+(?:_reverse)?)", name[len(prefix) :]) for name in _under(tensors, prefix)
-    )
-    suffixes = _all_suffixes({match[1] for match in found if match}) or ["_l0"]  # none: say that weight_ih_l0 is missing
-    layers = {suffix: from_torch(cell, tensors, suffix, prefix, gradients=gradients) for suffix in suffixes}
+    found: set[str] = set()
+    for name in _under(tensors, prefix):
+        match = TORCH_NAME.fullmatch(name[len(prefix) :])
+        if match:
+            found.add(match["suffix"])
+    # Where there is no layer at all, it is said that weight_ih_l0 is missing.
+    suffixes = _all_suffixes(found) or ["_l0"]
     if suffixes == ["_l0"]:
-        return layers["_l0"]
-    return {name + suffix: value for suffix, layer in layers.items() for name, value in layer.items()}
+        return from_torch(cell, tensors, "_l0", prefix, gradients=gradients)
+    done: Arrays = {}
+    for suffix in suffixes:
+        layer = from_torch(cell, tensors, suffix, prefix, gradients=gradients)
+        done |= {name + suffix: value for name, value in layer.items()}
+    return done
 
 
 def network_to_torch(cell: str, params: Tensors, prefix: str = "", *, gradients: bool = False) -> Arrays:
@@ -185,18 +202,20 @@ def network_to_torch(cell: str, params: Tensors, prefix: str = "", *, gradients:
     Raises ValueError as `to_torch` does, for a name that is no parameter of a layer, and for a
     layer that is not whole.
     """
-    matches = {name: re.fullmatch(rf"({'|'.join(SHAPES['project'])})(_l\d+(?:_reverse)?)?", name) for name in params}
-    foreign = [name for name, match in matches.items() if match is None]
-    if foreign:
-        raise ValueError(f"{foreign[0]} is no parameter of a layer")
-    bare = [name for name, match in matches.items() if match and not match[2]]
+    suffix_of: dict[str, str] = {}
+    for name in params:
+        match = PROJECT_NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"{name} is no parameter of a layer")
+        suffix_of[name] = match["suffix"] or ""
+    bare = [name for name, suffix in suffix_of.items() if not suffix]
     if len(bare) == len(params):
         return to_torch(cell, params, prefix=prefix, gradients=gradients)
     if bare:
         raise ValueError(f"{bare[0]} has no suffix such as _l0, and other names have")
     done: Arrays = {}
-    for suffix in _all_suffixes({match[2] for match in matches.values() if match}):
-        layer = {name: params[name] for name, match in matches.items() if match and match[2] == suffix}
+    for suffix in _all_suffixes(set(suffix_of.values())):
+        layer = {name: params[name] for name, own in suffix_of.items() if own == suffix}
         named = {base: base + suffix for base in SHAPES["project"]}
         done |= _to_torch(cell, layer, named, suffix, prefix, gradients)
     return done
@@ -329,10 +348,10 @@ def to_keras(cell: str, params: Tensors, *, reset: str = "after", gradients: boo
         return arrays
     if cell == "gru" and reset == "after":
         return {**arrays, "bias": np.stack([layer.b_in, layer.b_rec])}
-    return {
+    return {  # (1), (3), (4)
         **arrays,
         "bias": _one_bias(layer.b_in, layer.b_rec, gradients, ("b_x", "b_hh")),
-    }  # (1), (3), (4)
+    }
 
 
 # What the formats share.
@@ -352,7 +371,8 @@ def _to_project(format: str, cell: str, layer: _Layer, gradients: bool, biases: 
     ordered = [None if half is None else reorder(half, given, wanted) for half in halves]
     if BIASES[cell] == ("b_h",):
         ordered = [_joined(ordered[0], ordered[1], gradients, biases)]  # (1), (4)
-    return params | {name: value for name, value in zip(BIASES[cell], ordered, strict=True) if value is not None}  # (2)
+    named = zip(BIASES[cell], ordered, strict=True)
+    return params | {name: bias for name, bias in named if bias is not None}  # (2)
 
 
 def _from_project(
@@ -377,12 +397,17 @@ def _from_project(
         if missing and not (without and len(missing) == len(names)):
             raise ValueError(f"{named[missing[0]]} is missing")
     order = ORDERS["project"][cell], ORDERS[format][cell]
-    halves = [reorder(given[name], *order) if name in given else None for name in BIASES[cell]]
-    if len(halves) == 1:
-        b_h = halves[0]
-        halves.append(None if b_h is None else b_h.copy() if gradients else np.zeros_like(b_h))  # (4), (1)
+    moved = {name: reorder(given[name], *order) for name in allowed & given.keys() - possible}
+    names = BIASES[cell]
+    b_in = moved.get(names[0])
+    if len(names) == 2:
+        b_rec = moved.get(names[1])
+    elif b_in is None:
+        b_rec = None
+    else:
+        b_rec = b_in.copy() if gradients else np.zeros_like(b_in)  # (4), (1)
     others = {name: given[name].copy() for name in possible & given.keys()}
-    return _Layer(reorder(given["W_xh"], *order), reorder(given["W_hh"], *order), halves[0], halves[1]), others
+    return _Layer(moved["W_xh"], moved["W_hh"], b_in, b_rec), others
 
 
 def _joined(b_in: Array | None, b_rec: Array | None, gradients: bool, named: tuple[str, str]) -> Array | None:
@@ -396,9 +421,12 @@ def _one_bias(b_in: Array, b_rec: Array, gradients: bool, named: tuple[str, str]
     """Their sum; of gradients the first, if the second agrees to half of the digits."""
     if not gradients:
         return b_in + b_rec
-    error, norm = np.max(np.abs(b_in - b_rec), initial=0), np.max(np.abs(b_in), initial=0)
-    if not error <= np.sqrt(np.finfo(np.result_type(b_in, np.float16)).eps) * norm:
-        raise ValueError(f"the gradients {named[0]} and {named[1]} differ by up to {error:.3g}: they are of one sum")
+    error = np.max(np.abs(b_in - b_rec), initial=0)
+    norm = np.max(np.abs(b_in), initial=0)
+    half_of_the_digits = np.sqrt(np.finfo(np.result_type(b_in, np.float16)).eps)
+    if not error <= half_of_the_digits * norm:  # NaN is no agreement
+        both = f"the gradients {named[0]} and {named[1]}"
+        raise ValueError(f"{both} differ by up to {error:.3g}: they are of one sum")
     return b_in
 
 
@@ -417,27 +445,26 @@ def _taken(
         raise ValueError(f"no cell is called {cell!r}; there are {', '.join(ORDERS[format])}")
     for base in WEIGHTS[format]:
         if named[base] not in tensors:
-            there = [*tensors][:6]
-            raise ValueError(f"{named[base]} is missing; there is {', '.join(there) or 'nothing'}{', …' * (len(tensors) > 6)}")
+            there = ", ".join([*tensors][:6]) or "nothing"
+            more = ", …" if len(tensors) > 6 else ""
+            raise ValueError(f"{named[base]} is missing; there is {there}{more}")
     given = {base: np.asarray(tensors[name]) for base, name in named.items() if name in tensors}
     _check_shapes(format, cell, given, named, symbols or SHAPES[format])
     return given
 
 
 def _check_shapes(format: str, cell: str, given: Arrays, named: Mapping[str, str], symbols: Mapping[str, str]) -> None:
-    recurrent = WEIGHTS[format][1]
-    stacked, shape, gates = (
-        symbols[recurrent].split().index("GH"),
-        given[recurrent].shape,
-        len(ORDERS[format][cell]),
-    )
+    recurrent = WEIGHTS[format][1]  # it alone tells the sizes: I is free, biases may be left out
+    shape = given[recurrent].shape
+    stacked = symbols[recurrent].split().index("GH")
+    gates = len(ORDERS[format][cell])
     if len(shape) != 2:
         raise ValueError(f"{named[recurrent]} has {len(shape)} axes: it is a matrix")
     total, fed_back = shape[stacked], shape[1 - stacked]
     if total % gates:
-        raise ValueError(
-            f"{named[recurrent]} has {total} {('rows', 'columns')[stacked]}: {CALLED[cell]}'s is a multiple of {gates}"
-        )
+        count = f"{total} {('rows', 'columns')[stacked]}"
+        wanted = f"{CALLED[cell]}'s is a multiple of {gates}"
+        raise ValueError(f"{named[recurrent]} has {count}: {wanted}")
     hidden = total // gates
     projected = not given.keys().isdisjoint((PROJECTION, "weight_hr"))
     sizes = {
@@ -449,7 +476,16 @@ def _check_shapes(format: str, cell: str, given: Arrays, named: Mapping[str, str
         "2": 2,
     }
     for base, array in given.items():
-        expected = [sizes.get(symbol) for symbol in symbols[base].split()]
-        if len(expected) != array.ndim or any(e not in (None, n) for e, n in zip(expected, array.shape, strict=True)):
-            told = ", ".join("I" if size is None else str(size) for size in expected) + "," * (len(expected) == 1)
-            raise ValueError(f"{named[base]} has the shape {array.shape}: {CALLED[cell]} of hidden size {hidden} has ({told})")
+        expected = tuple(sizes.get(symbol, "I") for symbol in symbols[base].split())
+        if not _fits(array.shape, expected):
+            told = str(expected).replace("'", "")  # as a shape is told, (8, I)
+            whose = f"{CALLED[cell]} of hidden size {hidden}"
+            raise ValueError(f"{named[base]} has the shape {array.shape}: {whose} has {told}")
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
+    """Whether the shape is the expected one, in which a letter stands for any size."""
+    if len(shape) != len(expected):
+        return False
+    pairs = zip(shape, expected, strict=True)
+    return all(isinstance(wanted, str) or size == wanted for size, wanted in pairs)

@@ -46,7 +46,8 @@ def position_weights(mask: Array, reduction: str) -> Array:
 
 def softmax_cross_entropy(y: Array, target: Array, weights: Array) -> tuple[float, Array]:
     """(L, ∂L/∂y) for y (T, B, V), integer targets (T, B) and weights (T, B)."""
-    shifted = (y - y.max(axis=-1, keepdims=True)).reshape(-1, y.shape[-1])  # only differences of y matter, and are formed
+    # Only differences of y matter, and are formed.
+    shifted = (y - y.max(axis=-1, keepdims=True)).reshape(-1, y.shape[-1])
     p, w, at_target = (
         np.exp(shifted),
         weights.reshape(-1),

@@ -95,7 +95,11 @@ def _must_be_at_least_zero(name: str, value: float) -> None:
 
 def sgd(params: Named, gradients: Named, learning_rate: float) -> Arrays:
     """New parameters by (1); the old ones are left as they are, and keep their dtype."""
-    return {name: value - np.asarray(learning_rate, dtype=value.dtype) * gradients[name] for name, value in params.items()}  # (1)
+    moved: Arrays = {}
+    for name, value in params.items():
+        rate = np.asarray(learning_rate, dtype=value.dtype)
+        moved[name] = value - rate * gradients[name]  # (1)
+    return moved
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,9 @@ class SGD:
 
     def start(self, params: Named) -> Arrays:
         """v_0 = 0."""
-        return {name: np.zeros_like(value) for name, value in params.items()} if self.momentum else {}
+        if not self.momentum:
+            return {}
+        return {name: np.zeros_like(value) for name, value in params.items()}
 
     def update(self, params: Named, gradients: Named, memory: Named) -> tuple[Arrays, Arrays]:
         """(new parameters, new memory)."""
@@ -126,8 +132,10 @@ class SGD:
             return sgd(params, gradients, self.learning_rate), {}
         mu = float(self.momentum)  # a NumPy scalar would widen float32
         v = {name: mu * memory[name] + gradients[name] for name in params}  # (2)
-        along = {name: gradients[name] + mu * v[name] for name in params} if self.nesterov else v  # (3)
-        return sgd(params, along, self.learning_rate), v
+        if not self.nesterov:
+            return sgd(params, v, self.learning_rate), v
+        ahead = {name: gradients[name] + mu * v[name] for name in params}  # (3)
+        return sgd(params, ahead, self.learning_rate), v
 
 
 @dataclass(frozen=True)
@@ -166,14 +174,13 @@ class Adam:
 
     def update(self, params: Named, gradients: Named, memory: Moments) -> tuple[Arrays, Moments]:
         """(new parameters, new memory)."""
-        n, beta1, beta2, epsilon = (
-            memory.updates + 1,
-            float(self.beta1),
-            float(self.beta2),
-            float(self.epsilon),
-        )
+        n = memory.updates + 1
+        # Python's numbers: NumPy scalars would widen float32.
+        beta1, beta2, epsilon = float(self.beta1), float(self.beta2), float(self.epsilon)
         m = {name: beta1 * memory.m[name] + (1 - beta1) * gradients[name] for name in params}  # (4)
-        v = {name: beta2 * memory.v[name] + (1 - beta2) * gradients[name] ** 2 for name in params}  # (5)
+        v = {  # (5)
+            name: beta2 * memory.v[name] + (1 - beta2) * gradients[name] ** 2 for name in params
+        }
         m_hat = {name: value / (1 - beta1**n) for name, value in m.items()}  # (6)
         v_hat = {name: value / (1 - beta2**n) for name, value in v.items()}  # (6)
         along = {name: m_hat[name] / (np.sqrt(v_hat[name]) + epsilon) for name in params}  # (7)

@@ -25,7 +25,7 @@ class Unrolled:
     """loss(xp, params, inputs) = Σ_t step_loss, over the first axis of inputs in `sequence`.
 
     initial(xp, params, inputs) -> state                       s_0, a dict of arrays
-    step(xp, params, state, at) -> state                       `at` holds the inputs of this step, by name
+    step(xp, params, state, at) -> state                       `at`: this step's inputs, by name
     step_loss(xp, params, state, at) -> scalar                 ℓ_t, of the new state
     """
 

@@ -122,7 +122,8 @@ class Convention:
         large = [name for name in sorted(names) if name in answer.directions]
         if large:
             raise BadOption(
-                f"convention: clipping needs every entry, and a NumPy loss tells {', '.join(large)} "
+                "convention: clipping needs every entry, and a NumPy loss tells "
+                f"{', '.join(large)} "
                 "along random directions only (more than 80 entries): try smaller sizes, or write "
                 "loss(xp, params, inputs)"
             )

@@ -119,6 +119,9 @@ def _detail_table(case: CaseReport) -> Table:
 
 
 def _cells(row: Verdict) -> list[str | Text]:
+    index = None if row.worst_index is None else ",".join(map(str, row.worst_index))
+    step = None if row.first_wrong_step is None else str(row.first_wrong_step)
+    worst_step = row.step_error_over_noise
     return [
         Text(row.gradient),
         Text(row.reference),
@@ -126,9 +129,9 @@ def _cells(row: Verdict) -> list[str | Text]:
         number(row.max_rel_error),
         number(row.noise),
         ratio(row.error_over_noise),
-        "–" if row.step_error_over_noise is None else ratio(row.step_error_over_noise),
-        "–" if row.worst_index is None else ",".join(map(str, row.worst_index)),
-        "–" if row.first_wrong_step is None else str(row.first_wrong_step),
+        "–" if worst_step is None else ratio(worst_step),
+        "–" if index is None else index,
+        "–" if step is None else step,
     ]
 
 

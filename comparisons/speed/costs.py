@@ -67,9 +67,11 @@ class Cost:
 
 def step_jacobian_costs(sizes: Sequence[Sizes], seconds: float) -> list[Cost]:
     """All ∂s_t/∂s_{t−1} of a sequence from its tape, over jacrev by jax and by torch.func."""
-    return [
-        _step_jacobians(task_of(cell, each, "float64"), seconds) for cell in NAMES for each in sizes
-    ]
+    found: list[Cost] = []
+    for cell in NAMES:
+        tasks = [task_of(cell, each, "float64") for each in sizes]
+        found += [_step_jacobians(task, seconds) for task in tasks]
+    return found
 
 
 def jacobian_runs(task: Task) -> dict[str, Callable[[], Array]]:
@@ -84,7 +86,8 @@ def jacobian_runs(task: Task) -> dict[str, Callable[[], Array]]:
     # jax and torch take the state as one vector, of which each cell makes its parts.
     def split(s: Any) -> tuple[Any, ...]:
         width = s.shape[-1] // len(names)
-        return tuple(s[..., k * width : (k + 1) * width] for k in range(len(names)))
+        starts = range(0, width * len(names), width)
+        return tuple(s[..., start : start + width] for start in starts)
 
     return {
         HAND: partial(jacobians.state_jacobians, cell, params, tape),
@@ -97,7 +100,8 @@ def _step_jacobians(task: Task, seconds: float) -> Cost:
     runs = jacobian_runs(task)
     must_be_equal(runs)
     times = interleaved(runs, seconds)
-    ratios = {name: spread(times[HAND] / taken) for name, taken in times.items() if name != HAND}
+    mine = times.pop(HAND)
+    ratios = {name: spread(mine / taken) for name, taken in times.items()}
     return Cost(f"step Jacobians, {task.cell}", str(task.sizes), ratios, "≤ 1.00 of the faster")
 
 
@@ -141,15 +145,20 @@ def product_costs(states: Sequence[int], seconds: float, steps: int = 12) -> lis
     """All products of S × S Jacobians: the share of the time that matrix products alone take."""
     found: list[Cost] = []
     for size in states:
-        drawn = np.random.default_rng(0).normal(size=(steps, 1, size, size), scale=size**-0.5)
+        rng = np.random.default_rng(0)
+        drawn = rng.normal(size=(steps, 1, size, size), scale=size**-0.5)
         runs = {HAND: partial(all_products, drawn), "limit": products_alone(drawn)}
-        must_be_equal({name: (lambda run=run: run()[-1]) for name, run in runs.items()})
+        must_be_equal({name: partial(_last, run) for name, run in runs.items()})
         times = interleaved(runs, seconds)
         share = {"limit": spread(times["limit"] / times[HAND])}
-        found.append(
-            Cost("all ∂s_t/∂s_k", f"T = {steps}, S = {size}", share, "≥ 0.75 where S ≥ 128")
-        )
+        sizes = f"T = {steps}, S = {size}"
+        found.append(Cost("all ∂s_t/∂s_k", sizes, share, "≥ 0.75 where S ≥ 128"))
     return found
+
+
+def _last(run: Callable[[], list[Array]]) -> Array:
+    """The products to the last step: the others are among their factors."""
+    return run()[-1]
 
 
 def verdict_costs(rounds: int, steps: int, hidden: int) -> list[Cost]:
@@ -244,8 +253,14 @@ def growth_costs(seconds: float, grown: Mapping[str, Sequence[Sizes]] = GROWTH) 
 
     By least squares of logarithms within every round.
     """
-    axes = grown.items()
-    return [_exponent(cell, axis, sizes, seconds) for cell in NAMES for axis, sizes in axes]
+    found: list[Cost] = []
+    for cell in NAMES:
+        found += [_exponent(cell, axis, sizes, seconds) for axis, sizes in grown.items()]
+    return found
+
+
+# Which field of Sizes an axis is.
+FIELDS = {"T": "steps", "B": "batch", "H": "hidden_size"}
 
 
 def _exponent(cell: str, axis: str, sizes: Sequence[Sizes], seconds: float) -> Cost:
@@ -253,9 +268,9 @@ def _exponent(cell: str, axis: str, sizes: Sequence[Sizes], seconds: float) -> C
     for run in runs.values():
         run()
     times = interleaved(runs, seconds)
-    field = {"T": "steps", "B": "batch", "H": "hidden_size"}[axis]
-    along = np.log([getattr(each, field) for each in sizes])
-    slopes = np.polyfit(along, np.log(np.stack(list(times.values()))), 1)[0]
+    logs_of_sizes = np.log([getattr(each, FIELDS[axis]) for each in sizes])
+    logs_of_times = np.log(np.stack(list(times.values())))
+    slopes = np.polyfit(logs_of_sizes, logs_of_times, 1)[0]
     along_sizes = f"{sizes[0]} … {sizes[-1]}"
     return Cost(f"time by {axis}, {cell}", along_sizes, {"exponent": spread(slopes)}, "")
 

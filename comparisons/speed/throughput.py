@@ -282,9 +282,11 @@ def lines(quick: bool, cells: Sequence[str] = NAMES) -> list[Line]:
 
 def versions(threads: int) -> dict[str, Any]:
     """What the numbers depend on: threads, NumPy and its BLAS, torch, jax."""
-    pools = cast(list[dict[str, Any]], threadpoolctl.threadpool_info())
-    blas = [
-        f"{pool['internal_api']} {pool['version']}" for pool in pools if pool["user_api"] == "blas"
-    ]
-    found = {name: import_module(name).__version__ for name in ("numpy", "torch", "jax")}
-    return {"threads": threads, **found, "BLAS": ", ".join(sorted(set(blas)))}
+    found: dict[str, Any] = {"threads": threads}
+    for name in ("numpy", "torch", "jax"):
+        found[name] = import_module(name).__version__
+    blas: set[str] = set()
+    for pool in cast(list[dict[str, Any]], threadpoolctl.threadpool_info()):
+        if pool["user_api"] == "blas":
+            blas.add(f"{pool['internal_api']} {pool['version']}")
+    return {**found, "BLAS": ", ".join(sorted(blas))}

@@ -212,8 +212,6 @@ def agreement(problem: Problem, engine: Engine) -> list[Verdict]:
         ]
 
     at_the_floor = judged(0)
-    return (
-        at_the_floor
-        if all(verdict.passed for verdict in at_the_floor)
-        else judged(tolerance.SAMPLES)
-    )
+    if all(verdict.passed for verdict in at_the_floor):
+        return at_the_floor
+    return judged(tolerance.SAMPLES)

@@ -287,8 +287,6 @@ def _compared(
     others: dict[str, Problem] = {}
     for each in references:
         others[each.engine.name] = _train(course, _without_shares(each.engine), each.rule)[-1]
-    if not references:
-        return []  # nobody can follow this cell, and there is no noise to measure
     noise = _noise(course, others, references)
     rows: list[ParameterVerdict] = []
     for each in references:

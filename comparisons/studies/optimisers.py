@@ -106,10 +106,8 @@ def _note(package: str, by: str) -> str | None:
 def must_be_known(settings: Settings) -> None:
     """Raises UnknownName for an optimiser or a clip that does not exist."""
     if settings["optimiser"] not in OPTIMISERS:
-        raise UnknownName(
-            f"no optimiser is called {settings['optimiser']!r}; there are {', '.join(OPTIMISERS)}"
-        )
+        known = ", ".join(OPTIMISERS)
+        raise UnknownName(f"no optimiser is called {settings['optimiser']!r}; there are {known}")
     if settings["clip"] not in CLIPS:
-        raise UnknownName(
-            f"no clip is called {settings['clip']!r}; there are {', '.join(map(str, CLIPS))}"
-        )
+        known = ", ".join(map(str, CLIPS))
+        raise UnknownName(f"no clip is called {settings['clip']!r}; there are {known}")

@@ -118,9 +118,13 @@ class GRU(Halves):
         p_z, p_n = (h_prev - n) * z * not_z, not_z * (1 - n * n)
         if self.reset == "after":
             slope_r = p_n * cache["v_n"] * r * cache["not_r"]
-            return _plus_diagonal(z, _combined((p_n * r, W_hn), (slope_r, W_hr), (p_z, W_hz)))  # (14a)
+            return _plus_diagonal(  # (14a)
+                z, _combined((p_n * r, W_hn), (slope_r, W_hr), (p_z, W_hz))
+            )
         through_r = _plus_diagonal(r, _combined((h_prev * r * cache["not_r"], W_hr)))
-        return _plus_diagonal(z, p_n[:, :, None] * (W_hn @ through_r) + p_z[:, :, None] * W_hz)  # (14b)
+        return _plus_diagonal(  # (14b)
+            z, p_n[:, :, None] * (W_hn @ through_r) + p_z[:, :, None] * W_hz
+        )
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -142,13 +146,13 @@ class GRU(Halves):
         v_n = seen @ W_hn.T + b_hn
         n = xp.tanh(u_n + r * v_n) if self.reset == "after" else xp.tanh(u_n + v_n)  # (4a), (4b)
         gates = {"r": r, "z": z, "n": n, "not_r": not_r, "not_z": not_z}
-        return {"h": not_z * n + z * h_prev}, {
+        return {"h": not_z * n + z * h_prev}, {  # (5)
             "x": x,
             "h_prev": h_prev,
             "seen": seen,
             **gates,
             "v_n": v_n,
-        }  # (5)
+        }
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """((δ, ε_n) side by side (B, 4H), {"h": dh_{t−1}})."""
@@ -197,32 +201,30 @@ class GRU(Halves):
 
         The tape is s_t, "slopes" by (15) and (16) (5, T, B, H), and what W_hn has "seen", if not h.
         """
-        (steps, batch), size, after = x.shape[:2], params["W_hh"].shape[1], self.reset == "after"
+        (steps, batch), size = x.shape[:2], params["W_hh"].shape[1]
+        after = self.reset == "after"
+        # c is the bias beside W_hh.
         (W_xr_z, W_xn), (b_r_z, b_n), (c_r_z, c_n), (W_hr_z, W_hn) = (
             np.split(params[name], [2 * size]) for name in ("W_xh", "b_x", "b_hh", "W_hh")
-        )  # c is the bias beside W_hh
+        )
         joined = Joined(x, initial["h"])
-        rows, h, all_tiles = joined.rows, joined.h, tiles(steps, batch, 10 * initial["h"][0].nbytes)
-        W_r_z, together = (
-            -joined.weights(W_hr_z, b_r_z + c_r_z, W_xr_z),
-            all_tiles[0].count,
-        )  # e⁻ᵃ is wanted
+        rows, h = joined.rows, joined.h
+        all_tiles = tiles(steps, batch, 10 * initial["h"][0].nbytes)
+        together = all_tiles[0].count
+        W_r_z = -joined.weights(W_hr_z, b_r_z + c_r_z, W_xr_z)  # e⁻ᵃ is wanted
         net = NetInputs(rows, W_r_z, joined.columns(-W_xr_z), together, 2)
         u_n = joined.of_x(W_xn, b_n if after else b_n + c_n)
-        slopes, seen = (
-            empty((5, steps, batch, size), u_n.dtype),
-            h[:-1] if after else np.empty_like(u_n),
-        )
-        W_n = np.concatenate([W_hn, c_n[:, None]], axis=1).T if after else W_hn.T
-        net_n = NetInputs(rows[..., : size + 1], W_n, [None] * steps, together) if after else Multiplier(W_n, batch)
+        slopes = empty((5, steps, batch, size), u_n.dtype)
+        if after:
+            seen, W_n = h[:-1], np.concatenate([W_hn, c_n[:, None]], axis=1).T
+            net_n = NetInputs(rows[..., : size + 1], W_n, [None] * steps, together)
+        else:
+            seen, net_n = np.empty_like(u_n), Multiplier(W_hn.T, batch)
         room = np.empty((together, 4, all_tiles[0].rows.stop, size), u_n.dtype)
         for tile in all_tiles:
             own, until = (tile.steps, tile.rows), h[tile.through]
             mine = net.of(tile), u_n[own], until, room[: tile.count, :, : until.shape[1]]
-            if isinstance(net_n, NetInputs):
-                done = _gates_after(*mine, net_n.of(tile))
-            else:
-                done = _gates_before(*mine, net_n, seen[own])
+            done = _gates_after(*mine, net_n.of(tile)) if isinstance(net_n, NetInputs) else _gates_before(*mine, net_n, seen[own])
             _slopes(*done, after, slopes[:, *own])
         return {"h": h}, {"joined": rows, "slopes": slopes, **({} if after else {"seen": seen})}
 
@@ -237,22 +239,26 @@ class GRU(Halves):
         walk = _deltas_after if self.reset == "after" else _deltas_before
         delta, epsilon_n, dh_0 = walk(tape["slopes"], params["W_hh"], cotangents["h"], carry)
         by_r_z = weight_gradient(rows, delta[..., : 2 * size])  # (12), (13), rows of r and z
-        by_x = np.concatenate([by_r_z[:, size:], weight_gradient(rows[..., size:], delta[..., 2 * size :])])  # (12)
+        by_x = np.concatenate(  # (12)
+            [by_r_z[:, size:], weight_gradient(rows[..., size:], delta[..., 2 * size :])]
+        )
         if "seen" in tape:
             d_W_hn, d_b_n = weight_gradient(tape["seen"], epsilon_n), by_x[2 * size :, :1]  # (13)
         else:
-            d_W_hn, d_b_n = np.split(weight_gradient(rows[..., : size + 1], epsilon_n), [size], axis=1)  # (13)
+            d_W_hn, d_b_n = np.split(  # (13)
+                weight_gradient(rows[..., : size + 1], epsilon_n), [size], axis=1
+            )
         d_params = {
             "W_xh": by_x[:, 1:].copy() if width_of(x) else linear_backward(params["W_xh"], x, delta)[0],
             "W_hh": np.concatenate([by_r_z[:, :size], d_W_hn]),
             "b_x": by_x[:, 0].copy(),
             "b_hh": np.concatenate([by_x[: 2 * size, 0], d_b_n[:, 0]]),
         }
-        return (
+        return (  # (12)
             d_params,
             (rows_of(delta, 2) @ params["W_xh"]).reshape(x.shape) if width_of(x) else None,
             {"h": dh_0},
-        )  # (12)
+        )
 
 
 def _combined(*terms: tuple[Array, Array]) -> Array:

@@ -113,10 +113,10 @@ class LRU(Halves):
         del cache
         lambda_re, lambda_im = eigenvalues(np, params)
         d_re, d_im = d_state["re"], d_state["im"]
-        previous = {
+        previous = {  # (5)
             "re": lambda_re * d_re + lambda_im * d_im,
             "im": lambda_re * d_im - lambda_im * d_re,
-        }  # (5)
+        }
         return np.concatenate([d_re, d_im], axis=-1), previous
 
     def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
@@ -129,9 +129,13 @@ class LRU(Halves):
         d_lambda_re = np.sum(d_re * re_prev + d_im * im_prev, axis=0)  # (6)
         d_lambda_im = np.sum(d_im * re_prev - d_re * im_prev, axis=0)
         d_nu = -np.exp(params["nu"]) * (d_lambda_re * lambda_re + d_lambda_im * lambda_im)  # (7)
-        d_theta = np.exp(params["theta"]) * (d_lambda_im * lambda_re - d_lambda_re * lambda_im)  # (8)
+        d_theta = np.exp(params["theta"]) * (  # (8)
+            d_lambda_im * lambda_re - d_lambda_re * lambda_im
+        )
         d_gamma = np.sum(d_re * u[:, :size] + d_im * u[:, size:], axis=0)  # (9)
-        d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta * np.concatenate([scale, scale]))  # (10)
+        d_W_xh, d_x = linear_backward(  # (10)
+            params["W_xh"], cache["x"], delta * np.concatenate([scale, scale])
+        )
         return {"nu": d_nu, "theta": d_theta, "gamma": d_gamma, "W_xh": d_W_xh}, d_x
 
 

@@ -101,7 +101,9 @@ class LSTM(Halves):
         )
         through_c = o * (1 - tanh_c * tanh_c)
         c_by_h = p_i[:, :, None] * W_hi + p_f[:, :, None] * W_hf + p_g[:, :, None] * W_hg  # (14)
-        h_by_h = through_c[:, :, None] * c_by_h + (tanh_c * o * cache["not_o"])[:, :, None] * W_ho  # (15)
+        h_by_h = (  # (15)
+            through_c[:, :, None] * c_by_h + (tanh_c * o * cache["not_o"])[:, :, None] * W_ho
+        )
         eye = np.eye(f.shape[-1], dtype=f.dtype)
         c_by_c, h_by_c = f[:, :, None] * eye, (through_c * f)[:, :, None] * eye  # (14), (15)
         return np.block([[h_by_h, h_by_c], [c_by_h, c_by_c]])
@@ -119,18 +121,20 @@ class LSTM(Halves):
         a = projected + state["h"] @ params["W_hh"].T  # (1)
         size = state["h"].shape[-1]
         a_i, a_f, a_g, a_o = (a[:, k * size : (k + 1) * size] for k in range(len(GATES)))
-        (i, not_i), (f, not_f), (o, not_o) = (sigmoid_and_complement(xp, a) for a in (a_i, a_f, a_o))  # (2)
+        (i, not_i), (f, not_f), (o, not_o) = (  # (2)
+            sigmoid_and_complement(xp, a) for a in (a_i, a_f, a_o)
+        )
         g = xp.tanh(a_g)  # (2)
         c = f * state["c"] + i * g  # (3)
         tanh_c = xp.tanh(c)
         gates = {"i": i, "f": f, "g": g, "o": o, "not_i": not_i, "not_f": not_f, "not_o": not_o}
-        return {"h": o * tanh_c, "c": c}, {
+        return {"h": o * tanh_c, "c": c}, {  # (4)
             "x": x,
             "h_prev": state["h"],
             "c_prev": state["c"],
             **gates,
             "tanh_c": tanh_c,
-        }  # (4)
+        }
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """(δ_t (B, 4H), {"h": dh_{t−1}, "c": dc_{t−1}})."""
@@ -195,7 +199,9 @@ class LSTM(Halves):
         e is by name, (T, B, ·); carry is what later steps hand back for s_T.
         """
         delta, d_initial = _deltas(tape["by_h"], tape["by_c"], _o_first(params["W_hh"]), cotangents, carry)
-        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(_o_first(params["W_xh"]), x, tape["joined"], delta)  # (13), (12)
+        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(  # (13), (12)
+            _o_first(params["W_xh"]), x, tape["joined"], delta
+        )
         return (
             {"W_xh": _o_last(d_W_xh), "W_hh": _o_last(d_W_hh), "b_h": _o_last(d_b_h)},
             d_x,

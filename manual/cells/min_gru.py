@@ -54,7 +54,9 @@ class MinGRU(Halves):
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """J_t by (8): (B, H, H)."""
         del params
-        return cache["not_z"][:, :, None] * np.eye(cache["z"].shape[-1], dtype=cache["z"].dtype)  # (8)
+        return cache["not_z"][:, :, None] * np.eye(  # (8)
+            cache["z"].shape[-1], dtype=cache["z"].dtype
+        )
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -85,7 +87,7 @@ class MinGRU(Halves):
     def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 2H)."""
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (7)
-        return {
+        return {  # (7)
             "W_xh": d_W_xh,
             "b_h": np.sum(delta.reshape(-1, delta.shape[-1]), axis=0),
-        }, d_x  # (7)
+        }, d_x

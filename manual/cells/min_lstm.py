@@ -60,7 +60,9 @@ class MinLSTM(Halves):
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """J_t by (12): (B, H, H)."""
         del params
-        return cache["keep"][:, :, None] * np.eye(cache["keep"].shape[-1], dtype=cache["keep"].dtype)  # (12)
+        return cache["keep"][:, :, None] * np.eye(  # (12)
+            cache["keep"].shape[-1], dtype=cache["keep"].dtype
+        )
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -104,7 +106,7 @@ class MinLSTM(Halves):
     def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 3H)."""
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (11)
-        return {
+        return {  # (11)
             "W_xh": d_W_xh,
             "b_h": np.sum(delta.reshape(-1, delta.shape[-1]), axis=0),
-        }, d_x  # (11)
+        }, d_x

@@ -74,10 +74,14 @@ class PeepholeLSTM(Halves):
             i * (1 - g * g),
         )
         q = tanh_c * o * cache["not_o"]
-        c_by_c = (f + s_i * params["p_i"] + s_f * params["p_f"])[:, :, None] * np.eye(f.shape[-1], dtype=f.dtype)  # (15)
+        c_by_c = (f + s_i * params["p_i"] + s_f * params["p_f"])[:, :, None] * np.eye(  # (15)
+            f.shape[-1], dtype=f.dtype
+        )
         c_by_h = s_i[:, :, None] * W_hi + s_f[:, :, None] * W_hf + s_g[:, :, None] * W_hg  # (15)
         through_c = (o * (1 - tanh_c * tanh_c) + q * params["p_o"])[:, :, None]
-        return np.block([[through_c * c_by_h + q[:, :, None] * W_ho, through_c * c_by_c], [c_by_h, c_by_c]])  # (16)
+        return np.block(  # (16)
+            [[through_c * c_by_h + q[:, :, None] * W_ho, through_c * c_by_c], [c_by_h, c_by_c]]
+        )
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -100,14 +104,14 @@ class PeepholeLSTM(Halves):
         o, not_o = sigmoid_and_complement(xp, a_o + params["p_o"] * c)  # (4)
         tanh_c = xp.tanh(c)
         gates = {"i": i, "f": f, "g": g, "o": o, "not_i": not_i, "not_f": not_f, "not_o": not_o}
-        return {"h": o * tanh_c, "c": c}, {
+        return {"h": o * tanh_c, "c": c}, {  # (5)
             "x": x,
             "h_prev": h_prev,
             "c_prev": c_prev,
             **gates,
             "c": c,
             "tanh_c": tanh_c,
-        }  # (5)
+        }
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """(δ_t (B, 4H), {"h": dh_{t−1}, "c": dc_{t−1}})."""
@@ -129,8 +133,8 @@ class PeepholeLSTM(Halves):
         delta_i, delta_f, _, delta_o = (rows[:, k * size : (k + 1) * size] for k in range(len(GATES)))
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (13), (12)
         d_params = {"W_xh": d_W_xh, "W_hh": rows.T @ h_prev, "b_h": np.sum(rows, axis=0)}  # (13)
-        d_params |= {
+        d_params |= {  # (14)
             "p_i": np.sum(delta_i * c_prev, axis=0),
             "p_f": np.sum(delta_f * c_prev, axis=0),
-        }  # (14)
+        }
         return {**d_params, "p_o": np.sum(delta_o * c, axis=0)}, d_x  # (14)

@@ -106,7 +106,9 @@ class ProjectedLSTM(Halves):
         a = projected + state["h"] @ params["W_hh"].T  # (1)
         size = state["c"].shape[-1]
         a_i, a_f, a_g, a_o = (a[:, k * size : (k + 1) * size] for k in range(len(GATES)))
-        (i, not_i), (f, not_f), (o, not_o) = (sigmoid_and_complement(xp, a) for a in (a_i, a_f, a_o))  # (2)
+        (i, not_i), (f, not_f), (o, not_o) = (  # (2)
+            sigmoid_and_complement(xp, a) for a in (a_i, a_f, a_o)
+        )
         g = xp.tanh(a_g)  # (2)
         c = f * state["c"] + i * g  # (3)
         tanh_c = xp.tanh(c)
@@ -128,16 +130,16 @@ class ProjectedLSTM(Halves):
         dm = d_state["h"] @ params["W_hr"]  # (6)
         dc = d_state["c"] + dm * o * (1 - tanh_c * tanh_c)  # (7)
         delta_o = dm * tanh_c * o * cache["not_o"]  # (8)
-        delta_i, delta_f = (
+        delta_i, delta_f = (  # (9)
             dc * g * i * cache["not_i"],
             dc * cache["c_prev"] * f * cache["not_f"],
-        )  # (9)
+        )
         delta_g = dc * i * (1 - g * g)  # (9)
         delta = np.concatenate([delta_i, delta_f, delta_g, delta_o], axis=-1)
-        return np.concatenate([delta, d_state["h"]], axis=-1), {
+        return np.concatenate([delta, d_state["h"]], axis=-1), {  # (10)
             "h": delta @ params["W_hh"],
             "c": dc * f,
-        }  # (10)
+        }
 
     def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:
         """(d_params, dx) summed over every leading axis of delta (…, 4H+P) = (δ, dh)."""

@@ -62,7 +62,9 @@ class ResidualRNN(Halves):
     def step_jacobian(self, params: Arrays, cache: Arrays) -> Array:
         """J_t by (7): (B, H, H)."""
         slope = self.alpha * ACTIVATIONS[self.activation].derivative(cache["z"], cache["phi"])
-        return np.eye(slope.shape[-1], dtype=slope.dtype) + slope[:, :, None] * params["W_hh"]  # (7)
+        return (  # (7)
+            np.eye(slope.shape[-1], dtype=slope.dtype) + slope[:, :, None] * params["W_hh"]
+        )
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
 
@@ -76,16 +78,18 @@ class ResidualRNN(Halves):
         """({"h": h_t}, cache) given projected = W_xh x_t + b_h."""
         z = projected + state["h"] @ params["W_hh"].T  # (1)
         phi = ACTIVATIONS[self.activation].value(xp, z)
-        return {"h": state["h"] + self.alpha * phi}, {
+        return {"h": state["h"] + self.alpha * phi}, {  # (2)
             "x": x,
             "h_prev": state["h"],
             "z": z,
             "phi": phi,
-        }  # (2)
+        }
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """(δ_t (B, H), {"h": dh_{t−1}})."""
-        delta = self.alpha * ACTIVATIONS[self.activation].derivative(cache["z"], cache["phi"]) * d_state["h"]  # (3)
+        delta = (  # (3)
+            self.alpha * ACTIVATIONS[self.activation].derivative(cache["z"], cache["phi"]) * d_state["h"]
+        )
         return delta, {"h": d_state["h"] + delta @ params["W_hh"]}  # (4)
 
     def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:

@@ -94,11 +94,11 @@ class RNN(Halves):
         rows = delta.reshape(-1, delta.shape[-1])
         h_prev = cache["h_prev"].reshape(-1, delta.shape[-1])
         d_W_xh, d_x = linear_backward(params["W_xh"], cache["x"], delta)  # (6), (5)
-        return {
+        return {  # (7), (8)
             "W_xh": d_W_xh,
             "W_hh": rows.T @ h_prev,
             "b_h": np.sum(rows, axis=0),
-        }, d_x  # (7), (8)
+        }, d_x
 
     # The sequence form.
 
@@ -143,7 +143,9 @@ class RNN(Halves):
             np.add(e_t, dh_prev, out=delta_t)
             np.multiply(slope_t, delta_t, out=delta_t)  # (3)
             product.times(delta_t, filled)  # (4)
-        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(params["W_xh"], x, tape["joined"], delta)  # (7), (8), (6), (5)
+        d_W_hh, d_b_h, d_W_xh, d_x = joined_backward(  # (7), (8), (6), (5)
+            params["W_xh"], x, tape["joined"], delta
+        )
         return {"W_xh": d_W_xh, "W_hh": d_W_hh, "b_h": d_b_h}, d_x, {"h": dh_prev}
 
 

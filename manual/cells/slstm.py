@@ -86,9 +86,15 @@ class SLSTM(Halves):
         by_state = np.concatenate  # columns: h, c, n, m
         gap = by_state([W_i - not_f * W_f, none, none, none - eye], axis=-1)  # Δ
         m = by_state([w * not_f * W_f + (1 - w) * W_i, none, none, w * eye], axis=-1)  # (18)
-        c = by_state([i * (1 - z * z) * W_z, f * eye, none, none], axis=-1) + (w * i * z - (1 - w) * f * c_prev) * gap  # (18)
-        d_n = by_state([none, none, f * eye, none], axis=-1) + (w * i - (1 - w) * f * n_prev) * gap  # (19)
-        h = (o * c - o * v * d_n) / n + by_state([v * o * not_o * W_o, none, none, none], axis=-1)  # (19)
+        c = (  # (18)
+            by_state([i * (1 - z * z) * W_z, f * eye, none, none], axis=-1) + (w * i * z - (1 - w) * f * c_prev) * gap
+        )
+        d_n = (  # (19)
+            by_state([none, none, f * eye, none], axis=-1) + (w * i - (1 - w) * f * n_prev) * gap
+        )
+        h = (o * c - o * v * d_n) / n + by_state(  # (19)
+            [v * o * not_o * W_o, none, none, none], axis=-1
+        )
         return np.concatenate([h, c, d_n, m], axis=-2)
 
     # The step in its halves; `project` and `accumulate` take (B, ·) or (T, B, ·).
@@ -108,11 +114,11 @@ class SLSTM(Halves):
         to_q = q >= p
         m = xp.where(to_q, q, p)  # (3)
         i, f = xp.exp(p - m), xp.exp(q - m)  # (4)
-        z, (o, not_o), (_, not_f) = (
+        z, (o, not_o), (_, not_f) = (  # (5)
             xp.tanh(a_z),
             sigmoid_and_complement(xp, a_o),
             sigmoid_and_complement(xp, a_f),
-        )  # (5)
+        )
         c, n = f * state["c"] + i * z, f * state["n"] + i  # (6), (7)
         v = c / n
         gates = {
@@ -125,13 +131,13 @@ class SLSTM(Halves):
             "w": xp.astype(to_q, p.dtype),
         }
         before = {"h_prev": state["h"], "c_prev": state["c"], "n_prev": state["n"]}
-        return {"h": o * v, "c": c, "n": n, "m": m}, {
+        return {"h": o * v, "c": c, "n": n, "m": m}, {  # (8)
             "x": x,
             **before,
             **gates,
             "v": v,
             "n": n,
-        }  # (8)
+        }
 
     def delta(self, params: Arrays, cache: Arrays, d_state: Arrays) -> tuple[Array, Arrays]:
         """(δ_t (B, 4H), {"h", "c", "n", "m": the total derivatives one step before})."""
@@ -142,7 +148,9 @@ class SLSTM(Halves):
         di, df = dc * z + dn, dc * cache["c_prev"] + dn * cache["n_prev"]  # (11)
         dm = d_state["m"] - di * i - df * f  # (12)
         dp, dq = di * i + (1 - w) * dm, df * f + w * dm  # (13)
-        delta = np.concatenate([dp, dq * cache["not_f"], dc * i * (1 - z * z), delta_o], axis=-1)  # (14)
+        delta = np.concatenate(  # (14)
+            [dp, dq * cache["not_f"], dc * i * (1 - z * z), delta_o], axis=-1
+        )
         return delta, {"h": delta @ params["W_hh"], "c": dc * f, "n": dn * f, "m": dq}  # (16), (15)
 
     def accumulate(self, params: Arrays, cache: Arrays, delta: Array) -> tuple[Arrays, Array | None]:

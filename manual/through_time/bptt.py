@@ -2,7 +2,7 @@
 
 With s_t the state (all of it: h, or h and c) and s_t = step(s_{t−1}, x_t; W), let
 
-    e_t = ∂L_t/∂s_t      the loss's own derivative at step t ("cotangent"), given by whoever owns the loss     (1)
+    e_t = ∂L_t/∂s_t      the loss's own derivative at step t ("cotangent"), given to us     (1)
     d_t = ∂L/∂s_t        the total derivative
     J_t = ∂s_t/∂s_{t−1}
 
@@ -32,8 +32,11 @@ so that s_T is each row's own last state; and its derivative passes the step by,
 with nothing for W and x. What stands in x where there is no step is never read: it is taken as
 zero.
 
-With a `chunk` of k steps the state is carried across a chunk's border and the gradient is not: J_tᵀ d_t in (2) is left out where
-t − 1 is a positive multiple of k (truncation by chunks: Williams and Peng 1990, with h′ = h = k).    (8)
+With a `chunk` of k steps the state is carried across a chunk's border and the gradient is not:
+
+    J_tᵀ d_t in (2) is left out where t − 1 is a positive multiple of k     (8)
+
+(truncation by chunks: Williams and Peng 1990, with h′ = h = k).
 
 `forward` and `backward` are this loop. `run` and `gradients` give the same states and whole
 gradients, from the sequence form of a cell where it has one and nothing is masked or cut.
@@ -102,9 +105,10 @@ class SequenceCaches(Sequence[Any]):
 class SequenceGradients:
     """Gradients of one sequence.
 
-    params       name → its shape; with the step as first axis, (T, its shape), where the shares of the steps are kept apart
+    params       name → its shape; where the shares of the steps are kept apart, (T, its shape)
     x            like x, or None for tokens
-    d_state      name → (T+1, B, ·): ∂L/∂s_t for t = 0..T; index 0 is the initial state's gradient, and from a sequence form all
+    d_state      name → (T+1, B, ·): ∂L/∂s_t for t = 0..T; index 0 is the initial state's gradient,
+                 and from a sequence form all
     delta        (T, B, ·) = ∂L/∂z_t, where the cell tells it
     """
 
@@ -213,7 +217,9 @@ def backward(cell: Cell, params: Named, tape: Tape, cotangents: Named, chunk: in
     if not isinstance(cell, HoistedCell):
         return added_up(shares(cell, params, tape, cotangents, chunk))
     deltas, d_state = walk_deltas(cell, params, tape, cotangents, chunk)
-    d_params, d_x = cell.accumulate(params, stack_caches(tape.caches), deltas)  # (3), one matrix product over all steps
+    d_params, d_x = cell.accumulate(  # (3), one matrix product over all steps
+        params, stack_caches(tape.caches), deltas
+    )
     return SequenceGradients(d_params, d_x, d_state, deltas)
 
 
@@ -247,7 +253,9 @@ def _followed(cotangents: Named, carry: Arrays | None) -> Named:
     """The cotangents, e_T with what comes back from later steps: d_T, by (2)."""
     if carry is None:
         return cotangents
-    return {name: np.concatenate([e[:-1], e[-1:] + carry[name]]) for name, e in cotangents.items()}  # (2)
+    return {  # (2)
+        name: np.concatenate([e[:-1], e[-1:] + carry[name]]) for name, e in cotangents.items()
+    }
 
 
 def walk_deltas(
@@ -300,7 +308,9 @@ def _stacked(terms: list[tuple[Arrays, Array | None]], d_state: Arrays) -> Seque
 
 def added_up(found: SequenceGradients) -> SequenceGradients:
     """The gradients of which these are the shares."""
-    return replace(found, params={name: np.sum(value, axis=0) for name, value in found.params.items()})  # (3)
+    return replace(  # (3)
+        found, params={name: np.sum(value, axis=0) for name, value in found.params.items()}
+    )
 
 
 def _walk(tape: Tape, cotangents: Named, pull_back: Any, chunk: int | None) -> Arrays:

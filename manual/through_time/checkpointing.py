@@ -38,10 +38,9 @@ from ..arrays import Array, Arrays, Named
 from ..cell import Cell
 from . import bptt
 
-BLOCK, ROWS = (
-    256,
-    1024,
-)  # at least so many steps, and rows of all its steps: what a block costs besides them is not noticed
+# A block has at least so many steps, and rows of all its steps: what it costs besides them is not
+# noticed.
+BLOCK, ROWS = 256, 1024
 BUDGET = 2**30  # bytes of tape that a run may leave before it takes to checkpoints by itself
 
 
@@ -163,10 +162,9 @@ def run(
     checkpoint: int | None = None,
     budget: float = BUDGET,
 ) -> bptt.Tape:
-    """`bptt.run` in blocks.
+    """`bptt.run` in blocks: states s_0..s_T, and caches.
 
-    States s_0..s_T, and caches that are kept, or with a checkpoint computed once more when asked
-    for.
+    These are kept, or with a checkpoint computed once more when asked for.
 
     checkpoint is the length k of a segment, in steps, made up to whole blocks. Without one the tape
     is kept as long as it has no more than `budget` bytes, and else k is √T. A run of one block
@@ -178,7 +176,8 @@ def run(
     if len(x) <= block:
         return bptt.run(cell, params, initial_state, x, mask)
     if mask is not None:
-        x = np.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim)), x, np.zeros_like(x))  # as in bptt.forward
+        # As in bptt.forward.
+        x = np.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim)), x, np.zeros_like(x))
     recipe = Recipe(cell, params, x, mask, block)
     tapes = recipe.tapes(initial_state, 0, len(x))
     first = next(tapes)
@@ -186,12 +185,9 @@ def run(
         checkpoint = math.isqrt(len(x) - 1) + 1
     states = {name: np.empty((len(x) + 1, *s.shape[1:]), s.dtype) for name, s in first.states.items()}
     kept = _written(chain([first], tapes), states, block, checkpoint is None)
-    return bptt.Tape(
-        x,
-        states,
-        _recomputed(recipe, initial_state, states, checkpoint) if checkpoint else kept,
-        mask,
-    )
+    if checkpoint is None:
+        return bptt.Tape(x, states, kept, mask)
+    return bptt.Tape(x, states, _recomputed(recipe, initial_state, states, checkpoint), mask)
 
 
 def _recomputed(recipe: Recipe, initial_state: Named, states: Arrays, checkpoint: int) -> Recomputed:
@@ -251,9 +247,9 @@ def gradients(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, chu
         found = bptt.gradients(cell, params, part, e, chunk, carry)
         total.add(start, found)
         crossed = chunk is not None and start % chunk == 0
-        carry = (
+        carry = (  # (3), or (8) of manual.through_time.bptt
             None if start and crossed else {name: d[0] for name, d in found.d_state.items()}
-        )  # (3), or (8) of manual.through_time.bptt
+        )
     return bptt.SequenceGradients(total.params, total.x, {name: d[None] for name, d in (carry or {}).items()}, None)
 
 

@@ -247,7 +247,12 @@ class Network:
 
     def reads(self) -> tuple[str, ...]:
         """The states that the top layer hands on."""
-        return tuple(name + run.suffix for run in self.directions()[-1] for name in output_names(self.cell))
+        return self._outputs(self.directions()[-1])
+
+    def _outputs(self, layer: tuple[Direction, ...]) -> tuple[str, ...]:
+        """The names of what a layer hands on, in the order of (1)."""
+        own = output_names(self.cell)
+        return tuple(name + run.suffix for run in layer for name in own)
 
     def forward(self, params: Named, inputs: Named) -> Pass:
         """Loss, outputs and tapes.
@@ -262,14 +267,14 @@ class Network:
         for number, layer in enumerate(self.directions()):
             if number:
                 below = self.directions()[number - 1]
-                y = np.concatenate(
-                    [states[n + run.suffix] for run in below for n in output_names(self.cell)],
-                    axis=-1,
-                )  # (1)
-                y = y if dropout[-1] is None else dropout[-1] * y  # (2)
+                y = np.concatenate([states[name] for name in self._outputs(below)], axis=-1)  # (1)
+                dropped = dropout[-1]
+                y = y if dropped is None else dropped * y  # (2)
             for run in layer:
-                tapes[run.suffix] = tape = self._run(run, params, inputs, y, mask)
-                states |= run.suffixed({name: run.in_time(trajectory[1:]) for name, trajectory in tape.states.items()})
+                tape = self._run(run, params, inputs, y, mask)
+                tapes[run.suffix] = tape
+                later = {name: run.in_time(s[1:]) for name, s in tape.states.items()}
+                states |= run.suffixed(later)
             dropout.append(inputs.get(f"dropout_l{number}"))
         reading = self.readout.value(params, states, inputs)
         return Pass(reading.loss, reading.y, tapes, states, dropout, reading)
@@ -297,9 +302,9 @@ class Network:
             for run, own in zip(layer, self._apart(layer, done, d_y), strict=True):
                 tape = done.tapes[run.suffix]
                 cotangents = {name: done.reading.cotangents[name + run.suffix] for name in self.state_names}
-                total = {
+                total = {  # (3)
                     name: run.in_time(value + own[name] if name in own else value) for name, value in cotangents.items()
-                }  # (3)
+                }
                 swept = self._sweep(run, params, tape, total, by_step)
                 gradients |= run.suffixed({n: run.in_time(v) if by_step else v for n, v in swept.params.items()})
                 d_x += [] if swept.x is None else [run.in_time(swept.x)]
@@ -324,7 +329,8 @@ class Network:
             return cut(self.cell, own, tape, cotangents, self.window)
         if isinstance(tape.caches, checkpointing.Blocks) and not by_step:
             return checkpointing.gradients(self.cell, own, tape, cotangents, self.chunk)
-        return (bptt.shares if by_step else bptt.gradients)(self.cell, own, tape, cotangents, self.chunk)
+        found = bptt.shares if by_step else bptt.gradients
+        return found(self.cell, own, tape, cotangents, self.chunk)
 
 
 def steps_of(lengths: Array, steps: int) -> Array:
@@ -333,5 +339,6 @@ def steps_of(lengths: Array, steps: int) -> Array:
     Raises ValueError for a length below 1 or above T.
     """
     if lengths.min() < 1 or lengths.max() > steps:
-        raise ValueError(f"lengths are 1 … {steps}, the number of steps; not {lengths.min()} … {lengths.max()}")
+        told = f"{lengths.min()} … {lengths.max()}"
+        raise ValueError(f"lengths are 1 … {steps}, the number of steps; not {told}")
     return np.arange(1, steps + 1)[:, None] <= lengths

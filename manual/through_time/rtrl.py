@@ -41,11 +41,13 @@ def gradients(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named) -> 
     for t in range(tape.steps):
         jacobian = jacobians.state_jacobian(cell, params, tape, t)
         at_once = immediate(cell, params, tape, t)
-        influence = {
+        influence = {  # (1)
             name: np.einsum("bij,bj...->bi...", jacobian, value) + at_once[name] for name, value in influence.items()
-        }  # (1)
+        }
         of_start = jacobian @ of_start  # (2)
-        d_params = {name: value + np.einsum("bi,bi...->...", e[t], influence[name]) for name, value in d_params.items()}  # (3)
+        d_params = {  # (3)
+            name: value + np.einsum("bi,bi...->...", e[t], influence[name]) for name, value in d_params.items()
+        }
         d_start = d_start + np.einsum("bi,bij->bj", e[t], of_start)  # (4)
     return d_params, jacobians.split_state(d_start, like)
 

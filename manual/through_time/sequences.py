@@ -133,16 +133,19 @@ class Multiplier:
 
     def __init__(self, W: Array, rows: int, blocks: int = 1) -> None:
         width, by_column = W.shape[1] // blocks, rows * len(W)
-        small = by_column * W.shape[1] <= SMALL
-        panel = width if small else PANEL // W.itemsize  # a small product need not be cut, but each block is wanted by itself
-        worth = (blocks > 1 and rows > 1) if small else (width % panel == 0 and by_column * panel <= SMALL)
+        if by_column * W.shape[1] <= SMALL:
+            # A small product need not be cut, but each block is wanted by itself.
+            panel, worth = width, blocks > 1 and rows > 1
+        else:
+            panel = PANEL // W.itemsize
+            worth = width % panel == 0 and by_column * panel <= SMALL
         panels = W.reshape(len(W), blocks, -1, panel).transpose(1, 2, 0, 3) if worth else W
         self.blocks, self.by_panels, self.W = blocks, worth, np.ascontiguousarray(panels)
 
     def room(self, steps: int, rows: int) -> tuple[Array, Array]:
-        """Memory for a product a step.
+        """Memory for a product a step, twice the same.
 
-        (as `times` fills it, as (steps, blocks, rows, columns of a block)).
+        First as `times` fills it, then as (steps, blocks, rows, columns of a block).
         """
         if not self.by_panels:
             flat = np.empty((steps, rows, self.W.shape[1]), self.W.dtype)

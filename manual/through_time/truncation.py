@@ -38,7 +38,9 @@ from ..arrays import Array, Arrays, Named
 from ..cell import Cell, HoistedCell
 from . import bptt
 
-BLOCKS_PAY = 4  # how many times S the window must be before two products of (S, S) matrices a step cost less than K vectors
+# How many times S the window must be before two products of (S, S) matrices a step cost less than K
+# vectors.
+BLOCKS_PAY = 4
 
 
 def backward(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named, window: int) -> bptt.SequenceGradients:
@@ -90,7 +92,9 @@ def totals_by_ages(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Named
     ages: Arrays = {name: value[:0] for name, value in tape.states.items()}  # (age, B, ·)
     totals: list[Arrays] = []
     for t in reversed(range(tape.steps)):
-        ages = {name: np.concatenate([cotangents[name][t][None], old[:window]]) for name, old in ages.items()}  # (3)
+        ages = {  # (3)
+            name: np.concatenate([cotangents[name][t][None], old[:window]]) for name, old in ages.items()
+        }
         totals.append({name: value.sum(axis=0) for name, value in ages.items()})
         ages = bptt.past(tape, t, _pull_back(cell, params, tape.caches[t], bptt.within(tape, t, ages)), ages)
     totals.append({name: value.sum(axis=0) for name, value in ages.items()})  # (2)
@@ -122,7 +126,8 @@ def totals_by_blocks(cell: Cell, params: Named, tape: bptt.Tape, cotangents: Nam
             if k < end:
                 own, product = _transposed(local[k], own), product @ local[k]
             own = own + e[k - 1]
-            beyond = min(k + window - end, len(ahead) - 1)  # how far the window reaches into the next block
+            # How far the window reaches into the next block.
+            beyond = min(k + window - end, len(ahead) - 1)
             totals[k] = own + _transposed(product, ahead[beyond])  # (4)
     totals[0] = _transposed(local[0], totals[1])  # (2)
     like = {name: trajectory[0] for name, trajectory in tape.states.items()}

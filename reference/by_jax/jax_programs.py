@@ -18,9 +18,10 @@ import jax
 # Operations whose result moves by rounding where their arguments do. Others choose: a maximum, a
 # sign, a sort, an integer.
 SMOOTH = frozenset(
-    "abs add broadcast_in_dim compare concatenate constant divide dot_general dynamic_slice dynamic_update_slice exponential "
-    "exponential_minus_one gather iota log log_plus_one logistic multiply negate pad power reduce reshape return rsqrt scatter "
-    "select slice sqrt subtract tanh transpose while".split()
+    "abs add broadcast_in_dim compare concatenate constant divide dot_general dynamic_slice "
+    "dynamic_update_slice exponential exponential_minus_one gather iota log log_plus_one "
+    "logistic multiply negate pad power reduce reshape return rsqrt scatter select slice sqrt "
+    "subtract tanh transpose while".split()
 )
 CONSTANT = re.compile(r"(%\S+) = stablehlo\.(?:constant|broadcast_in_dim (%[^,\s]+))")
 COMPARED = re.compile(r"stablehlo\.compare\s+(\w+), (%[^,\s]+), (%[^,\s]+),\s+FLOAT")
@@ -73,27 +74,22 @@ def executable(
     if told is not None:
         return _kept(Program(told, asked, place(), lambda: _lowered(function, arguments)))
     lowered, text = _lowered(function, arguments)
-    program = Program(
-        (text, lowered.in_tree, lowered.out_tree), asked, place(), lambda: (lowered, text)
-    )
+    told = (text, lowered.in_tree, lowered.out_tree)
+    program = Program(told, asked, place(), lambda: (lowered, text))
     return _kept(program) if is_complete(text) else program.compile()
 
 
 def _lowered(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Lowered:
-    lowered = jax.jit(function, keep_unused=True).lower(
-        *arguments
-    )  # an argument left out would be missing from the text
+    # An argument left out would be missing from the text.
+    lowered = jax.jit(function, keep_unused=True).lower(*arguments)
     return lowered, lowered.as_text()
 
 
 def _compiled(
     lowered: Any, text: str, fast_options: tuple[tuple[str, Any], ...], compile_fast: bool
 ) -> Callable[..., Any]:
-    return lowered.compile(
-        compiler_options=dict(fast_options)
-        if fast_options and (compile_fast or bears_fast_compilation(text))
-        else None
-    )
+    fast = bool(fast_options) and (compile_fast or bears_fast_compilation(text))
+    return lowered.compile(compiler_options=dict(fast_options) if fast else None)
 
 
 def place() -> Hashable:
@@ -106,9 +102,8 @@ def is_complete(text: str) -> bool:
 
     No call back into Python, and no constants that are handed over beside it.
     """
-    return "custom_call" not in text and not getattr(
-        jax.config, "jax_use_simplified_jaxpr_constants", False
-    )
+    constants_beside = getattr(jax.config, "jax_use_simplified_jaxpr_constants", False)
+    return "custom_call" not in text and not constants_beside
 
 
 def bears_fast_compilation(text: str) -> bool:

@@ -23,9 +23,10 @@ from ..equations.unrolling import ONE_RUN, SequenceLoss
 # Operations that are wholly told by their name and parameters. Others carry Python functions, or
 # act on something.
 PLAIN = frozenset(
-    "abs add add_any and broadcast_in_dim ceil clamp concatenate convert_element_type copy cos cosh cumsum div dot_general "
-    "dynamic_slice eq erf exp exp2 expand_dims expm1 floor gather ge gt integer_pow iota jit le log log1p logistic lt max min "
-    "mul ne neg not or pad pjit pow reduce_max reduce_min reduce_sum reshape rsqrt select_n sign sin sinh slice split sqrt "
+    "abs add add_any and broadcast_in_dim ceil clamp concatenate convert_element_type copy cos "
+    "cosh cumsum div dot_general dynamic_slice eq erf exp exp2 expand_dims expm1 floor gather "
+    "ge gt integer_pow iota jit le log log1p logistic lt max min mul ne neg not or pad pjit pow "
+    "reduce_max reduce_min reduce_sum reshape rsqrt select_n sign sin sinh slice split sqrt "
     "square squeeze stop_gradient sub tan tanh transpose".split()
 )
 

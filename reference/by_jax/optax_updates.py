@@ -8,7 +8,8 @@ optax.clip or optax.clip_by_global_norm, chained with optax.sgd or optax.adam, c
     learning_rate   of all three
     momentum        of "momentum"; "nesterov" (optional) for the look-ahead
     beta1, beta2, epsilon   of "adam"
-    clip            "value", "norm" (of all gradients together) or None; limit: the bound on the one or the other
+    clip            "value", "norm" (of all gradients together) or None
+    limit           the bound on the value or the norm
 
 64-bit mode is entered by context manager around each call, as in reference/by_jax/jax_grad.py; the
 caller's configuration stays.

@@ -15,6 +15,7 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -31,16 +32,19 @@ from ..equations.unrolling import SequenceLoss
 # Operations that choose, move or make numbers and never round: perturbed, a maximum would no longer
 # be one of its arguments.
 EXACT_OPERATIONS = frozenset(
-    "abs amax amin arange argmax argmin cat clamp clamp_max clamp_min clone constant_pad_nd copy cummax cummin diag_embed "
-    "embedding empty empty_like empty_strided eye eye_like flip full full_like gather index index_put index_select masked_fill "
-    "max maximum median min minimum neg new_empty new_empty_strided new_full new_ones new_zeros one_hot ones ones_like "
-    "relu repeat roll scalar_tensor scatter select_backward select_scatter sgn sign slice_backward slice_scatter sort stack take "
-    "threshold_backward topk tril triu where zeros zeros_like _to_copy".split()
+    "abs amax amin arange argmax argmin cat clamp clamp_max clamp_min clone constant_pad_nd "
+    "copy cummax cummin diag_embed embedding empty empty_like empty_strided eye eye_like flip "
+    "full full_like gather index index_put index_select masked_fill max maximum median min "
+    "minimum neg new_empty new_empty_strided new_full new_ones new_zeros one_hot ones ones_like "
+    "relu repeat roll scalar_tensor scatter select_backward select_scatter sgn sign "
+    "slice_backward slice_scatter sort stack take threshold_backward topk tril triu where zeros "
+    "zeros_like _to_copy".split()
 )
 
 # In-place operations that put given numbers into a tensor.
 OVERWRITING = frozenset(
-    "copy_ detach_ fill_ requires_grad_ resize_ set_ squeeze_ t_ transpose_ unsqueeze_ zero_".split()
+    "copy_ detach_ fill_ requires_grad_ resize_ set_ squeeze_ t_ transpose_ "
+    "unsqueeze_ zero_".split()
 )
 
 
@@ -51,9 +55,8 @@ class RandomRounding(TorchDispatchMode):
     """
 
     pool_size = 1 << 16
-    at_once = (
-        64  # so many stretches of the pool, at most, are taken together for results of one shape
-    )
+    # So many stretches of the pool, at most, are taken together for results of one shape.
+    at_once = 64
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -154,9 +157,8 @@ class NoEscape(TorchFunctionMode):
         Raises TypeError where a differentiable tensor becomes a plain number.
         """
         if func in self.EXITS and args[0].requires_grad:
-            raise TypeError(
-                f"{func.__name__} takes a number out of differentiation, and cuts its gradient: stay with xp"
-            )
+            what = f"{func.__name__} takes a number out of differentiation"
+            raise TypeError(f"{what}, and cuts its gradient: stay with xp")
         return func(*args, **(kwargs or {}))
 
 
@@ -281,9 +283,8 @@ def rounding_as_summed(value: torch.Tensor, rng: np.random.Generator) -> torch.T
     return same
 
 
-SMALL = (
-    1 << 22
-)  # numbers in all variables; below, handing an operation to several threads costs more than it saves
+# Numbers in all variables; below, handing an operation to several threads costs more than it saves.
+SMALL = 1 << 22
 
 
 @contextmanager
@@ -310,12 +311,8 @@ def gradients(
     """
     loop = scan_apart if rounding_seed is None else scan_rounding(rounding_seed)
     with one_thread_if_small(variables), rounding(rounding_seed):
-        return differentiate(
-            lambda leaves, fixed: function(xp, loop, leaves, fixed),
-            variables,
-            constants,
-            rounding_seed is None,
-        )
+        watched = rounding_seed is None
+        return differentiate(partial(function, xp, loop), variables, constants, watched)
 
 
 @contextmanager
@@ -347,11 +344,8 @@ def differentiate(
             value, list(leaves.values()), allow_unused=True, materialize_grads=True
         )
     arrays = {name: array_of(output) for name, output in outputs.items()}
-    return (
-        float(value.detach()),
-        arrays,
-        {name: array_of(d) for name, d in zip(leaves, found, strict=True)},
-    )
+    gradients = {name: array_of(d) for name, d in zip(leaves, found, strict=True)}
+    return float(value.detach()), arrays, gradients
 
 
 def gradients_of_several(
@@ -375,11 +369,11 @@ def gradients_of_several(
         values, arriving = read_apart(function, leaves, states, fixed)
         found = pull_back(states, arriving, list(leaves.values()))
     outputs = {name: array_of(state) for name, state in states.items()}
-    named = [
-        {name: array_of(d[k]) for name, d in zip(leaves, found, strict=True)}
-        for k in range(len(constants))
-    ]
-    return [(value, outputs, each) for value, each in zip(values, named, strict=True)]
+    answers: list[tuple[float, Arrays, Arrays]] = []
+    for k, value in enumerate(values):
+        own = {name: array_of(d[k]) for name, d in zip(leaves, found, strict=True)}
+        answers.append((value, outputs, own))
+    return answers
 
 
 def read_apart(
@@ -390,14 +384,12 @@ def read_apart(
     The derivatives are by name, (K, its shape).
     """
     heads = {name: state.detach().requires_grad_() for name, state in states.items()}
+    by = list(heads.values())
     values = [function.readout(xp, leaves, heads, each) for each in fixed]
-    found = [
-        torch.autograd.grad(value, list(heads.values()), allow_unused=True, materialize_grads=True)
-        for value in values
-    ]
-    arriving = {
-        name: torch.stack(each) for name, each in zip(heads, zip(*found, strict=True), strict=True)
-    }
+    zeros_too: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
+    found = [torch.autograd.grad(value, by, **zeros_too) for value in values]
+    by_state = zip(heads, zip(*found, strict=True), strict=True)
+    arriving = {name: torch.stack(each) for name, each in by_state}
     return [float(value.detach()) for value in values], arriving
 
 
@@ -416,9 +408,8 @@ def pull_back(states: Named, arriving: Named, leaves: list[torch.Tensor]) -> lis
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             return list(torch.vmap(lambda *given: start(given, leaves))(*cotangents))
-    except (
-        Exception
-    ):  # code from outside has a backward of its own, which knows nothing of a further axis
+    except Exception:
+        # Code from outside has a backward of its own, which knows nothing of a further axis.
         each = [start(given, leaves) for given in zip(*cotangents, strict=True)]
         return [torch.stack(found) for found in zip(*each, strict=True)]
 

@@ -98,7 +98,7 @@ def call(
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="LSTM with projections is not supported with oneDNN"
-        )  # float32
+        )
         output, last = torch.func.functional_call(
             module, dict(named), (given, tuple(state) if len(state) > 1 else state[0])
         )
@@ -108,22 +108,27 @@ def call(
 
 
 def run(
-    cell: str, options: Named, leaves: Named, x: torch.Tensor, suffixes: list[str], layers: int, chunk: int | None,
+    cell: str,
+    options: Named,
+    leaves: Named,
+    x: torch.Tensor,
+    layers: list[list[str]],
+    chunk: int | None,
     lengths: torch.Tensor | None,
-) -> tuple[torch.Tensor, State]:  # fmt: skip
+) -> tuple[torch.Tensor, State]:
     """(output (T, B, ·), last states) of these runs, the state detached between chunks."""
-    module = module_of(cell, options, leaves, suffixes, layers)
-    ways = len(suffixes) // layers
-    numbers = [f"_l{layer}{'_reverse' * way}" for layer in range(layers) for way in range(ways)]
+    suffixes = [suffix for layer in layers for suffix in layer]
+    module = module_of(cell, options, leaves, suffixes, len(layers))
     named: dict[str, Any] = {}
-    for suffix, number in zip(suffixes, numbers, strict=True):
-        named |= weights(leaves, suffix, number)
+    for number, layer in enumerate(layers):
+        for suffix, way in zip(layer, ("", "_reverse"), strict=False):
+            named |= weights(leaves, suffix, f"_l{number}{way}")
     state = initial(leaves, suffixes, ("h", "c") if MODULES[cell] is torch.nn.LSTM else ("h",))
     outputs = []
     for piece in torch.split(x, chunk or len(x)):
-        output, state = call(
-            module, named, piece, [value.detach() for value in state] if outputs else state, lengths
-        )
+        if outputs:
+            state = [value.detach() for value in state]
+        output, state = call(module, named, piece, state, lengths)
         outputs.append(output)
     return torch.cat(outputs), state
 
@@ -140,12 +145,11 @@ def network(
     if any(name.startswith("dropout_l") for name in fixed):
         states: dict[str, Any] = {}
         for number, layer in enumerate(layers):
-            x, last = run(cell, options, leaves, x, layer, 1, arrangement.chunk, lengths)
+            x, last = run(cell, options, leaves, x, [layer], arrangement.chunk, lengths)
             states |= told(leaves, x, last, layer, lengths)
             x = x * fixed[f"dropout_l{number}"] if f"dropout_l{number}" in fixed else x
         return states
-    suffixes = [suffix for layer in layers for suffix in layer]
-    output, last = run(cell, options, leaves, x, suffixes, len(layers), arrangement.chunk, lengths)
+    output, last = run(cell, options, leaves, x, layers, arrangement.chunk, lengths)
     return told(leaves, output, last, layers[-1], lengths)
 
 

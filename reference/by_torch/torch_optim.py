@@ -8,7 +8,8 @@ torch.nn.utils.clip_grad_value_ and clip_grad_norm_, then the functions behind t
     learning_rate   of all three
     momentum        of "momentum"; "nesterov" (optional) for the look-ahead
     beta1, beta2, epsilon   of "adam"
-    clip            "value", "norm" (of all gradients together) or None; limit: the bound on the one or the other
+    clip            "value", "norm" (of all gradients together) or None
+    limit           the bound on the value or the norm
 
 torch.optim.sgd.sgd and torch.optim.adam.adam are what the classes SGD and Adam call, given their
 memory as lists. The classes would import torch._dynamo, which takes seconds. Nothing of the

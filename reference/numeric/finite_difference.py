@@ -11,7 +11,7 @@ At a kink (relu or |x| at 0, a tie of max) central differences converge, to the 
 derivatives from the right and from the left, with an error estimate of zero: what does not converge
 tells no kinks. Second differences do,
 
-    (f(h) − 2 f(0) + f(−h)) / h  →  f″ h where f is smooth, the gap between the one-sided derivatives at a kink           (1)
+    (f(h) − 2 f(0) + f(−h)) / h  →  f″ h where f is smooth, at a kink the gap of the slopes   (1)
 
 at the cost of four more values a derivative. Where (1) does not shrink with h, one-sided
 differences settle it; half the gap is then told beside the middle, for any number between is what
@@ -30,10 +30,11 @@ Value = Callable[[Arrays], Any]
 
 ENTRIES = 80  # up to this size every entry, above it random directions
 DIRECTIONS = 16
+# The h of (1) in steps, and by how much it shrinks: a kink nearer than h / SHRINK counts as one.
 NEAR, SHRINK = (
     1e-4,
     8.0,
-)  # h of (1) in steps, and by how much it shrinks: a kink nearer than h / SHRINK counts as one
+)
 SAFETY = 10.0  # the estimate is a difference between two orders: no bound
 
 

@@ -31,13 +31,13 @@ from ..equations.parts import ScalarFunction
 
 FIRST_BITS, MOST_BITS = 128, 4096
 TIGHT = 2.0**-80  # radius over midpoint that is wanted of every derivative: float64's is 2^-53
-NOTHING = (
-    arb(2) ** -1080
-)  # below float64's smallest number: a derivative that is zero, as far as anybody can tell
+# Below float64's smallest number: a derivative that is zero, as far as anybody can tell.
+NOTHING = arb(2) ** -1080
+# Up to so many entries are enclosed one by one; above, along so many random directions.
 ENTRIES, DIRECTIONS = (
     150,
     8,
-)  # up to so many entries are enclosed one by one; above, along so many random directions
+)
 
 
 class Undecided(ArithmeticError):
@@ -417,33 +417,31 @@ class Enclosure:
     def distance(self, found: Array) -> Array:
         """An upper bound of |found − exact|, provable, rounded up to float64.
 
-        Found is multiplied with the directions exactly.
+        `found` is multiplied with the directions exactly.
         """
+        if not np.isfinite(found).all():
+            return np.full(self.balls.shape, np.inf)
         with Precision(max(self.bits, FIRST_BITS)):
-            exact = (
-                _each(arb, np.asarray(found, dtype=np.float64))
-                if np.isfinite(found).all()
-                else None
-            )
-            if exact is None:
-                return np.full(self.balls.shape, np.inf)
+            exact = _each(arb, np.asarray(found, dtype=np.float64))
             if self.directions is not None:
-                flat = exact.reshape(-1)
-                exact = np.array(
-                    [
-                        sum((s * v for s, v in zip(d, flat, strict=True)), start=arb(0))
-                        for d in self._signs()
-                    ]
-                )
-            return _each(
-                lambda a, b: float(abs(a - b).upper()) * (1 + 2.0**-52), exact, self.balls
-            ).astype(np.float64)
+                exact = _signed_sums(exact.reshape(-1), self.directions)
+            return _each(_distance, exact, self.balls).astype(np.float64)
 
-    def _signs(self) -> Iterator[list[int]]:
-        return (
-            [int(sign) for sign in direction.reshape(-1)]
-            for direction in np.asarray(self.directions)
-        )
+
+def _signed_sums(entries: Array, directions: Array) -> Array:
+    """The inner product of the entries, balls, with each direction of ±1: (K,)."""
+    sums: list[arb] = []
+    for direction in directions:
+        total = arb(0)
+        for sign, entry in zip(direction.reshape(-1), entries, strict=True):
+            total = total + int(sign) * entry
+        sums.append(total)
+    return np.array(sums)
+
+
+def _distance(found: arb, exact: arb) -> float:
+    """At least |found − exact|: float() rounds to nearest, and the factor makes up for it."""
+    return float(abs(found - exact).upper()) * (1 + 2.0**-52)
 
 
 class Precision:

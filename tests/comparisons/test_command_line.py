@@ -216,7 +216,10 @@ def drifted_apart():
     ],
 )
 def test_exit_status(trial, with_gradient, kinds, missing, status):
-    """r: right, w: a wrong gradient, f: the forward differs. A wrong gradient outweighs everything."""
+    """r: right, w: a wrong gradient, f: the forward differs.
+
+    A wrong gradient outweighs everything.
+    """
     made = {
         "r": trial("one-step").check(),
         "w": trial("one-step").planted(with_gradient("W_hh", lambda d: 1.1 * d)),
@@ -417,7 +420,8 @@ def test_help_loads_no_framework():
         "try:\n    runpy.run_path('comparisons/report.py', run_name='__main__')\n"
         "except SystemExit as left:\n    print('status', left.code)\n"
         "print('seconds', time.process_time() - start)\n"
-        "print('frameworks', sorted({'torch', 'jax', 'array_api_compat', 'xarray'} & set(sys.modules)))\n"
+        "print('frameworks', sorted({'torch', 'jax', 'array_api_compat', 'xarray'} & "
+        "set(sys.modules)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
@@ -478,7 +482,8 @@ def test_the_script_works_with_processes_of_its_own(monkeypatch, tmp_path):
         "from bptt_crosscheck.comparisons.studies import built_in_cases\n"
         "built_in_cases.WORTH_SHARING = 1\n"
         f"script = {str(ROOT / 'comparisons' / 'report.py')!r}\n"
-        "sys.argv = [script, '--cell', 'residual', '--quick', '--steps', '2', '--references', 'torch', '--jobs', '2']\n"
+        "sys.argv = [script, '--cell', 'residual', '--quick', '--steps', '2', '--references', "
+        "'torch', '--jobs', '2']\n"
         "if __name__ == '__main__':\n    runpy.run_path(script, run_name='__main__')\n"
     )
     starter = tmp_path / "starter.py"

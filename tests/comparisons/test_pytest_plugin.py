@@ -1,4 +1,7 @@
-"""The pytest plugin, run as its users run it: in a process of its own, on tests in a folder of their own."""
+"""The pytest plugin, run as its users run it.
+
+In a process of its own, on tests in a folder of their own.
+"""
 
 import json
 import os
@@ -229,9 +232,11 @@ def test_two_processes_report_to_one(tmp_path, once):
     assert status == 1
     assert section(output)[0] == section(once[1])[0]
     assert sorted(section(output)) == sorted(section(once[1]))
-    said = lambda report: [
-        (check["test"], check["seed"], check["report"]["passed"]) for check in report["checks"]
-    ]  # noqa: E731
+
+    def said(report):
+        checks = report["checks"]
+        return [(check["test"], check["seed"], check["report"]["passed"]) for check in checks]
+
     assert said(written) == said(once[2])
 
 

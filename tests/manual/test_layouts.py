@@ -477,13 +477,22 @@ def test_networks_there_and_back(cell, layers, directions, seed):
 
 BLOCKS_OF_TORCH = {
     "lstm": {
-        "torch": [0, 1, 2, 3], "cudnn": [0, 1, 2, 3], "keras": [0, 1, 2, 3], "onnx": [0, 3, 1, 2], "haste": [0, 2, 1, 3],
+        "torch": [0, 1, 2, 3],
+        "cudnn": [0, 1, 2, 3],
+        "keras": [0, 1, 2, 3],
+        "onnx": [0, 3, 1, 2],
+        "haste": [0, 2, 1, 3],
         "miopen": [0, 1, 3, 2],
     },
     "gru": {
-        "torch": [0, 1, 2], "cudnn": [0, 1, 2], "keras": [1, 0, 2], "onnx": [1, 0, 2], "haste": [1, 0, 2], "miopen": [1, 0, 2],
+        "torch": [0, 1, 2],
+        "cudnn": [0, 1, 2],
+        "keras": [1, 0, 2],
+        "onnx": [1, 0, 2],
+        "haste": [1, 0, 2],
+        "miopen": [1, 0, 2],
     },
-}  # fmt: skip
+}
 
 
 def test_order_of_a_library_is_these_blocks_of_torch():
@@ -524,7 +533,10 @@ def test_any_other_order_gives_other_outputs_than_onnx(name, monkeypatch):
 def test_any_other_order_gives_other_outputs_than_keras(keras, name, monkeypatch):
     cell, layer, tensors = keras_layer(keras, name)
     outputs, initial, x = keras_outputs(layer, cell)
-    converted = lambda: run(CELLS[name], in_double(layouts.from_keras(cell, tensors)), initial, x)  # noqa: E731
+
+    def converted():
+        return run(CELLS[name], in_double(layouts.from_keras(cell, tensors)), initial, x)
+
     only_the_right_order_agrees(
         monkeypatch, "keras", cell, converted, outputs.detach().numpy(), SINGLE
     )
@@ -536,9 +548,10 @@ def test_any_other_order_gives_other_outputs_than_torch(name, monkeypatch):
     x = torch.randn(T, B, I, dtype=torch.float64)
     outputs, initial = torch_states(module, x)
     start = {key: value[0] for key, value in initial.items()}
-    converted = lambda: run(
-        CELLS[name], layouts.from_torch(cell, module.state_dict()), start, x.numpy()
-    )  # noqa: E731
+
+    def converted():
+        return run(CELLS[name], layouts.from_torch(cell, module.state_dict()), start, x.numpy())
+
     only_the_right_order_agrees(
         monkeypatch, "torch", cell, converted, outputs.detach().numpy(), ROUNDING
     )
@@ -607,35 +620,95 @@ def refused_of_keras(cell="lstm", **more: Any) -> Any:
 
 REFUSED = [
     (refused_of_torch, {"cell": "lsmt"}, "no cell is called 'lsmt'; there are rnn, lstm, gru"),
-    (refused_of_torch, {"weight_hh": (5, 2)}, "weight_hh_l0 has 5 rows: an LSTM's is a multiple of 4"),
+    (
+        refused_of_torch,
+        {"weight_hh": (5, 2)},
+        "weight_hh_l0 has 5 rows: an LSTM's is a multiple of 4",
+    ),
     (refused_of_torch, {"cell": "gru"}, "weight_hh_l0 has 8 rows: a GRU's is a multiple of 3"),
-    (refused_of_torch, {"cell": "rnn"}, "weight_hh_l0 has the shape (8, 2): an RNN of hidden size 8 has (8, 8)"),
+    (
+        refused_of_torch,
+        {"cell": "rnn"},
+        "weight_hh_l0 has the shape (8, 2): an RNN of hidden size 8 has (8, 8)",
+    ),
     (refused_of_torch, {"weight_hh": (8,)}, "weight_hh_l0 has 1 axes: it is a matrix"),
-    (refused_of_torch, {"weight_ih": (7, 3)}, "weight_ih_l0 has the shape (7, 3): an LSTM of hidden size 2 has (8, I)"),
-    (refused_of_torch, {"bias_hh": (8, 1)}, "bias_hh_l0 has the shape (8, 1): an LSTM of hidden size 2 has (8,)"),
-    (refused_of_torch, {"cell": "gru", "drawn_as": "gru", "weight_hr": (2, 2)}, "weight_hr_l0: a GRU has no projection"),
+    (
+        refused_of_torch,
+        {"weight_ih": (7, 3)},
+        "weight_ih_l0 has the shape (7, 3): an LSTM of hidden size 2 has (8, I)",
+    ),
+    (
+        refused_of_torch,
+        {"bias_hh": (8, 1)},
+        "bias_hh_l0 has the shape (8, 1): an LSTM of hidden size 2 has (8,)",
+    ),
+    (
+        refused_of_torch,
+        {"cell": "gru", "drawn_as": "gru", "weight_hr": (2, 2)},
+        "weight_hr_l0: a GRU has no projection",
+    ),
     (refused_of_torch, {"gradients": True}, "the gradients bias_ih_l0 and bias_hh_l0 differ"),
-    (refused_of_network, {"lacking": "weight_hh_l0"}, "weight_hh_l0 is missing; there is weight_ih_l0, bias_ih_l0"),
+    (
+        refused_of_network,
+        {"lacking": "weight_hh_l0"},
+        "weight_hh_l0 is missing; there is weight_ih_l0, bias_ih_l0",
+    ),
     (refused_of_network, {"bias_ih_l0_reverse": 0}, "weight_ih_l0_reverse is missing"),
     (refused_of_network, {"prefix": "a."}, "a.weight_ih_l0 is missing"),
     (layouts.network_to_torch, {"params": drawn(W_hy=(2, 2))}, "W_hy is no parameter of a layer"),
-    (layouts.network_to_torch, {"params": {"W_xh_l1": np.zeros((8, 3))}}, "W_xh_l0 is missing; there is nothing"),
+    (
+        layouts.network_to_torch,
+        {"params": {"W_xh_l1": np.zeros((8, 3))}},
+        "W_xh_l0 is missing; there is nothing",
+    ),
     (layouts.network_to_torch, {"params": drawn(W_xh_l0=(8, 3))}, "W_xh has no suffix such as _l0"),
     (layouts.to_torch, {"params": without(drawn(), "b_h")}, "b_h is missing"),
-    (layouts.to_torch, {"cell": "gru", "params": without(drawn("gru"), "b_x"), "gradients": True}, "b_x is missing"),
-    (layouts.to_torch, {"params": drawn(p_f=(2,), p_o=(2,))}, "p_f: torch has nothing like it in an LSTM"),
+    (
+        layouts.to_torch,
+        {"cell": "gru", "params": without(drawn("gru"), "b_x"), "gradients": True},
+        "b_x is missing",
+    ),
+    (
+        layouts.to_torch,
+        {"params": drawn(p_f=(2,), p_o=(2,))},
+        "p_f: torch has nothing like it in an LSTM",
+    ),
     (lambda cell: layouts.to_onnx(cell), {}, "0 directions: an ONNX operator has 1 or 2"),
-    (lambda cell, **p: layouts.to_onnx(cell, p), drawn(W_hr=(2, 2)), "W_hr: onnx has nothing like it in an LSTM"),
+    (
+        lambda cell, **p: layouts.to_onnx(cell, p),
+        drawn(W_hr=(2, 2)),
+        "W_hr: onnx has nothing like it in an LSTM",
+    ),
     (lambda cell, **p: layouts.to_onnx(cell, p), drawn(p_i=(2,), p_o=(2,)), "p_f is missing"),
-    (lambda cell, **p: layouts.to_onnx(cell, p, drawn()), drawn(W_xh=(8, 5)), "W of the two directions: (8, 5) and (8, 3)"),
+    (
+        lambda cell, **p: layouts.to_onnx(cell, p, drawn()),
+        drawn(W_xh=(8, 5)),
+        "W of the two directions: (8, 5) and (8, 3)",
+    ),
     (refused_of_onnx, {"direction": 1}, "has the shape (1, "),
     (refused_of_onnx, {"cell": "gru", "P": (1, 6)}, "P: a GRU has no peepholes"),
     (refused_of_onnx, {"P": (1, 7)}, "P has the shape (7,): an LSTM of hidden size 2 has (6,)"),
-    (refused_of_keras, {"recurrent_kernel": (2, 7)}, "recurrent_kernel has 7 columns: an LSTM's is a multiple of 4"),
-    (refused_of_keras, {"cell": "gru", "bias": (3, 6)}, "bias has the shape (3, 6): a GRU of hidden size 2 has (2, 6)"),
-    (layouts.to_keras, {"params": drawn(), "reset": "between"}, "reset is 'after' or 'before' the product, not 'between'"),
-    (lambda cell: layouts.to_keras("gru", drawn("gru"), reset="before", gradients=True), {}, "the gradients b_x and b_hh differ"),
-]  # fmt: skip
+    (
+        refused_of_keras,
+        {"recurrent_kernel": (2, 7)},
+        "recurrent_kernel has 7 columns: an LSTM's is a multiple of 4",
+    ),
+    (
+        refused_of_keras,
+        {"cell": "gru", "bias": (3, 6)},
+        "bias has the shape (3, 6): a GRU of hidden size 2 has (2, 6)",
+    ),
+    (
+        layouts.to_keras,
+        {"params": drawn(), "reset": "between"},
+        "reset is 'after' or 'before' the product, not 'between'",
+    ),
+    (
+        lambda cell: layouts.to_keras("gru", drawn("gru"), reset="before", gradients=True),
+        {},
+        "the gradients b_x and b_hh differ",
+    ),
+]
 
 
 @pytest.mark.parametrize(("ask", "question", "said"), REFUSED, ids=range(len(REFUSED)))

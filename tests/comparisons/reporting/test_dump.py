@@ -1,4 +1,6 @@
-"""Dumps: what is written comes back with its names, says what the gradients are made of, and is whole or absent."""
+"""Dumps: what is written comes back with its names, says what the gradients are made of, and is
+whole or absent.
+"""
 
 import gc
 import json

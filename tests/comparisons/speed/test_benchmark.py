@@ -1,4 +1,6 @@
-"""The benchmark: its form, that it asserts equality first, and that every contender is timed; no times."""
+"""The benchmark: its form, that it asserts equality first, and that every contender is timed; no
+times.
+"""
 
 import json
 import os

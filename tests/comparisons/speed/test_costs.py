@@ -1,4 +1,6 @@
-"""The other costs: their form, that equality comes first, and that what is timed is what it says; no times."""
+"""The other costs: their form, that equality comes first, and that what is timed is what it says;
+no times.
+"""
 
 from functools import partial
 from importlib.util import find_spec

@@ -1,4 +1,7 @@
-"""The comparison of memory: that all contenders give one gradient, and that what each of them takes is told."""
+"""The comparison of memory.
+
+That all contenders give one gradient, and that what each of them takes is told.
+"""
 
 from dataclasses import replace
 

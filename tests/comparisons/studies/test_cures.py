@@ -123,7 +123,10 @@ def test_an_lru_has_its_largest_radius(dumped):
 
 
 def test_norms_are_those_of_torch_jacobians(dumped):
-    """An LSTM typed here, s_T by s_k as one function: neither the derivation nor the reference has a part in it."""
+    """An LSTM typed here, s_T by s_k as one function.
+
+    Neither the derivation nor the reference has a part in it.
+    """
     import torch
 
     variables = {
@@ -333,7 +336,9 @@ def test_a_wrong_jacobian_is_found(monkeypatch, torch_engine, name, cell, broken
 
 @pytest.fixture
 def command(monkeypatch, capfd):
-    """command(*arguments) → (exit status, standard output, standard error), on small cases and few variants."""
+    """command(*arguments) → (exit status, standard output, standard error), on small cases and few
+    variants.
+    """
     few = tuple(VARIANT[name] for name in ("tanh-Q", "tanh-3Q", "irnn"))
     examine = cures.examine
     monkeypatch.setattr(cures, "examine", lambda *given: examine(*given, few))

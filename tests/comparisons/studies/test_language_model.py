@@ -1,4 +1,6 @@
-"""The character model: its windows, the state between them, and training that stays together with the references."""
+"""The character model: its windows, the state between them, and training that stays together with
+the references.
+"""
 
 import sys
 from dataclasses import replace
@@ -366,7 +368,10 @@ def test_training_by_a_wrong_rule_drifts_apart_under_right_gradients(
 
 
 def test_a_wrong_rule_of_one_reference_explains_nothing(monkeypatch):
-    """References whose updates contradict each other do not make noise: manual parts with the one that is wrong alone."""
+    """References whose updates contradict each other do not make noise.
+
+    Manual parts with the one that is wrong alone.
+    """
     right = optimisers.importlib.import_module("bptt_crosscheck.reference.by_jax.optax_updates")
     monkeypatch.setattr(
         right,
@@ -401,8 +406,8 @@ def test_without_optax_torch_updates_along_jaxs_gradients(monkeypatch):
     }
     (note,) = training.notes
     assert (
-        "optax is not installed, so torch.optim updates the weights along jax's gradients: pip install optax"
-        in note
+        "optax is not installed, so torch.optim updates the weights along jax's gradients: pip "
+        "install optax" in note
     )
 
 

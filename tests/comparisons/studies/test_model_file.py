@@ -1,4 +1,7 @@
-"""Recurrent layers of a model's file: found by name and shape, checked at their own weights, and refused in one line."""
+"""Recurrent layers of a model's file.
+
+Found by name and shape, checked at their own weights, and refused in one line.
+"""
 
 import json
 import sys

@@ -301,7 +301,9 @@ SHARED = {"_o_first"}  # what the forward calls too
 
 
 def test_all_that_is_called_on_the_way_back_is_declared():
-    """A helper that a sequence form calls and nobody declares would be out of every operator's sight."""
+    """A helper that a sequence form calls and nobody declares would be out of every operator's
+    sight.
+    """
     for module, names in mutate_source.CALLED_BACK.items():
         method = CELLS_BY_NAME[module].sequence_backward
         here = method.__globals__["__name__"]

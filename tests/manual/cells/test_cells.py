@@ -630,13 +630,13 @@ def test_the_radius_of_the_lru_is_rounded_to_1_below_minus_54_log_2():
     assert (np.exp(-np.exp(below)) == 1).all()
 
 
-def test_the_bias_gradients_of_the_gru_differ_by_r_in_each_step_and_row_and_by_no_factor_in_their_sums():
+def test_the_gru_s_bias_gradients_differ_by_r_in_each_step_and_row_alone():
     params, initial, x, cotangents = draw(GRU("after"))
     tape = bptt.forward(GRU("after"), params, initial, x)
     shares = []
-    for t, kept in enumerate(tape.caches):
+    for t, left in enumerate(tape.caches):
         for row in range(x.shape[1]):
-            own = {name: value[row : row + 1] for name, value in kept.items()}
+            own = {name: value[row : row + 1] for name, value in left.items()}
             d_state = {"h": cotangents["h"][t, row : row + 1]}
             d_params, _, _ = GRU("after").step_backward(params, own, d_state)
             b_x_n, b_hh_n = d_params["b_x"][2 * H :], d_params["b_hh"][2 * H :]
@@ -951,29 +951,108 @@ SMALL = {"steps": 2, "batch": 2, "input_size": 2, "hidden_size": 3, "references"
 
 # cell, what is planted, its methods, what is said
 MISTAKES = (
-    (RNN(), "slope left out of δ", with_delta(lambda s, p, c, d, delta, before: (d["h"], before)), "d_params['W_xh']"),
-    (RNN(), "transposed carry", carry("h", lambda p, c, d, delta, right: delta @ p["W_hh"].T), "d_state_prev['h']"),
+    (
+        RNN(),
+        "slope left out of δ",
+        with_delta(lambda s, p, c, d, delta, before: (d["h"], before)),
+        "d_params['W_xh']",
+    ),
+    (
+        RNN(),
+        "transposed carry",
+        carry("h", lambda p, c, d, delta, right: delta @ p["W_hh"].T),
+        "d_state_prev['h']",
+    ),
     (RNN("relu"), "new state for old", {"accumulate": new_state_for_old}, "d_params['W_hh']"),
-    (RNN("relu"), "dead units pass", with_delta(lambda s, p, c, d, delta, before: (d["h"], before)), "d_params['b_h']"),
+    (
+        RNN("relu"),
+        "dead units pass",
+        with_delta(lambda s, p, c, d, delta, before: (d["h"], before)),
+        "d_params['b_h']",
+    ),
     (IRNN(), "new state for old", {"accumulate": new_state_for_old}, "d_params['W_hh']"),
-    (IRNN(), "carry not cut at a dead unit", carry("h", lambda p, c, d, delta, right: d["h"] @ p["W_hh"]), "d_state_prev['h']"),
-    (IRNN(), "carry as if W_hh stayed I", carry("h", lambda p, c, d, delta, right: delta), "d_state_prev['h']"),
-    (ResidualRNN(), "identity path", carry("h", lambda p, c, d, delta, right: right - d["h"]), "d_state_prev['h']"),
-    (ResidualRNN(), "α left out", share("b_h", lambda p, c, delta, right: 2 * right), "d_params['b_h']"),
-    (LSTM(), "carry of c dropped", carry("c", lambda p, c, d, delta, right: 0 * right), "d_state_prev['c']"),
+    (
+        IRNN(),
+        "carry not cut at a dead unit",
+        carry("h", lambda p, c, d, delta, right: d["h"] @ p["W_hh"]),
+        "d_state_prev['h']",
+    ),
+    (
+        IRNN(),
+        "carry as if W_hh stayed I",
+        carry("h", lambda p, c, d, delta, right: delta),
+        "d_state_prev['h']",
+    ),
+    (
+        ResidualRNN(),
+        "identity path",
+        carry("h", lambda p, c, d, delta, right: right - d["h"]),
+        "d_state_prev['h']",
+    ),
+    (
+        ResidualRNN(),
+        "α left out",
+        share("b_h", lambda p, c, delta, right: 2 * right),
+        "d_params['b_h']",
+    ),
+    (
+        LSTM(),
+        "carry of c dropped",
+        carry("c", lambda p, c, d, delta, right: 0 * right),
+        "d_state_prev['c']",
+    ),
     (LSTM(), "1 − tanh² c forgotten", {"delta": without_tanh_of_cell}, "d_params['W_xh']"),
-    (LSTM(), "gates permuted", share("b_h", gates_permuted), "4 blocks of rows in the wrong order: 1, 3, 2, 4"),
-    (PeepholeLSTM(), "p_i ⊙ δ_i", minus_peephole("p_i", 0), "is wrong in d_state_prev['c'] (steps 1–2 of 1–2); right in"),
-    (PeepholeLSTM(), "p_f ⊙ δ_f", minus_peephole("p_f", 1), "is wrong in d_state_prev['c'] (steps 1–2 of 1–2); right in"),
+    (
+        LSTM(),
+        "gates permuted",
+        share("b_h", gates_permuted),
+        "4 blocks of rows in the wrong order: 1, 3, 2, 4",
+    ),
+    (
+        PeepholeLSTM(),
+        "p_i ⊙ δ_i",
+        minus_peephole("p_i", 0),
+        "is wrong in d_state_prev['c'] (steps 1–2 of 1–2); right in",
+    ),
+    (
+        PeepholeLSTM(),
+        "p_f ⊙ δ_f",
+        minus_peephole("p_f", 1),
+        "is wrong in d_state_prev['c'] (steps 1–2 of 1–2); right in",
+    ),
     (PeepholeLSTM(), "p_o ⊙ δ_o", {"delta": output_peephole_left_out}, "right in d_params['p_o']"),
-    (PeepholeLSTM(), "o sees the old cell", share("p_o", peephole_by_old_cell), "is wrong in d_params['p_o'] (steps"),
-    (ProjectedLSTM(2), "carry of c dropped", carry("c", lambda p, c, d, delta, right: 0 * right), "d_state_prev['c']"),
+    (
+        PeepholeLSTM(),
+        "o sees the old cell",
+        share("p_o", peephole_by_old_cell),
+        "is wrong in d_params['p_o'] (steps",
+    ),
+    (
+        ProjectedLSTM(2),
+        "carry of c dropped",
+        carry("c", lambda p, c, d, delta, right: 0 * right),
+        "d_state_prev['c']",
+    ),
     (ProjectedLSTM(2), "o left out", share("W_hr", projected_without_o), "d_params['W_hr']"),
-    (GRU("after"), "one bias for both", share("b_hh", lambda p, c, delta, right: delta[..., :9].sum(0)), "block 3 of 3"),
+    (
+        GRU("after"),
+        "one bias for both",
+        share("b_hh", lambda p, c, delta, right: delta[..., :9].sum(0)),
+        "block 3 of 3",
+    ),
     (GRU("after"), "z and 1 − z swapped", swapped("z", "not_z"), "d_state_prev['h']"),
-    (GRU("before"), "carry through r", carry("h", lambda p, c, d, delta, right: right - delta[..., :3] @ p["W_hh"][:3]),
-     "d_state_prev['h']"),
-    (GRU("before"), "W_hn without r", {"accumulate": seen_without_reset}, "is wrong in d_params['W_hh']"),
+    (
+        GRU("before"),
+        "carry through r",
+        carry("h", lambda p, c, d, delta, right: right - delta[..., :3] @ p["W_hh"][:3]),
+        "d_state_prev['h']",
+    ),
+    (
+        GRU("before"),
+        "W_hn without r",
+        {"accumulate": seen_without_reset},
+        "is wrong in d_params['W_hh']",
+    ),
     (MinGRU(), "z and 1 − z swapped", swapped("z", "not_z"), "d_state_prev['h']"),
     (MinGRU(), "slope of g", block(1, lambda p, c, d, right: d["h"] * c["z"]), "d_params['W_xh']"),
     (MinLSTM(), "ī and f̄ swapped", swapped("not_i", "not_f"), "is wrong in d_params['W_xh']"),
@@ -982,15 +1061,18 @@ MISTAKES = (
     (LRU(), "no conjugate, im", not_conjugated("im", -1), "is wrong in d_state_prev['im']"),
     (LRU(), "e^ν left out", chain_rule_left_out("nu"), "is wrong in d_params['nu']"),
     (LRU(), "e^θ left out", chain_rule_left_out("theta"), "is wrong in d_params['theta']"),
-)  # fmt: skip
+)
 
 
 def planted(cell, methods):
     return type("Mistaken", (type(cell),), methods)(**vars(cell))
 
 
-@pytest.mark.parametrize(("cell", "methods", "said"), [(c, m, s) for c, _, m, s in MISTAKES],
-                         ids=[f"{type(c).__name__}: {what}" for c, what, _, _ in MISTAKES])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cell", "methods", "said"),
+    [(c, m, s) for c, _, m, s in MISTAKES],
+    ids=[f"{type(c).__name__}: {what}" for c, what, _, _ in MISTAKES],
+)
 def test_a_mistake_is_found_where_it_is(cell, methods, said):
     with pytest.raises(GradientMismatch) as caught:
         check_cell(planted(cell, methods), **SMALL)

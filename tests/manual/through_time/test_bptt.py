@@ -383,7 +383,9 @@ def test_a_second_backward_on_the_same_tape_is_identical(draw_sequence):
 
 @pytest.mark.parametrize("form", [lambda cell: cell, step_form], ids=["sequence form", "step form"])
 def test_no_input_is_changed(draw_sequence, form):
-    arrays = lambda s: {**s.params, "h_0": s.initial["h"], "x": s.x, "C": s.cotangents["h"]}  # noqa: E731
+    def arrays(s):
+        return {**s.params, "h_0": s.initial["h"], "x": s.x, "C": s.cotangents["h"]}
+
     sequence = draw_sequence()
     writable = replace(
         sequence,
@@ -474,7 +476,9 @@ def test_all_zero_gradients_never_agree_with_a_vanished_one(draw_sequence, unrol
 
 
 def test_single_precision_is_kept(draw_sequence):
-    single = lambda arrays: {name: value.astype(np.float32) for name, value in arrays.items()}  # noqa: E731
+    def single(arrays):
+        return {name: value.astype(np.float32) for name, value in arrays.items()}
+
     s = draw_sequence()
     _, found = swept(
         RNN(),

@@ -275,8 +275,14 @@ def test_a_network_with_checkpoints_has_the_same_gradient(
         done = each.forward(params, inputs)
         answers.append({"loss": np.array(done.loss), **done.states, **each.backward(params, done)})
         shares = each.backward(params, done, by_step=True)
-        assert unlike({"W_xh": sum(shares[n].sum(0).sum() for n in shares if n.startswith("W_xh"))},
-                      {"W_xh": sum(answers[-1][n].sum() for n in shares if n.startswith("W_xh"))}, 1e5) == set()  # fmt: skip
+        assert (
+            unlike(
+                {"W_xh": sum(shares[n].sum(0).sum() for n in shares if n.startswith("W_xh"))},
+                {"W_xh": sum(answers[-1][n].sum() for n in shares if n.startswith("W_xh"))},
+                1e5,
+            )
+            == set()
+        )
     assert identical(answers[1], answers[0])
     assert identical(answers[2], answers[0])
 

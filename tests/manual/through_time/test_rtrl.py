@@ -121,7 +121,10 @@ def with_transposed_jacobian(monkeypatch, cell):
 
 def without_immediate(monkeypatch, cell):
     told = rtrl.immediate
-    nothing = lambda *arguments: {key: 0 * value for key, value in told(*arguments).items()}  # noqa: E731
+
+    def nothing(*arguments):
+        return {key: 0 * value for key, value in told(*arguments).items()}
+
     monkeypatch.setattr(rtrl, "immediate", nothing)
 
 

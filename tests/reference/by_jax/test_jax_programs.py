@@ -98,7 +98,10 @@ def test_two_that_differ_in_one_thing_do_not_share(compiled, what):
 
 
 def test_a_global_that_changes_between_two_objects_is_seen(monkeypatch, compiled):
-    ask = lambda: slope(lambda *given: by_global(*given))  # noqa: E731  # another object each time, as a check makes one
+
+    def ask():
+        return slope(lambda *given: by_global(*given))  # another object each time, as in a check
+
     before = ask()
     monkeypatch.setitem(GAIN, "of a global", 3.0)
     np.testing.assert_allclose(ask(), 3 * before, rtol=1e-15)
@@ -106,10 +109,12 @@ def test_a_global_that_changes_between_two_objects_is_seen(monkeypatch, compiled
 
 
 def test_names_and_dtypes_are_told_apart(compiled):
-    square = lambda xp, scan, variables, constants: (
-        sum(xp.sum(each**2) for each in variables.values()),
-        {},
-    )  # noqa: E731
+    def square(xp, scan, variables, constants):
+        return (
+            sum(xp.sum(each**2) for each in variables.values()),
+            {},
+        )
+
     slope(square, a=a)
     assert set(jax_grad.gradients(square, {"other": a}, {})[2]) == {"other"}
     assert slope(square, a=a.astype(np.float32)).dtype == np.float32
@@ -120,9 +125,11 @@ def test_what_calls_back_into_python_is_not_kept(compiled):
     shape = jax.ShapeDtypeStruct((), np.float64)
 
     def through(scale):
-        call_back = lambda a: jax.pure_callback(
-            lambda a: np.asarray(scale * a), shape, jax.lax.stop_gradient(a)
-        )  # noqa: E731
+        def call_back(a):
+            return jax.pure_callback(
+                lambda a: np.asarray(scale * a), shape, jax.lax.stop_gradient(a)
+            )
+
         return lambda xp, scan, variables, constants: (
             xp.sum(variables["a"] ** 2),
             {"seen": call_back(variables["b"][0])},

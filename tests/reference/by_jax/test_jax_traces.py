@@ -109,7 +109,11 @@ def test_the_gradient_is_that_of_the_step_itself(step):
     rng = np.random.default_rng(0)
     variables = {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
     constants = {"cotangent_h": rng.normal(size=(4, 3, 2))}
-    plain = lambda xp, scan, named, fixed: function_of(step)(xp, scan, named, fixed)  # noqa: E731  # is not traced apart
+
+    def plain(xp, scan, named, fixed):
+        # is not traced apart
+        return function_of(step)(xp, scan, named, fixed)
+
     (value, states, found), (other_value, other_states, other) = (
         jax_grad.gradients(function, variables, constants)
         for function in (function_of(step), plain)

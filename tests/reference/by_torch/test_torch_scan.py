@@ -13,7 +13,9 @@ def test_inputs_taken_apart_at_once_give_the_same_bits_as_indices(unrolled, read
     case = unrolled("tanh", readout)
 
     def told(loop):
-        forward = lambda leaves, fixed: case.function(torch_autograd.xp, loop, leaves, fixed)  # noqa: E731
+        def forward(leaves, fixed):
+            return case.function(torch_autograd.xp, loop, leaves, fixed)
+
         return torch_autograd.differentiate(forward, case.variables, case.constants)
 
     (value, _, found), (other_value, _, other) = (
@@ -90,7 +92,10 @@ class Doubled(torch.autograd.Function):
 
 def test_a_backward_that_knows_no_further_axis_is_asked_in_turn(unrolled):
     case = unrolled("tanh", "projection")
-    step = lambda xp, params, state, x: {"h": Doubled.apply(case.step(xp, params, state, x)["h"])}  # noqa: E731
+
+    def step(xp, params, state, x):
+        return {"h": Doubled.apply(case.step(xp, params, state, x)["h"])}
+
     function = replace(case.function, step=step)
     constants = several(case, 2)
     for told, each in zip(

@@ -94,8 +94,12 @@ def test_a_polynomial_gradient_is_exact():
         exact = sum(Fraction(W[i, k]) * Fraction(x[k]) for k in range(3)) * Fraction(x[j])
         assert abs(Fraction(int(exact * 2**400), 2**400) - exact) < Fraction(1, 2**390)
         ball = told["W"].balls[i, j]
-        low, high = (Fraction(*map(int, str(edge.fmpq()).split("/"))) if "/" in str(edge.fmpq()) else Fraction(int(edge.fmpq()))
-                     for edge in (ball.lower(), ball.upper()))  # fmt: skip
+        low, high = (
+            Fraction(*map(int, str(edge.fmpq()).split("/")))
+            if "/" in str(edge.fmpq())
+            else Fraction(int(edge.fmpq()))
+            for edge in (ball.lower(), ball.upper())
+        )
         assert low <= exact <= high
 
 
