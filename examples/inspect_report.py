@@ -44,11 +44,11 @@ def main():
 
     print("\nstep_backward by itself, given the true gradient of its state")
     for local in case.local:
-        print(f"  {local['output']:20} {'right' if local['passed'] else 'wrong'}")
+        print(f"  {local.output:20} {'right' if local.passed else 'wrong'}")
 
     print("\ndiagnosis")
     for found in case.diagnosis:
-        print(f"  {found['mistake']} in {found['where']}: {found['text']}")
+        print(f"  {found.mistake} in {found.where}: {found.text}")
 
     data = report.to_dict()  # the same as plain data; report.to_json() is its text
     print("\nkeys of to_dict():", ", ".join(data))

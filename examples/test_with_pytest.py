@@ -51,7 +51,7 @@ def test_residual_cell(gradient_oracle, alpha, steps):
 def test_a_forgotten_skip_connection_is_seen(gradient_oracle):
     report = gradient_oracle.check_cell(WithoutSkip(0.1), steps=3, raise_exception=False)
     assert not report.passed
-    wrong = [row["output"] for row in report.cases[0].local if not row["passed"]]
+    wrong = [row.output for row in report.cases[0].local if not row.passed]
     assert wrong == ["d_state_prev['h']"]
 
 

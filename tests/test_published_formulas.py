@@ -1,11 +1,9 @@
-"""Formulas for backpropagation through time as they are published, each held against automatic
-differentiation.
+"""Formulas for backpropagation through time as they are published, each held against automatic differentiation.
 
-A formula that holds is asserted to hold; one that does not is asserted to fail, with the reason;
-one that holds under a convention is asserted to hold under that one and to fail under the other.
-Names carry the row: A the RNN with a linear output, B the one-hot softmax language model, C
-clipping, D the scalar chain of two steps, E sequence-to-sequence in error terms. Vectors are
-columns, one sequence at a time; nothing here uses the derivations in manual/.
+A formula that holds is asserted to hold; one that does not is asserted to fail, with the reason; one that holds under a
+convention is asserted to hold under that one and to fail under the other. Names carry the row: A the RNN with a linear
+output, B the one-hot softmax language model, C clipping, D the scalar chain of two steps, E sequence-to-sequence in error
+terms. Vectors are columns, one sequence at a time; nothing here uses the derivations in manual/.
 """
 
 from dataclasses import dataclass, replace

@@ -1,44 +1,26 @@
-"""Wrong gradients that were released once, planted again.
+"""Wrong gradients that were released once, planted again: what catches each, where it hides, and that without it the code passes.
 
-What catches each, where it hides, and that without it the code passes.
+    where                            the bug                                         what catches it here
+    haste#43                         mask of step 0 used at every step               check_vjp: x, step by step
+    pytorch#95137                    wrong where h_0 is not zero; h_n, c_n ignored   check_vjp: random h_0; each output alone
+    pytorch#96416                    fails when only h_n or c_n is used              check_vjp: each output alone
+    pytorch#1532, tensorflow#26331   a second backward differs from the first        check_vjp: asked twice (NotRepeatable)
+    tensorflow#34171                 no peephole terms in ∂L/∂c_{t−1}                check_cell: d_state_prev['c'] at every step
+    mxnet#17898, PR 18203            3 layers both ways: a buffer overwritten        check_problem: L = 3, bidirectional
+    mxnet-PR-17872                   zero bias gradient in upper layers              check_problem: "all zero"
+    mamba#368                        last block of the sequence left out             check_vjp: T no multiple of the block
+    flash-linear-attention#1140      T shorter than a block                          check_vjp: T = 1, 3
+    flash-linear-attention-PR-871    cotangent read as if contiguous (PR 1139 too)   check_gradients: another memory order
+    flash-linear-attention-PR-781    head 0's decay used for all heads               check_vjp: distinct numbers per head
+    RWKV-LM#241                      batch row 0's start used for all rows           check_vjp: distinct numbers per row
+    transformers-PR-23774            no gradient through the carried state           check_vjp: the final state alone
+    numpy-ml#42, many tutorials      one gate's bias for three; no σ′; no carry      check_cell: by parameter, by gate, by step
 
-    where                            the bug                                         what catches
-                                     it here
-    haste#43                         mask of step 0 used at every step               check_vjp: x,
-                                     step by step
-    pytorch#95137                    wrong where h_0 is not zero; h_n, c_n ignored   check_vjp:
-                                     random h_0; each output alone
-    pytorch#96416                    fails when only h_n or c_n is used              check_vjp:
-                                     each output alone
-    pytorch#1532, tensorflow#26331   a second backward differs from the first        check_vjp:
-                                     asked twice (NotRepeatable)
-    tensorflow#34171                 no peephole terms in ∂L/∂c_{t−1}                check_cell:
-                                     d_state_prev['c'] at every step
-    mxnet#17898, PR 18203            3 layers both ways: a buffer overwritten        check_problem:
-                                     L = 3, bidirectional
-    mxnet-PR-17872                   zero bias gradient in upper layers              check_problem:
-                                     "all zero"
-    mamba#368                        last block of the sequence left out             check_vjp: T
-                                     no multiple of the block
-    flash-linear-attention#1140      T shorter than a block                          check_vjp: T =
-                                     1, 3
-    flash-linear-attention-PR-871    cotangent read as if contiguous (PR 1139 too)
-                                     check_gradients: another memory order
-    flash-linear-attention-PR-781    head 0's decay used for all heads               check_vjp:
-                                     distinct numbers per head
-    RWKV-LM#241                      batch row 0's start used for all rows           check_vjp:
-                                     distinct numbers per row
-    transformers-PR-23774            no gradient through the carried state           check_vjp: the
-                                     final state alone
-    numpy-ml#42, many tutorials      one gate's bias for three; no σ′; no carry      check_cell: by
-                                     parameter, by gate, by step
-
-All of them can occur in code that is handed in. In manual/ some cannot, for it has no blocks, no
-buffers that outlive a call, no memory layout of its own (mamba#368, flash-linear-attention#1140
-and PR 871, pytorch#1532, mxnet#17898); the kernels here have them on purpose. PR 871 is seen
-twice: where the framework of a loss makes cotangents with odd strides (LAYOUT), the gradient is
-wrong; where it does not, every check asks once more with the same numbers in another memory order.
-What is peculiar to a device (MPS, CUDA) is left out.
+All of them can occur in code that is handed in. In manual/ some cannot, for it has no blocks, no buffers that outlive a call, no
+memory layout of its own (mamba#368, flash-linear-attention#1140 and PR 871, pytorch#1532, mxnet#17898); the kernels here have
+them on purpose. PR 871 is seen twice: where the framework of a loss makes cotangents with odd strides (LAYOUT), the gradient is
+wrong; where it does not, every check asks once more with the same numbers in another memory order. What is peculiar to a device
+(MPS, CUDA) is left out.
 """
 
 from collections.abc import Callable

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..reporting.tables import blank_table, indented, number, ratio
-from .mutation_score import EQUIVALENT, KILLED, ROUNDING, SURVIVED, WITHIN
+from .mutation_score import EQUIVALENT, KILLED, ROUNDING, SURVIVED, WITHIN, Outcome
 from .trial import Found
 
 TRIAL_LEGEND = (
@@ -33,11 +33,7 @@ def rendered_trial(found: Found, seconds: float) -> RenderableType:
             + ", ".join(f"{how} {count:,}" for how, count in found.manners.most_common())
         ),
     ]
-    parts += [
-        indented(f"{each.verdict}: {each.kind}, {each.what} ({each.level}), {each.cell}, {each.regime}: "
-                 f"{number(each.relative_error)} relative, {ratio(each.error_over_noise)} the noise")
-        for each in found.missed
-    ]  # fmt: skip
+    parts += [indented(_missed_line(each)) for each in found.missed]
     parts += [sensitivity_table(found)]
     parts += [indented(line) for line in alarm_lines(found)]
     parts += [side_table(found)] if found.sides else []
@@ -47,6 +43,13 @@ def rendered_trial(found: Found, seconds: float) -> RenderableType:
             Text.assemble(verdict_of_goal(goal.holds), f"  {goal.statement}: {goal.measured}")
         )
     return Group(*parts, Text(f"{seconds:.0f} s", style="bold"))
+
+
+def _missed_line(each: Outcome) -> str:
+    """A mutant that was not caught: what it is, where, and how far it is from the truth."""
+    which = f"{each.kind}, {each.what} ({each.level}), {each.cell}, {each.regime}"
+    error = f"{number(each.relative_error)} relative"
+    return f"{each.verdict}: {which}: {error}, {ratio(each.error_over_noise)} the noise"
 
 
 def verdict_of_goal(holds: bool) -> Text:

@@ -83,7 +83,7 @@ class Planted:
 
 
 @dataclass(frozen=True)
-class Trial:
+class CheckedCase:
     """A case of the table at small cost.
 
     Its problem, the derivation that is right, and how to check another.
@@ -117,19 +117,19 @@ class Trial:
         """The report on the right derivation with its answer changed."""
         return self.check(Planted(self.candidate, change), references)
 
-    def but(self, **variables: np.ndarray) -> "Trial":
+    def but(self, **variables: np.ndarray) -> "CheckedCase":
         """The same at other values."""
         return replace(self, problem=self.problem.with_variables(variables))
 
 
 @cache
-def _trial(name: str, seed: int, dtype: str, sizes: tuple[tuple[str, Any], ...]) -> Trial:
+def _trial(name: str, seed: int, dtype: str, sizes: tuple[tuple[str, Any], ...]) -> CheckedCase:
     case = replace(CASE[name], **{**SMALLER.get(name, {}), **dict(sizes)})
-    return Trial(case, problem_of(case, seed, dtype))
+    return CheckedCase(case, problem_of(case, seed, dtype))
 
 
 @pytest.fixture(scope="session")
-def trial() -> Callable[..., Trial]:
+def trial() -> Callable[..., CheckedCase]:
     """trial(case's name, seed, dtype, **fields of Case)."""
     return lambda name="tanh", seed=0, dtype="float64", **sizes: _trial(
         name, seed, dtype, tuple(sorted(sizes.items()))

@@ -505,7 +505,9 @@ def test_the_json_of_a_trial_is_json(monkeypatch, command):
         def to_dict(self):
             return {"largest": math.inf, "smallest": -math.inf, "none": math.nan}
 
-    monkeypatch.setattr("bptt_crosscheck.comparisons.trial.trial.hold", lambda plan, watch: Found())
+    monkeypatch.setattr(
+        "bptt_crosscheck.comparisons.trial.trial.run_trial", lambda plan, watch: Found()
+    )
     monkeypatch.setattr(
         "bptt_crosscheck.comparisons.trial.trial_tables.rendered_trial", lambda found, seconds: ""
     )

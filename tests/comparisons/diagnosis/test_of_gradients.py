@@ -10,8 +10,9 @@ import pytest
 from bptt_crosscheck import GradientMismatch, check_cell, check_gradients
 from bptt_crosscheck.comparisons.candidates.draw import cell_problem
 from bptt_crosscheck.comparisons.diagnosis.of_gradients import diagnose, factor_between, name_factor
+from bptt_crosscheck.comparisons.judging.findings import Mistake
 from bptt_crosscheck.comparisons.witnesses.engines import select
-from bptt_crosscheck.comparisons.witnesses.tolerance import Noise
+from bptt_crosscheck.comparisons.witnesses.tolerance import LIMIT, LOW_LIMIT, Noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -342,3 +343,24 @@ def test_a_step_left_out_by_code_with_a_loss_is_seen_in_the_gradient_of_its_inpu
         GradientMismatch, match=r"x: differs from torch; rows 2 of 4 only; worst at \[2, [01]\]"
     ):
         check_gradients(with_x, loss, PARAMS, INPUTS, **TORCH)
+
+
+def test_what_is_right_to_rounding_has_the_factor_one():
+    true = np.array([1.0, -2.0, 3.0])
+    near = true * (1 + 3e-16)
+    assert float(near @ true) / float(true @ true) != 1.0
+    assert factor_between(near, true, 1e-14) == 1.0
+
+
+def test_below_float64_the_limit_is_lower(asked):
+    """What LIMIT would take for rounding is no explanation where LOW_LIMIT holds."""
+    problem, truth, _ = asked
+    noise = dict.fromkeys(truth.gradients, 0.001)
+    given = truth.gradients["U"].T + 8e-3
+    answer = replace(truth, gradients={**truth.gradients, "U": given})
+    wide = Noise(noise, {}, limit=LIMIT)
+    low = Noise(noise, {}, limit=LOW_LIMIT)
+    assert [found.mistake for found in diagnose(problem, answer, truth, wide)] == [
+        Mistake.TRANSPOSE
+    ]
+    assert diagnose(problem, answer, truth, low) == []

@@ -393,3 +393,17 @@ def test_a_tolerance_that_cannot_be(bad):
 def test_not_a_number_passes_no_tolerance():
     with pytest.raises(GradientMismatch):
         check_gradients(off_by(np.nan), loss, PARAMS, INPUTS, **TORCH, rtol=1e9, atol=1e9)
+
+
+@pytest.mark.parametrize("factor", [3.0, -3.0])
+def test_a_gap_at_a_kink_is_scaled_with_its_gradient(factor):
+    """A width has no sign: scaled by −3 it is three times as wide."""
+    answer = Answer(
+        1.0,
+        {"w": np.ones(2), "v": np.ones(2)},
+        kinks={"w": np.array([0.5, 0.0]), "v": np.array([0.25, 0.0])},
+    )
+    told = Convention(scale=factor).apply(answer, None, None, {"w"})
+    np.testing.assert_array_equal(told.gradients["w"], [factor, factor])
+    np.testing.assert_array_equal(told.kinks["w"], [1.5, 0.0])
+    np.testing.assert_array_equal(told.kinks["v"], [0.25, 0.0])

@@ -196,3 +196,21 @@ def test_the_matrix_products_are_those_of_one_pass(cell):
     task: Task = throughput.task_of(cell, TINY, "float64")
     assert throughput.matrix_products(task)() is None
     assert PRODUCTS not in throughput.contenders(task)
+
+
+EXACT = {"W": np.array([1.0, -2.5])}  # in float32 too
+
+
+def test_a_narrower_dtype_is_told_even_where_its_numbers_are_right():
+    narrow = {"W": EXACT["W"].astype(np.float32)}
+    with pytest.raises(ContendersDisagree, match=r"W \(float32\) is off by 0.0e\+00"):
+        throughput.must_agree({"a cheat": lambda: (1.0, narrow)}, (1.0, EXACT), np.dtype("float64"))
+
+
+@pytest.mark.parametrize("off", [1e-5, 1e-9, -1e-9])
+def test_a_loss_is_right_to_rounding(off):
+    with pytest.raises(ContendersDisagree, match="the loss is"):
+        throughput.must_agree(
+            {"a cheat": lambda: (1.0 + off, EXACT)}, (1.0, EXACT), np.dtype("float64")
+        )
+    throughput.must_agree({"right": lambda: (1.0, EXACT)}, (1.0, EXACT), np.dtype("float64"))
