@@ -1,20 +1,40 @@
 """The architecture is tested first; then what several folders need: an unrolled cell."""
 
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before any BLAS is loaded: each worker of pytest-xdist has one core
+# Before any BLAS is loaded: each worker of pytest-xdist has one core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jsonschema
 import numpy as np
 import pytest
+from bptt_crosscheck.comparisons.checking.report_data import Report
+from bptt_crosscheck.comparisons.places import ROOT
 from bptt_crosscheck.reference import equations
 
 T, B, I, V = 3, 2, 3, 5  # noqa: E741
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reports_keep_to_their_schema() -> Iterator[None]:
+    """Whatever JSON of a report a test makes is held against the schema that is shipped."""
+    schema = json.loads((ROOT / "comparisons/checking/report.schema.json").read_text("utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    to_json = Report.to_json
+
+    def validated(report: Report) -> str:
+        text = to_json(report)
+        validator.validate(json.loads(text))
+        return text
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Report, "to_json", validated)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
