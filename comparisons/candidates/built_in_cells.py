@@ -142,7 +142,7 @@ class CellCandidate:
 
 
 @dataclass
-class OneForward:
+class SharedForward:
     """A cell as a candidate for problems that differ in their cotangents alone.
 
     It runs forward for the first of them.

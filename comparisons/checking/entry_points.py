@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .. import user_code
-from ..candidates.built_in_cells import CellCandidate, FunctionCandidate, OneForward
+from ..candidates.built_in_cells import CellCandidate, FunctionCandidate, SharedForward
 from ..candidates.draw import cell_problem
 from ..candidates.user_cell import UserCell, as_array
 from ..candidates.user_function import Given, UserFunction
@@ -262,8 +262,8 @@ def _cell_cases(
 
     # The trials differ in their cotangents alone: whoever is asked runs forward for the first of
     # them.
-    once, again = OneForward(candidate), OneForward(candidate)
-    turned = OneForward(CellCandidate(cell.in_fortran_order()))
+    once, again = SharedForward(candidate), SharedForward(candidate)
+    turned = SharedForward(CellCandidate(cell.in_fortran_order()))
     ties_here = cache(lambda: _ties_of_cell(cell, base))
 
     def ties(problem: Problem) -> list[str]:

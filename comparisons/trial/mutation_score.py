@@ -23,6 +23,7 @@ from ..candidates.draw import problem_of
 from ..checking.preflight import repeatable
 from ..errors import CannotFollow, MissingFramework, NotRepeatable
 from ..judging.judge import judge_answer
+from ..judging.verdict import Reason
 from ..problems.answer import Answer, Enclosed
 from ..problems.arrays import Array
 from ..problems.cases import CASES, PROJECTION, SQUARED, Case
@@ -94,6 +95,25 @@ REGIMES: tuple[Regime, ...] = (
 )
 
 
+RAISED, NOT_REPEATED = "raised", "another answer the second time"
+
+# By what a mutant was caught, where that is not the reason's own name.
+MANNERS = {Reason.NOT_FINITE_IN_REFERENCE: Reason.NOT_FINITE.value}
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an answer is not accepted: the manner by itself, and with its particulars."""
+
+    manner: str
+    text: str
+
+
+def raised(error: Exception, where: str = "") -> Rejection:
+    """What an exception says of a mutant."""
+    return Rejection(RAISED, f"raised {type(error).__name__}{where}")
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One derivation in one regime: the problem, the right answer, and what the references say."""
@@ -110,11 +130,13 @@ class Experiment:
         """What the first reference says."""
         return self.witnesses.told[self.witnesses.first]
 
-    def rejects(self, answer: Answer) -> str | None:
+    def rejects(self, answer: Answer) -> Rejection | None:
         """Why the oracle does not accept the answer; None if it does."""
-        forward, rows, _ = judge_answer(self.problem, answer, self.witnesses)
-        wrong = [row for row in (*forward, *rows) if not row.passed]
-        return None if not wrong else str(wrong[0].reason)
+        judged = judge_answer(self.problem, answer, self.witnesses)
+        for row in (*judged.forward, *judged.rows):
+            if row.kind is not None:
+                return Rejection(MANNERS.get(row.kind, row.kind.value), str(row.reason))
+        return None
 
     def certified(self, gradients: Mapping[str, Array]) -> bool:
         """Whether gradients are the true ones.
@@ -246,6 +268,7 @@ class Outcome:
     how: str
     error_over_noise: float
     relative_error: float
+    manner: str = ""
 
 
 def outcomes(
@@ -268,7 +291,7 @@ def outcomes(
         planted[mutant.kind] += 1
 
 
-LEVELS = ("both", "whole", "steps")
+BOTH, WHOLE, STEPS = "both", "whole", "steps"
 
 
 def outcome(experiment: Experiment, mutant: Mutant, certify: Certify) -> Iterator[Outcome]:
@@ -284,36 +307,43 @@ def outcome(experiment: Experiment, mutant: Mutant, certify: Certify) -> Iterato
         with np.errstate(all="ignore"):
             found = asked_only(mutant.answer(), experiment.truth)
     except Exception as error:
-        yield made("both", KILLED, f"raised {type(error).__name__}", math.inf, math.inf)
+        how = raised(error)
+        yield made(BOTH, KILLED, how.text, math.inf, math.inf, how.manner)
         return
-    if same(found, experiment.right):
-        yield made("both", *_if_repeated(mutant, found, EQUIVALENT), 0.0, 0.0)
+    right = experiment.right
+    if same(found, right):
+        verdict, how = _if_repeated(mutant, found, EQUIVALENT)
+        yield made(BOTH, verdict, how, 0.0, 0.0, how)
         return
-    for level in LEVELS:
-        answer = {
-            "both": found,
-            "whole": replace(experiment.right, gradients=found.gradients),
-            "steps": replace(experiment.right, steps=found.steps),
-        }[level]
-        if level == "both" or not (
-            same(answer, experiment.right)
-            or (level == "steps" and untold(answer, experiment.right))
-        ):
-            distance, relative = apart(experiment, answer.gradients, answer.steps)
-            with np.errstate(all="ignore"):
-                reason = _reason(experiment, answer)
-            if reason is not None:
-                yield made(level, KILLED, reason, distance, relative)
-            else:
-                verdict = _accepted(experiment, answer, distance, certify)
-                yield made(level, *_if_repeated(mutant, found, verdict), distance, relative)
+    for level, answer in _at_levels(found, right):
+        distance, relative = apart(experiment, answer.gradients, answer.steps)
+        with np.errstate(all="ignore"):
+            rejection = _rejection(experiment, answer)
+        if rejection is not None:
+            how = rejection
+            yield made(level, KILLED, how.text, distance, relative, how.manner)
+            continue
+        accepted = _accepted(experiment, answer, distance, certify)
+        verdict, how = _if_repeated(mutant, found, accepted)
+        yield made(level, verdict, how, distance, relative, how)
 
 
-def _reason(experiment: Experiment, answer: Answer) -> str | None:
+def _at_levels(found: Answer, right: Answer) -> Iterator[tuple[str, Answer]]:
+    """The answer, its whole gradients alone, its shares alone; not where nothing is wrong."""
+    yield BOTH, found
+    whole = replace(right, gradients=found.gradients)
+    if not same(whole, right):
+        yield WHOLE, whole
+    steps = replace(right, steps=found.steps)
+    if not same(steps, right) and not untold(steps, right):
+        yield STEPS, steps
+
+
+def _rejection(experiment: Experiment, answer: Answer) -> Rejection | None:
     try:
         return experiment.rejects(answer)
     except Exception as error:  # what cannot be compared is no gradient
-        return f"raised {type(error).__name__} in the comparison"
+        return raised(error, " in the comparison")
 
 
 def _accepted(experiment: Experiment, answer: Answer, distance: float, certify: Certify) -> str:
@@ -330,7 +360,7 @@ def _if_repeated(mutant: Mutant, first: Answer, verdict: str) -> tuple[str, str]
     try:
         repeatable(first, asked_only(mutant.answer(), first))
     except NotRepeatable:
-        return KILLED, "another answer the second time"
+        return KILLED, NOT_REPEATED
     return verdict, ""
 
 

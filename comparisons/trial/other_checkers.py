@@ -101,7 +101,7 @@ def accepted_here(problem: Problem, answer: Callable[[], Answer], engine: Engine
             told, again = answer(), answer()
     except Exception:  # only of the derivation under test
         return False
-    verdicts = check_problem(problem, _Told(told), (engine,))
+    verdicts = check_problem(problem, _Given(told), (engine,))
     unchanged = all(
         np.array_equal(value, again.gradients.get(name, np.nan))
         for name, value in told.gradients.items()
@@ -110,7 +110,7 @@ def accepted_here(problem: Problem, answer: Callable[[], Answer], engine: Engine
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Given:
     """A candidate whose answer is known."""
 
     told: Answer

@@ -127,60 +127,51 @@ class Found:
 
     def goals(self) -> list[Goal]:
         """What is to hold."""
-        verdicts = self.by(3)
-        planted, equal = (
-            sum(self.tally.values()),
-            sum(verdicts.get(EQUIVALENT, Counter[str]()).values()),
-        )
-        killed = sum(verdicts.get(KILLED, Counter[str]()).values())
-        failures = [
-            each
-            for each in self.missed
-            if each.verdict == SURVIVED or not each.relative_error <= OF_STEP
+        return [
+            self._all_caught(),
+            self._no_alarm(),
+            self._seen(OF_GRADIENT, "a gradient's largest entry", of_step=False),
+            self._seen(OF_STEP, "one step's share", of_step=True),
+            self._all_reached(),
+            *self.beside_others(),
         ]
-        regimes = list(dict.fromkeys(each.regime for each in self.sensitivity))
-        compared = self.compared
+
+    def _all_caught(self) -> Goal:
+        verdicts = Counter[str]()
+        for (_, _, _, verdict), count in self.tally.items():
+            verdicts[verdict] += count
+        mistakes = sum(self.tally.values()) - verdicts[EQUIVALENT]
+        killed = verdicts[KILLED]
+        failed = any(
+            each.verdict == SURVIVED or not each.relative_error <= OF_STEP for each in self.missed
+        )
+        statement = "every mutant that is a mistake is caught"
+        return Goal(statement, not failed and killed > 0, f"{killed:,} of {mistakes:,}")
+
+    def _no_alarm(self) -> Goal:
         alarms = len(self.rejected) + sum(len(each.alarms) for each in self.alarms.values())
-        made = [
-            Goal(
-                "every mutant that is a mistake is caught",
-                not failures and killed > 0,
-                f"{killed:,} of {planted - equal:,}",
-            ),
-            Goal(
-                f"no alarm in {self.wanted:,} comparisons of what is right",
-                alarms == 0 and compared >= self.wanted,
-                f"{alarms} in {compared:,}",
-            ),
-        ]
-        for of_step, least, what in (
-            (False, OF_GRADIENT, "a gradient's largest entry"),
-            (True, OF_STEP, "one step's share"),
-        ):
-            worst = [
-                found
-                for regime in regimes
-                if (found := self.never_missed(regime, of_step)) is not None
-            ]
-            over = [
-                f"{each.regime} {each.least_caught:.1e}"
-                for each in worst
-                if not each.least_caught <= least
-            ]
-            reached = max((each.least_caught for each in worst), default=math.inf)
-            measured = f"missed: {', '.join(over)}" if over else f"{reached:.1e}"
-            made.append(
-                Goal(
-                    f"an error of {least:g} of {what}, in one entry, is caught",
-                    bool(worst) and not over,
-                    measured,
-                )
-            )
+        statement = f"no alarm in {self.wanted:,} comparisons of what is right"
+        holds = alarms == 0 and self.compared >= self.wanted
+        return Goal(statement, holds, f"{alarms} in {self.compared:,}")
+
+    def _seen(self, least: float, what: str, of_step: bool) -> Goal:
+        """Whether so small an error in one entry is caught in every regime."""
+        worst: list[Sensitivity] = []
+        for regime in dict.fromkeys(each.regime for each in self.sensitivity):
+            hardest = self.never_missed(regime, of_step)
+            if hardest is not None:
+                worst.append(hardest)
+        over = [each for each in worst if not each.least_caught <= least]
+        reached = max((each.least_caught for each in worst), default=math.inf)
+        missed = ", ".join(f"{each.regime} {each.least_caught:.1e}" for each in over)
+        statement = f"an error of {least:g} of {what}, in one entry, is caught"
+        holds = bool(worst) and not over
+        return Goal(statement, holds, f"missed: {missed}" if over else f"{reached:.1e}")
+
+    def _all_reached(self) -> Goal:
         left = len(self.not_reached)
-        made.append(
-            Goal("every cell is tried in every regime", not left, f"{left} not reached in the time")
-        )
-        return [*made, *self.beside_others()]
+        statement = "every cell is tried in every regime"
+        return Goal(statement, not left, f"{left} not reached in the time")
 
     @property
     def compared(self) -> int:
@@ -265,33 +256,22 @@ def trial_piece(cell: str, regime: str, seed: int, every: int, deadline: float) 
     """Mutants and sensitivity of one cell in one regime; nothing once the deadline has passed."""
     if time.time() > deadline:
         return Found(not_reached=[f"{cell}, {regime}"])
-    case, place = (
-        next(c for c in CELLS if c.name == cell),
-        next(r for r in REGIMES if r.name == regime),
-    )
-    trial = experiment_of(case, place, witnesses_used(), seed)
-    found = Found(
-        rejected=[]
-        if (reason := trial.rejects(trial.right)) is None
-        else [f"{cell}, {regime}: {reason}"]
-    )
-    for each in outcomes(trial, every=every):
+    case = next(case for case in CELLS if case.name == cell)
+    place = next(place for place in REGIMES if place.name == regime)
+    experiment = experiment_of(case, place, witnesses_used(), seed)
+    found = Found()
+    rejection = experiment.rejects(experiment.right)
+    if rejection is not None:
+        found.rejected.append(f"{cell}, {regime}: {rejection.text}")
+    for each in outcomes(experiment, every=every):
         found.tally[each.kind, each.cell, each.regime, each.verdict] += 1
         if each.verdict == KILLED:
-            found.manners[manner(each.how)] += 1
+            found.manners[each.manner] += 1
         elif each.verdict != EQUIVALENT:
             found.missed.append(each)
-    found.sensitivity = list(
-        sensitivities(trial, np.random.default_rng([seed, zlib.crc32(f"{cell} {regime}".encode())]))
-    )
+    rng = np.random.default_rng([seed, zlib.crc32(f"{cell} {regime}".encode())])
+    found.sensitivity = list(sensitivities(experiment, rng))
     return found
-
-
-def manner(how: str) -> str:
-    """How a mutant was caught, without its particulars."""
-    return next(
-        (word for word in ("wrong shape", "not finite", "raised") if how.startswith(word)), how
-    )
 
 
 def alarms_piece(first: int, count: int, seed: int, dtype: str, deadline: float) -> Found:

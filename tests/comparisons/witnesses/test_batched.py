@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bptt_crosscheck import check_cell
-from bptt_crosscheck.comparisons.candidates.built_in_cells import CellCandidate, OneForward
+from bptt_crosscheck.comparisons.candidates.built_in_cells import CellCandidate, SharedForward
 from bptt_crosscheck.comparisons.candidates.draw import cell_problem
 from bptt_crosscheck.comparisons.candidates.user_cell import UserCell
 from bptt_crosscheck.comparisons.checking import entry_points
@@ -144,7 +144,7 @@ def test_an_engine_that_takes_one_at_a_time_stays_what_it_is():
 def test_one_forward_serves_all_cotangents_and_no_other_weights():
     cell = Counting()
     mine, (first, second) = trials_of(cell)
-    candidate = OneForward(CellCandidate(mine))
+    candidate = SharedForward(CellCandidate(mine))
     for trial in (first, second):
         same(candidate.answer(trial), CellCandidate(mine).answer(trial))
     cell.steps = 0
