@@ -2,7 +2,7 @@
 
 How large error / noise gets for code that is right.
 
-    python comparisons/trial/calibration.py --problems 250
+    python -m bptt_crosscheck.comparisons.trial.calibration --problems 250
 
 draws problems from the table of cases with other seeds, recurrent gains from 0.1 to 4 and, in one
 problem of three, inputs that saturate every unit; holds the built-in derivations against all

@@ -12,7 +12,7 @@ import numpy as np
 from ..problems.answer import Answer
 from ..problems.arrays import Array
 from .subject import NEW, Answers, Arrays, Change, Mutations, Subject
-from .syntax import NothingToMutate, must_have
+from .syntax import must_have
 
 
 def altered(thing: Any, **methods: Any) -> Any:
@@ -194,12 +194,19 @@ def through_another_weight(subject: Subject) -> Mutations:
             yield "carry through W_xh", in_delta(subject, params=lambda p: {**p, "W_hh": p["W_xh"]})
 
 
+# Parts of a state of which no step keeps what they were: sLSTM's stabiliser has no derivative.
+NEVER_READ_BACK = ("m",)
+
+# What else of the state before a step a cell keeps: the GRU, what W_hn has seen of it.
+SEEN: dict[str, tuple[str, ...]] = {"gru": ("seen",)}
+
+
 def another_time(subject: Subject) -> Mutations:
     """h_t where h_{t−1} belongs: the cache is given the new state under the names of the old."""
     cell = subject.cell
-    if not any(f"{name}_prev" in subject.cached for name in subject.states):
-        where = f"the cache of {type(cell).__qualname__}"
-        raise NothingToMutate(f"{where} has no state before the step, by the name of h_prev")
+    kept = [f"{name}_prev" for name in subject.states if name not in NEVER_READ_BACK]
+    declared = [*kept, *SEEN.get(subject.problem.cell, ())]
+    must_have(subject.cached, declared, f"the cache of {type(cell).__qualname__}")
 
     def recur(self: Any, xp: Any, params: Any, state: Any, projected: Any, x: Any) -> Any:
         del self

@@ -16,6 +16,7 @@ from ..problems.cases import SOFTMAX
 from ..problems.problem import Problem
 from .mutate_cell import altered, carry
 from .subject import Answers, Mutations, Subject
+from .syntax import must_have
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def mask_ignored(subject: Subject) -> Mutations:
 
 def with_loss(subject: Subject, d_loss: Callable[[Array, Array, Array], Array]) -> Answers:
     """The head under a loss whose derivative is d_loss(y, target, weights); its value is right."""
+    must_have(Head.value.__globals__, ["LOSSES"], Head.value.__module__)
 
     def value(self: Any, params: Any, states: Any, inputs: Any) -> Any:
         right = Head.value.__globals__["LOSSES"][subject.problem.readout]

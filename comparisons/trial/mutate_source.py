@@ -49,6 +49,7 @@ def _loop_variations() -> tuple[source.Variation, ...]:
 @lru_cache(maxsize=4)
 def _network_variations() -> tuple[tuple[str, source.Variation], ...]:
     methods = ("backward", "_apart")
+    source.must_have(dir(Network), methods, Network.__qualname__)
     return tuple(
         (name, each)
         for name in methods

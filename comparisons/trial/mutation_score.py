@@ -33,6 +33,7 @@ from ..witnesses.ask import Witnesses, testify
 from ..witnesses.engines import Engine, select
 from .operators import OPERATORS, mutants
 from .subject import Mutant, MutationOperator, Subject
+from .syntax import NothingToMutate
 
 Certify: TypeAlias = Callable[[Mapping[str, Array]], bool]
 
@@ -306,6 +307,8 @@ def outcome(experiment: Experiment, mutant: Mutant, certify: Certify) -> Iterato
     try:
         with np.errstate(all="ignore"):
             found = asked_only(mutant.answer(), experiment.truth)
+    except NothingToMutate:  # the operator is out of date, and no mistake was caught
+        raise
     except Exception as error:
         how = raised(error)
         yield made(BOTH, KILLED, how.text, math.inf, math.inf, how.manner)

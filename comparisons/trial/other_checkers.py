@@ -27,6 +27,7 @@ from ..problems.problem import Problem
 from ..witnesses.engines import Engine
 from .operators import mutants
 from .subject import Mutant, Subject
+from .syntax import NothingToMutate
 
 SIZES = (1e-2, 1e-4, 1e-6, 1e-9)
 MISTAKE, RIGHT = "a mistake", "nothing"
@@ -99,6 +100,8 @@ def accepted_here(problem: Problem, answer: Callable[[], Answer], engine: Engine
     try:
         with np.errstate(all="ignore"):
             told, again = answer(), answer()
+    except NothingToMutate:  # the operator is out of date, and nobody objected
+        raise
     except Exception:  # only of the derivation under test
         return False
     verdicts = check_problem(problem, _Given(told), (engine,))
@@ -140,6 +143,8 @@ def _differs(mutant: Mutant, right: Answer) -> bool:
                 not np.allclose(found[name], value, rtol=1e-7, atol=0)
                 for name, value in right.gradients.items()
             )
+    except NothingToMutate:
+        raise
     except Exception:
         return False
 

@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from types import FrameType
@@ -48,11 +49,9 @@ def must_have(found: Container[str], names: Iterable[str], where: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Variation:
-    """One changed expression: the kind of mistake, "file:line:column.
+    """One changed expression: its kind of mistake, where it is, and what replaces it.
 
-    Before → after", the tree, the node, what replaces it.
-
-    file and lines, first and last, are where it stands.
+    what: "file:line:column: before → after"; file and lines, first and last, are where it stands.
     """
 
     kind: str
@@ -84,20 +83,32 @@ class Variation:
         return self.executed(namespace)[name]
 
 
+@cache
+def derivation_file(name: str) -> str | None:
+    """The path below the root of a file of `manual/`; None for any other.
+
+    Links are followed: the package may be imported from elsewhere than where it lies.
+    """
+    if name.startswith("<"):  # no file: compiled from text
+        return None
+    path = Path(name).resolve()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT / "manual") else None
+
+
 def lines_of(run: Callable[[], Any]) -> set[tuple[str, int]]:
     """The lines of this project, (file, number), that `run` passes through.
 
     A change anywhere else is no mistake there.
     """
     lines: set[tuple[str, int]] = set()
-    folder, before = str(ROOT / "manual"), sys.gettrace()
+    before = sys.gettrace()
 
     def watch(frame: FrameType, event: str, _: Any) -> Any:
-        name = frame.f_code.co_filename
-        if not name.startswith(folder):
+        file = derivation_file(frame.f_code.co_filename)
+        if file is None:
             return None
         if event == "line":
-            lines.add((str(Path(name).relative_to(ROOT)), frame.f_lineno))
+            lines.add((file, frame.f_lineno))
         return watch
 
     sys.settrace(watch)
@@ -111,7 +122,7 @@ def lines_of(run: Callable[[], Any]) -> set[tuple[str, int]]:
 def function_variations(function: Any, names: Sequence[str]) -> Iterator[Variation]:
     """Every variation of one function or method.
 
-    `names` are what its caches run_trial, for one in place of another.
+    `names` are what its caches hold, for one in place of another.
     """
     lines, first = inspect.getsourcelines(function)
     tree = ast.parse(textwrap.dedent("".join(lines)))

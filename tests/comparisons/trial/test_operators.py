@@ -13,24 +13,26 @@ import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.candidates.built_in_cells import CELLS as CELLS_BY_NAME
 from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
+from bptt_crosscheck.comparisons.places import ROOT
 from bptt_crosscheck.comparisons.problems.cases import CASES, Case
-from bptt_crosscheck.comparisons.trial import mutate_source, syntax
+from bptt_crosscheck.comparisons.trial import mutate_source, other_checkers, syntax
 from bptt_crosscheck.comparisons.trial.mutate_cell import altered, transposed_blocks, with_globals
 from bptt_crosscheck.comparisons.trial.mutate_source import UNFILLED
 from bptt_crosscheck.comparisons.trial.mutation_score import (
     CELLS,
     REGIMES,
     cells_on_trial,
+    outcomes,
     problem_in,
     same,
 )
 from bptt_crosscheck.comparisons.trial.operators import OPERATORS, mutants
-from bptt_crosscheck.comparisons.trial.subject import Subject
+from bptt_crosscheck.comparisons.trial.subject import Mutant, MutationOperator, Subject
 from bptt_crosscheck.comparisons.trial.syntax import NothingToMutate
 from bptt_crosscheck.manual.cells import gru, lstm
 from bptt_crosscheck.manual.cells.lstm import LSTM
 from bptt_crosscheck.manual.cells.rnn import RNN
-from bptt_crosscheck.manual.through_time import bptt
+from bptt_crosscheck.manual.through_time import bptt, network
 
 REGIME = {regime.name: regime for regime in REGIMES}
 CELL = {case.name: case for case in CELLS}
@@ -345,3 +347,56 @@ def test_a_new_cell_is_on_trial_by_its_line_in_the_table():
     names = [case.name for case in cells_on_trial(more)]
     assert names[-2:] == ["new-cell", "lstm True"]
     assert len(names) == len(CELLS) + 2
+
+
+def stale(place):
+    """An operator whose mutant asks for a name that is gone only when it answers."""
+    return MutationOperator("stale", "a renamed place", lambda ground: iter([("late", place)]))
+
+
+def gone():
+    with_globals(CELLS_BY_NAME["lstm"](), "accumulate", linear_forward=None)
+
+
+def test_a_place_that_is_missed_late_is_no_mutant_that_is_caught(trials):
+    with pytest.raises(NothingToMutate, match="lstm has no 'linear_forward'"):
+        list(outcomes(trials("lstm", "one step"), operators=(stale(gone),)))
+
+
+def test_a_place_that_is_missed_late_is_not_passed_over_beside_other_checkers(monkeypatch):
+    monkeypatch.setattr(other_checkers, "mutants", lambda ground: iter([Mutant("stale", "", gone)]))
+    with pytest.raises(NothingToMutate):
+        list(other_checkers.one_of_each(subject("lstm", "one step")))
+
+
+def test_losses_under_another_name_are_missed(monkeypatch):
+    ground = subject("lstm", "one step")
+    monkeypatch.delattr(network, "LOSSES")
+    with pytest.raises(NothingToMutate, match="has no 'LOSSES'"):
+        planted(ground, "loss before the softmax")
+
+
+def test_a_method_of_the_network_that_was_renamed_is_missed(monkeypatch):
+    monkeypatch.delattr(network.Network, "_apart")
+    with pytest.raises(NothingToMutate, match="Network has no '_apart'"):
+        mutate_source._network_variations.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [("lstm", "c_prev"), ("lru", "im_prev"), ("slstm", "n_prev"), ("gru before", "seen")],
+)
+def test_each_state_before_the_step_is_declared(monkeypatch, cell, name):
+    ground = subject(cell)
+    monkeypatch.setitem(vars(ground), "cached", [each for each in ground.cached if each != name])
+    with pytest.raises(NothingToMutate, match=f"has no '{name}'"):
+        planted(ground, "h_t for h_{t−1}")
+
+
+def test_a_derivation_is_recognised_through_a_link(tmp_path):
+    """Else no line is among those executed, and no operator of source finds anything."""
+    (tmp_path / "linked").symlink_to(ROOT, target_is_directory=True)
+    through = str(tmp_path / "linked" / "manual" / "cells" / "lstm.py")
+    assert syntax.derivation_file(through) == "manual/cells/lstm.py"
+    assert syntax.derivation_file(str(ROOT / "comparisons" / "report.py")) is None
+    assert syntax.derivation_file("<mutant: x>") is None
