@@ -12,9 +12,8 @@ class QuestionError(ValueError):
 
 
 class UnknownName(QuestionError):
-    """A cell, reference, activation, loss or case that does not exist.
-
-    The text lists those that do.
+    """A cell, reference, activation, loss or case that does not exist; the text lists those that
+    do.
     """
 
 
@@ -43,9 +42,8 @@ class BadTarget(QuestionError):
 
 
 class BadContract(QuestionError):
-    """What was handed in is not what the contract says.
-
-    A method, key or argument missing, a wrong shape or type.
+    """What was handed in is not what the contract says: a method, key or argument missing, a wrong
+    shape or type.
     """
 
 
@@ -58,9 +56,8 @@ class CandidateFailed(QuestionError):
 
 
 class ForwardMismatch(QuestionError):
-    """The forward pass differs between NumPy and a reference.
-
-    Their gradients are those of different functions.
+    """The forward pass differs between NumPy and a reference: their gradients are those of
+    different functions.
     """
 
 
@@ -87,9 +84,8 @@ class InputsChanged(QuestionError):
 
 
 class AtKink(QuestionError):
-    """The problem stands at a point where the function has no derivative.
-
-    A tie of max, a zero of relu or abs.
+    """The problem stands at a point where the function has no derivative: a tie of max, a zero of
+    relu or abs.
     """
 
 

@@ -1,6 +1,5 @@
-"""Where this package lies.
-
-The folder that holds manual/, reference/ and comparisons/, in a clone or installed.
+"""Where this package lies: the folder that holds manual/, reference/ and comparisons/, in a clone
+or installed.
 """
 
 from pathlib import Path

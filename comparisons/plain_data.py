@@ -17,9 +17,8 @@ NONFINITE = (NOT_A_NUMBER, INFINITE, MINUS_INFINITE)
 
 
 def plain(value: Any) -> Any:
-    """The value as dicts, lists, text, numbers, booleans and None.
-
-    A record with a `to_dict` says itself what it is.
+    """The value as dicts, lists, text, numbers, booleans and None; a record with a `to_dict` says
+    itself what it is.
     """
     says_itself = getattr(value, "to_dict", None)
     if callable(says_itself):

@@ -1,6 +1,5 @@
-"""Calls into code that is not ours.
-
-Whatever goes wrong inside is said of that code, by name and line.
+"""Calls into code that is not ours: whatever goes wrong inside is said of that code, by name and
+line.
 
 The code runs in this process with the caller's rights. What it prints goes to standard error, up
 to a bound; an exception, a sys.exit or a flood of output becomes `CandidateFailed`. An endless

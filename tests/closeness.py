@@ -1,6 +1,5 @@
-"""How far an array is from what it should be, judged so that nothing can hide.
-
-No absolute tolerance, and NaN never agrees.
+"""How far an array is from what it should be, judged so that nothing can hide: no absolute
+tolerance, and NaN never agrees.
 """
 
 from typing import Any

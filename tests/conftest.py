@@ -89,9 +89,8 @@ def fixture_numpy_scan() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def unrolled() -> Callable[..., Unrolled]:
-    """unrolled(activation, readout, reduction, tokens, dtype, H, seed).
-
-    The same equations give the same function object.
+    """unrolled(activation, readout, reduction, tokens, dtype, H, seed); the same equations give
+    the same function object.
     """
 
     def build(

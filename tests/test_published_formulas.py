@@ -24,9 +24,8 @@ WEIGHTS = ("W_xh", "W_hh", "b_h")
 
 @dataclass(frozen=True)
 class Model:
-    """h_t = tanh(W_hh h_{t−1} + W_xh x_t + b_h), y_t = W_hy h_t + b_y, T steps.
-
-    X (T, I), targets for either loss.
+    """h_t = tanh(W_hh h_{t−1} + W_xh x_t + b_h), y_t = W_hy h_t + b_y, T steps; x (T, I), targets
+    for either loss.
     """
 
     W_xh: np.ndarray
@@ -219,9 +218,8 @@ def test_a3_fails_for_the_squared_error_without_its_half():
 
 
 def test_a3_holds_for_cross_entropy_of_the_softmax_and_fails_without_the_softmax():
-    """Published formula A3 with p = softmax(y) in place of y holds for cross-entropy.
-
-    With y itself it fails.
+    """Published formula A3 with p = softmax(y) in place of y holds for cross-entropy; with y
+    itself it fails.
     """
     model = random_model()
     y, one_hot = forward(model)[2][-1], np.eye(3)[model.label[-1]]
@@ -337,9 +335,8 @@ def undriven(W_hh, b_h, h_0, steps):
 
 
 def test_a7_a_spectral_radius_above_1_does_not_imply_exploding():
-    """Published formula A7 fails.
-
-    With W_hh = 2 I, every eigenvalue 2, saturated units make the gradient vanish.
+    """Published formula A7 fails: with W_hh = 2 I, every eigenvalue 2, saturated units make the
+    gradient vanish.
     """
     model = undriven(2 * np.eye(2), [3.0, 3.0], [0.5, -0.5], steps=10)
     assert np.min(np.abs(np.linalg.eigvals(model.W_hh))) == 2
@@ -347,9 +344,8 @@ def test_a7_a_spectral_radius_above_1_does_not_imply_exploding():
 
 
 def test_a7_a_spectral_radius_below_1_does_not_imply_vanishing():
-    """Published formula A7 fails.
-
-    W_hh is nilpotent, every eigenvalue 0, and the gradient grows by 1.5 at each step.
+    """Published formula A7 fails: W_hh is nilpotent, every eigenvalue 0, and the gradient grows by
+    1.5 at each step.
 
     The second unit is saturated, which leaves diag(φ′) W_hh ≈ [[1.5, −1.5], [0, 0]]: the spectral
     radius of W_hh is not even necessary for exploding. The largest singular value is.
@@ -364,9 +360,8 @@ def test_a7_a_spectral_radius_below_1_does_not_imply_vanishing():
 
 
 def test_a7_a_largest_singular_value_below_1_is_sufficient_for_vanishing():
-    """Published formula A7 mended.
-
-    Σ_max(W_hh) max|tanh′| < 1 bounds ‖∂h_t/∂h_k‖ by its power t − k.
+    """Published formula A7 mended: σ_max(W_hh) max|tanh′| < 1 bounds ‖∂h_t/∂h_k‖ by its power t −
+    k.
     """
     model = random_model(steps=12)
     model = replace(model, W_hh=0.8 * model.W_hh / np.linalg.norm(model.W_hh, ord=2))
@@ -538,9 +533,8 @@ def test_b2_index_minus_1_finds_the_zero_state_in_the_last_row():
 
 
 def test_b2_fails_with_an_array_of_t_rows():
-    """Published formula B2 without the extra row.
-
-    Index −1 finds s_{T−1}, and W's gradient gets a term too many.
+    """Published formula B2 without the extra row: index −1 finds s_{T−1}, and W's gradient gets a
+    term too many.
     """
     model = random_language_model()
     without_extra_row = predict(model)[1][:-1]
@@ -837,9 +831,8 @@ def test_e_fails_when_dh_next_is_dropped_or_kept_from_the_last_sequence():
 
 
 def three_steps():
-    """T = 3, inputs 1, 2, 3, h_0 = 0, scalar.
-
-    U = 0.5, W = 0.3, b = 0.1, V = 0.8, c = −0.2, targets 0.1, 0.2, 0.3.
+    """T = 3, inputs 1, 2, 3, h_0 = 0, scalar: U = 0.5, W = 0.3, b = 0.1, V = 0.8, c = −0.2,
+    targets 0.1, 0.2, 0.3.
     """
     weights = (
         np.array([[0.3]]),
@@ -853,9 +846,8 @@ def three_steps():
 
 
 def test_e_three_steps_with_inputs_1_2_3():
-    """Published formula E at T = 3, x = 1, 2, 3, h_0 = 0.
-
-    Each of the six terms, written out, adds up to the gradient.
+    """Published formula E at T = 3, x = 1, 2, 3, h_0 = 0: each of the six terms, written out, adds
+    up to the gradient.
     """
     model = three_steps()
     (_, a_1, a_2, a_3), (_, h_1, h_2, h_3), _ = forward(model)
@@ -881,9 +873,8 @@ def test_e_three_steps_with_inputs_1_2_3():
 
 
 def test_e_three_steps_fail_without_the_longest_path():
-    """Published formula E at T = 3 without δ_{3,1} is wrong in W and b.
-
-    U, whose term it meets at h_0 = 0, cannot tell.
+    """Published formula E at T = 3 without δ_{3,1} is wrong in W and b; U, whose term it meets at
+    h_0 = 0, cannot tell.
     """
     model = three_steps()
     delta = {pair: d for pair, d in error_terms(model, SQUARED).items() if pair != (3, 1)}
@@ -894,9 +885,8 @@ def test_e_three_steps_fail_without_the_longest_path():
 
 
 def recurrent_learning(model, loss, influence=True):
-    """The gradient of W_hh forward in time.
-
-    The sensitivity ∂h_t[i]/∂W_hh[j, l] is carried along with the state.
+    """The gradient of W_hh forward in time: the sensitivity ∂h_t[i]/∂W_hh[j, l] is carried along
+    with the state.
     """
     a, h, _ = forward(model)
     e = state_cotangents(model, loss)

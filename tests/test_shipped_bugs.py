@@ -175,9 +175,8 @@ class CacheOverwritten:
 
 
 def library(bug, vjp=None, outputs=("output", "h_n", "c_n"), start=1.0):
-    """The report on the layer, its bug in `vjp`.
-
-    `outputs` are those that are asked for, `start` the scale of h_0.
+    """The report on the layer, its bug in `vjp`; `outputs` are those that are asked for, `start`
+    the scale of h_0.
     """
     params, inputs = draw(5, LSTM().parameter_shapes(I, H), h_0=(B, H), c_0=(B, H))
     inputs = {**inputs, "h_0": start * inputs["h_0"]}
@@ -328,9 +327,8 @@ def blocks(bug, which, steps=6, rows=B, heads=H):
 
 
 def in_storage(grad):
-    """The first numbers of the memory behind a tensor, as if it were contiguous.
-
-    Beyond its end, zeros.
+    """The first numbers of the memory behind a tensor, as if it were contiguous; beyond its end,
+    zeros.
     """
     memory = torch.empty(0, dtype=grad.dtype).set_(grad.untyped_storage())
     flat = torch.zeros(grad.numel(), dtype=grad.dtype)
@@ -378,9 +376,8 @@ def strides(bug, layout):
 
 @dataclass(frozen=True)
 class Shipped:
-    """A row: ask(bug, **asked) raises `error` and says `said`.
-
-    It passes without the bug, and with it under `hidden`.
+    """A row: ask(bug, **asked) raises `error` and says `said`; it passes without the bug, and with
+    it under `hidden`.
     """
 
     name: str

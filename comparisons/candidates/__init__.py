@@ -1,4 +1,1 @@
-"""What is on trial: built-in cells, a user's cell, a user's function.
-
-And the drawing of problems.
-"""
+"""What is on trial: built-in cells, a user's cell, a user's function; the drawing of problems."""

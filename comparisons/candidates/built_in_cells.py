@@ -53,9 +53,8 @@ ALGORITHMS = ("bptt", "rtrl")
 
 @dataclass(frozen=True)
 class CellCandidate:
-    """A cell under the contract of docs/your-derivation.md.
-
-    Parameter_shapes, state_shapes, step, step_backward.
+    """A cell under the contract of docs/your-derivation.md: parameter_shapes, state_shapes, step,
+    step_backward.
 
     algorithm: "bptt", or "rtrl", which gives no gradient for x.
     """
@@ -105,9 +104,8 @@ class CellCandidate:
         return Answer(done.loss, gradients, done.states, steps)
 
     def _whole(self, problem: Problem, done: Pass, steps: Mapping[str, Array]) -> dict[str, Array]:
-        """The gradients by adding up the shares, where that is the only way to them.
-
-        Of one run of a cell without halves.
+        """The gradients by adding up the shares, where that is the only way to them: of one run of
+        a cell without halves.
 
         {} for others. The sums are those of `manual.through_time.bptt.added_up`, bit by bit, and
         the cell is asked once instead of twice.
@@ -143,9 +141,8 @@ class CellCandidate:
 
 @dataclass
 class SharedForward:
-    """A cell as a candidate for problems that differ in their cotangents alone.
-
-    It runs forward for the first of them.
+    """A cell as a candidate for problems that differ in their cotangents alone: it runs forward
+    for the first of them.
 
     The forward is run again for other variables, or for the same in another memory order.
     """
@@ -229,10 +226,7 @@ class FunctionCandidate:
     per_step: tuple[str, ...] = ()
 
     def answer(self, problem: FunctionProblem) -> Answer:
-        """Loss and the gradients that are given.
-
-        Those of `per_step` have the step as first axis.
-        """
+        """Loss and gradients as given; those of `per_step` have the step as first axis."""
         named = {**problem.constants, **problem.variables}
         loss = float(self.value(named))
         gradients = self.gradients(named)

@@ -98,9 +98,8 @@ class _Draw:
             )
 
     def targets(self, case: Case) -> None:
-        """Targets, and the mask that says where the loss counts.
-
-        Within each row's own steps, and never nowhere.
+        """Targets, and the mask that says where the loss counts: within each row's own steps, and
+        never nowhere.
         """
         shape = (case.steps, case.batch)
         indices = self.rng.integers(0, case.output_size, shape)
@@ -121,18 +120,16 @@ class _Draw:
         self.constants["mask"] = mask.astype(np.float64)
 
     def lengths(self, case: Case) -> None:
-        """The number of steps of each row.
-
-        T for one of them, and fewer, at least 1, for the others.
+        """The number of steps of each row: T for one of them, and fewer, at least 1, for the
+        others.
         """
         lengths = self.rng.integers(1, max(case.steps, 2), case.batch)
         lengths[self.rng.integers(case.batch)] = case.steps
         self.constants["lengths"] = lengths
 
     def dropout(self, case: Case, features: int) -> None:
-        """A mask on what each layer but the last hands on.
-
-        0, or 1/(1 − p), so that the mean stays.
+        """A mask on what each layer but the last hands on: 0, or 1/(1 − p), so that the mean
+        stays.
         """
         for layer in range(case.layers - 1):
             kept = self.rng.random((case.steps, case.batch, features)) >= case.dropout
@@ -146,9 +143,8 @@ class _Draw:
             )
 
     def own(self, cell: Any, case: Case, suffix: str = "", moved: float = 0.0) -> None:
-        """What the cell itself wants to draw, in place of what was drawn.
-
-        Moved at random by this part of its size.
+        """What the cell itself wants to draw, in place of what was drawn; moved at random by this
+        part of its size.
         """
         if hasattr(cell, "initialise"):
             sizes = (
@@ -332,9 +328,8 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
 def train(
     problem: Problem, candidate: CellCandidate, updates: int, learning_rate: float
 ) -> Problem:
-    """The problem after plain SGD on its own data.
-
-    X and the initial states stay. The rate is that of the mean loss.
+    """The problem after plain SGD on its own data; x and the initial states stay. The rate is that
+    of the mean loss.
     """
     if updates and problem.readout == PROJECTION:
         raise BadOption(f"{problem.name}: a random projection of the states is nothing to train on")

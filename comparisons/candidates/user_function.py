@@ -1,6 +1,5 @@
-"""A user's function with its parameters and inputs.
-
-Nested as the user has them outside, flat named arrays inside.
+"""A user's function with its parameters and inputs: nested as the user has them outside, flat
+named arrays inside.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +21,8 @@ Given = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class UserFunction:
-    """A user's function with its parameters and inputs, flattened to named arrays.
-
-    `role` is what messages call it.
+    """A user's function with its parameters and inputs, flattened to named arrays; `role` is what
+    messages call it.
     """
 
     role: str

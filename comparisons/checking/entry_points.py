@@ -1,6 +1,5 @@
-"""The entry points: check_cell, check_gradients, check_vjp.
-
-Docs/your-derivation.md explains the contracts and every message.
+"""The entry points: check_cell, check_gradients, check_vjp. docs/your-derivation.md explains the
+contracts and every message.
 """
 
 import contextlib

@@ -1,6 +1,5 @@
-"""What must hold before a gradient is worth comparing.
-
-Each finding has an error class and words of its own.
+"""What must hold before a gradient is worth comparing; each finding has an error class and words
+of its own.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -135,9 +134,8 @@ def finite_references(case: CaseReport) -> None:
 
 
 def not_vacuous(case: CaseReport, unread: Container[str]) -> None:
-    """Raises Vacuous where the true gradient is nothing but rounding.
-
-    Not for `unread`, which a function need not depend on.
+    """Raises Vacuous where the true gradient is nothing but rounding; not for `unread`, which a
+    function need not depend on.
     """
     watched = [name for name in case.vacuous if name not in case.not_given and name not in unread]
     if watched:

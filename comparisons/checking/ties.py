@@ -1,6 +1,5 @@
-"""Where a function stands at a kink.
-
-Comparisons, maxima and absolute values of numbers that are tied.
+"""Where a function stands at a kink: comparisons, maxima and absolute values of numbers that are
+tied.
 """
 
 import traceback
@@ -39,9 +38,8 @@ class Watched(np.ndarray[Any, Any]):
         return watch(getattr(ufunc, method)(*plain, **kwargs), self.ties)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """The plain result, watched.
-
-        Ties noted for the functions that ask for them in NumPy's own code.
+        """The plain result, watched; ties noted for the functions that ask for them in NumPy's own
+        code.
         """
         del types
         if func in REDUCTIONS:
@@ -134,9 +132,8 @@ def _line_of_user() -> str:
 
 
 def ties_in(run: Callable[[Callable[[Array], Any]], Any]) -> list[str]:
-    """The ties met while `run(watched)` evaluates the function.
-
-    `watched` turns an array into one that notices.
+    """The ties met while `run(watched)` evaluates the function; `watched` turns an array into one
+    that notices.
 
     A function that cannot be run on watched arrays has nothing noted.
     """

@@ -32,9 +32,8 @@ FUNCTIONS = (("loss", "gradients", check_gradients), ("function", "vjp", check_v
 
 
 def checks_in(target: str, sizes: dict[str, int], options: dict[str, Any]) -> list[Pending]:
-    """The checks for 'file.py' or 'file.py:Name'.
-
-    Sizes are for cells, options (seed, references) for all.
+    """The checks for 'file.py' or 'file.py:Name'; sizes are for cells, options (seed, references)
+    for all.
 
     Raises BadFile for a file that cannot be run or holds nothing to check, CandidateFailed for one
     that fails while it runs.

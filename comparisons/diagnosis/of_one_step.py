@@ -1,6 +1,5 @@
-"""step_backward by itself.
-
-Given the true ∂L/∂s_t at every step, which of its outputs are wrong, and at which steps.
+"""step_backward by itself: given the true ∂L/∂s_t at every step, which of its outputs are wrong,
+and at which steps.
 
 Over a whole sequence one wrong carry makes every gradient wrong. Here each step gets the total
 derivative from a reference, so that an error stays in its own step and its own output. What would
@@ -51,9 +50,8 @@ class OneStep:
         return tolerance.limit_of(self.problem)
 
     def outputs(self, params: Arrays) -> dict[str, Array]:
-        """Every output of step_backward at every step, by the name under which it is reported.
-
-        (T, …).
+        """Every output of step_backward at every step, by the name under which it is reported: (T,
+        …).
         """
         shares, carried = local_gradients(self.cell, self.problem, self.d_state, params)
         named = {f"d_params[{name!r}]": value for name, value in shares.items() if name != "x"}

@@ -64,10 +64,8 @@ class Walk:
 
 
 def ratios(error: Array, noise: Array | float) -> Array:
-    """error / noise.
-
-    No error is 0 whatever the noise, an error without noise is infinite, infinite noise explains
-    nothing.
+    """error / noise: no error is 0 whatever the noise, an error without noise is infinite,
+    infinite noise explains nothing.
     """
     with np.errstate(all="ignore"):
         over = np.asarray(error, dtype=np.float64) / noise

@@ -27,9 +27,8 @@ class Judged(NamedTuple):
 
 
 def true_errors(answer: Answer, witnesses: Witnesses) -> dict[str, dict[str, float]]:
-    """gradient → {"manual", and each reference.
-
-    A proven bound of its error}, where a proof was asked for.
+    """gradient → {"manual", and each reference: a proven bound of its error}, where a proof was
+    asked for.
 
     In units in the last place of the gradient's largest entry; along directions, of √n times that
     for n entries.

@@ -1,6 +1,5 @@
-"""Whether the true gradient is a number at all.
-
-Where references find infinity or NaN nothing is judged, and the step is told.
+"""Whether the true gradient is a number at all: where references find infinity or NaN nothing is
+judged, and the step is told.
 
 "Infinite" is what exceeds the largest number of the precision that the candidate works in. Near
 that edge one order of summation overflows and another does not: where some reference overflows,
@@ -122,9 +121,8 @@ def steps_beyond(value: Array, limit: float) -> Array:
 
 
 def kind_of(value: Array, limit: float) -> str:
-    """INFINITE, or NAN where nothing came near the limit.
-
-    Behind an overflow NaN is a difference of infinities.
+    """'infinite', or 'NaN' where nothing came near the limit: behind an overflow NaN is a
+    difference of infinities.
     """
     return INFINITE if bool(np.any(np.abs(value) > limit**0.5)) else NAN
 
@@ -154,9 +152,8 @@ def _walked_forward(problem: Differentiable, answer: Answer, limit: float) -> Pl
 
 
 def walked_back(problem: Differentiable, answer: Answer, limit: float) -> Place | None:
-    """'walking back from step 500, ∂L/∂h_t is infinite from step 213 on', of what is first.
-
-    None where none can be told.
+    """'walking back from step 500, ∂L/∂h_t is infinite from step 213 on', of what is first; None
+    where none can be told.
     """
     found: list[Place] = []
     for name, full in _told_by_steps(problem, answer):
@@ -211,9 +208,8 @@ def _is_lost(name: str, answers: Sequence[Answer], limit: float, noise: Noise) -
 
 
 def _overflows(answer: Answer, limit: float) -> bool:
-    """Whether something that is told exceeds the root of the largest number.
-
-    NaN is then the difference of infinities.
+    """Whether something that is told exceeds the root of the largest number: NaN is then the
+    difference of infinities.
     """
     told = [*answer.gradients.values(), *answer.steps.values()]
     return any(bool(np.any(np.abs(value) > limit**0.5)) for value in told)

@@ -42,9 +42,8 @@ class Candidate(Protocol):
 
 
 def in_longdouble(problem: Differentiable, candidate: Candidate) -> Answer | None:
-    """What the candidate answers in longdouble.
-
-    None where it cannot be asked, or did not keep to it.
+    """What the candidate answers in longdouble; None where it cannot be asked, or did not keep to
+    it.
     """
     wide = np.dtype(np.longdouble)
     wider = WIDER * float(np.finfo(wide).eps) < tolerance.epsilon(np.float64)
@@ -99,9 +98,8 @@ def own_rounding_of(
 
 
 def allowed(noise: tolerance.Noise, own: tolerance.Noise) -> tolerance.Noise:
-    """The noise by which a gradient in longdouble is judged.
-
-    Limit times it is the right side of (2).
+    """The noise by which a gradient in longdouble is judged: limit times it is the right side of
+    (2).
     """
     share = 1 / (GONE * noise.limit)
     total = {name: level + share * own.total.get(name, 0.0) for name, level in noise.total.items()}

@@ -63,9 +63,8 @@ class Verdict:
 
     @property
     def worst_over_noise(self) -> float:
-        """The larger of the tensor's and the worst step's error over noise.
-
-        NaN counts as infinite.
+        """The larger of the tensor's and the worst step's error over noise; NaN counts as
+        infinite.
         """
         ratios = [self.error_over_noise, self.step_error_over_noise or 0.0]
         return math.inf if any(math.isnan(ratio) for ratio in ratios) else max(ratios)

@@ -101,9 +101,8 @@ class Convention:
     def apply(
         self, answer: Answer, steps: int | None, batch: int | None, names: set[str]
     ) -> Answer:
-        """What a candidate under this convention ought to return, from a plain answer.
-
-        `names` are the gradients it gives.
+        """What a candidate under this convention ought to return, from a plain answer; `names` are
+        the gradients it gives.
         """
         factor = self.factor(steps, batch)
         scaled = _times(factor, answer.gradients, names)

@@ -15,9 +15,8 @@ from .arrays import Array, is_real
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Array]:
-    """{path: array} of every number or array in a nest of mappings, lists and tuples.
-
-    Of any dtype.
+    """{path: array} of every number or array in a nest of mappings, lists and tuples; of any
+    dtype.
     """
     return dict(_leaves(value, path))
 
@@ -44,9 +43,8 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Array]]:
 
 
 def rebuild(template: Any, values: Mapping[str, Any], path: str = "") -> Any:
-    """`template` with the leaves that `values` names replaced.
-
-    Where a Python float stood, a NumPy value becomes one again.
+    """`template` with the leaves that `values` names replaced; where a Python float stood, a NumPy
+    value becomes one again.
     """
     if isinstance(template, Mapping):
         items = cast(Mapping[Any, Any], template).items()

@@ -1,6 +1,5 @@
-"""One case as plain, frozen data.
-
-Named read-only arrays and the names of the equations that join them.
+"""One case as plain, frozen data: named read-only arrays and the names of the equations that join
+them.
 
 A `Problem` is what the candidate and every engine receive. Its `variables` are the arrays for
 which gradients are compared (the parameters, x unless it is tokens, the initial states h_0, …);
@@ -94,18 +93,16 @@ class Differentiable:
         return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 
     def in_precision(self, dtype: npt.DTypeLike) -> Self:
-        """The same problem for a candidate that works in `dtype`.
-
-        Every number rounded to it, and kept in float64.
+        """The same problem for a candidate that works in `dtype`: every number rounded to it, and
+        kept in float64.
         """
         name = np.dtype(dtype).name
         rounded = self.astype(dtype).astype(np.float64)
         return replace(rounded, precision=None if name == "float64" else name)  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 
     def lowered(self) -> Self:
-        """The same problem in the arrays that the candidate works in.
-
-        Itself where that is their own precision.
+        """The same problem in the arrays that the candidate works in; itself where that is their
+        own precision.
         """
         return self if self.rounding_dtype == self.dtype else self.astype(self.rounding_dtype)
 
@@ -120,9 +117,8 @@ class Differentiable:
         return replace(self, variables=turned(self.variables), constants=turned(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 
     def sizes(self) -> Iterator[tuple[str, int | None]]:
-        """(name, value) of T, B, I, H, V as they stand in reports.
-
-        None for what the problem does not have.
+        """(name, value) of T, B, I, H, V as they stand in reports; None for what the problem does
+        not have.
         """
         yield from (
             (name, None) for name in ("steps", "batch", "input_size", "hidden_size", "output_size")
@@ -226,9 +222,8 @@ class Problem(Differentiable):
         return self.parameter_names
 
     def first_step(self, name: str) -> int:
-        """0 for ∂L/∂s_t and ∂s_T/∂s_k, 1 for all others.
-
-        The initial state of a reverse direction is that of step T + 1.
+        """0 for ∂L/∂s_t and ∂s_T/∂s_k, 1 for all others; the initial state of a reverse direction
+        is that of step T + 1.
         """
         initial = {f"{state}_0" for state in self.state_sizes if not state.endswith("_reverse")}
         return 0 if name == PRODUCT_TO_END or name in initial else 1

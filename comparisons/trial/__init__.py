@@ -1,4 +1,1 @@
-"""Is the cross-check itself any good.
-
-Planted mistakes, sensitivity, false alarms, other checkers.
-"""
+"""Is the cross-check any good: planted mistakes, sensitivity, false alarms, other checkers."""

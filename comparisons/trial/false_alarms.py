@@ -26,9 +26,8 @@ DTYPES = ("float64", "float32", "float16")
 
 @dataclass
 class Alarms:
-    """Comparisons of derivations that are right.
-
-    How many, how many of single steps besides, the alarms, the largest ratio.
+    """Comparisons of derivations that are right: how many, how many of single steps besides, the
+    alarms, the largest ratio.
     """
 
     problems: int = 0
@@ -113,9 +112,8 @@ def random_problem(seed: int, number: int, dtype: str) -> tuple[CellCandidate, P
 def derivations(
     candidate: CellCandidate, problem: Problem, answer: Answer
 ) -> Iterator[tuple[str, Answer]]:
-    """The same right derivation, summing in other orders.
-
-    Hoisted, by the sequence form and without; by steps; rows reversed.
+    """The same right derivation, summing in other orders: hoisted, by the sequence form and
+    without; by steps; rows reversed.
     """
     yield "hoisted", answer
     if hasattr(candidate.cell, "sequence"):

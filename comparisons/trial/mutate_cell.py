@@ -48,9 +48,8 @@ def with_accumulate(cell: Any, change: Callable[..., Any]) -> Any:
 
 
 def carry(subject: Subject, change: Callable[[str, Array], Array]) -> Answers:
-    """What a step hands back to the one before is changed.
-
-    Change(part of the state, its derivative).
+    """What a step hands back to the one before is changed: change(part of the state, its
+    derivative).
     """
 
     def delta(inner: Any, params: Any, cache: Any, d_state: Any) -> tuple[Array, Arrays]:
@@ -81,9 +80,8 @@ def in_accumulate(
     cache: Change | None = None,
     delta: Change | None = None,
 ) -> Answers:
-    """The weight gradients are formed from something else.
-
-    Each a change of what accumulate is given.
+    """The weight gradients are formed from something else: each a change of what accumulate is
+    given.
     """
 
     def change(inner: Any, p: Any, c: Any, d: Any) -> Any:

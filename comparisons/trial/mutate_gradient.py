@@ -1,6 +1,5 @@
-"""Mistakes in finished gradients.
-
-One array of the answer is changed, and the shares of its steps likewise.
+"""Mistakes in finished gradients: one array of the answer is changed, and the shares of its steps
+likewise.
 """
 
 from collections.abc import Callable
@@ -16,9 +15,8 @@ from .subject import Answers, Arrays, Mutations, Subject
 
 
 def one_changed(subject: Subject, name: str, change: Callable[[Array], Any]) -> Answers:
-    """The right answer with one gradient and every share in it changed.
-
-    A change that gives None takes it away.
+    """The right answer with one gradient and every share in it changed; a change that gives None
+    takes it away.
     """
 
     def answer() -> Answer:

@@ -1,6 +1,5 @@
-"""Mistakes of expression.
-
-A cell, the time loop or the network with one expression of its source changed.
+"""Mistakes of expression: a cell, the time loop or the network with one expression of its source
+changed.
 
 Nothing of `manual/` is touched: the changed code is compiled beside it (comparisons.trial.syntax).
 """

@@ -67,9 +67,8 @@ CELLS: tuple[Case, ...] = cells_on_trial()
 
 @dataclass(frozen=True)
 class Regime:
-    """Where a derivation is looked at.
-
-    Fields of Case, and factors on the variables whose names begin so.
+    """Where a derivation is looked at: fields of Case, and factors on the variables whose names
+    begin so.
     """
 
     name: str
@@ -140,9 +139,8 @@ class Experiment:
         return None
 
     def certified(self, gradients: Mapping[str, Array]) -> bool:
-        """Whether gradients are the true ones.
-
-        As near to the exact ones as one noise, or as the right code is.
+        """Whether gradients are the true ones: as near to the exact ones as one noise, or as the
+        right code is.
 
         By proof; by the reference where there is none.
         """
@@ -255,9 +253,8 @@ def _apart(error: Array, expected: Array, noise: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one mutant.
-
-    Where, what it was, the verdict, how it came about, and how far the mutant is from the truth.
+    """What became of one mutant: where, what it was, the verdict, how it came about, and how far
+    the mutant is from the truth.
     """
 
     cell: str

@@ -1,6 +1,5 @@
-"""The same planted mistakes, shown to the checkers that come with the frameworks.
-
-What each finds, and how long it takes.
+"""The same planted mistakes, shown to the checkers that come with the frameworks: what each finds,
+and how long it takes.
 
 torch.autograd.gradcheck (its default, and its fast mode) and jax.test_util.check_grads hold the
 very backward that the trial changes against finite differences of the very forward; their
@@ -56,9 +55,8 @@ class Side:
 
 
 def checkers(engine: Engine) -> dict[str, Checker]:
-    """Ours and, where their frameworks can be imported, the others'.
-
-    Each says whether it accepts an answer.
+    """Ours and, where their frameworks can be imported, the others': each says whether it accepts
+    an answer.
     """
     found: dict[str, Checker] = {
         OURS: lambda candidate, problem, answer: accepted_here(problem, answer, engine)
@@ -93,9 +91,8 @@ def _framework_checker(accepts: Callable[..., bool], keywords: Mapping[str, Any]
 
 
 def accepted_here(problem: Problem, answer: Callable[[], Answer], engine: Engine) -> bool:
-    """Whether the cross-check accepts the answer.
-
-    The reference is asked, and the noise measured, afresh.
+    """Whether the cross-check accepts the answer; the reference is asked, and the noise measured,
+    afresh.
     """
     try:
         with np.errstate(all="ignore"):
@@ -150,9 +147,8 @@ def _differs(mutant: Mutant, right: Answer) -> bool:
 
 
 def with_error(right: Answer, rng: np.random.Generator, relative: float) -> Answer:
-    """The right answer with one entry of one whole gradient off by so much of its largest.
-
-    The shares of its steps untold.
+    """The right answer with one entry of one whole gradient off by so much of its largest; the
+    shares of its steps untold.
     """
     name = str(rng.choice(list(right.gradients)))
     value = right.gradients[name].copy()

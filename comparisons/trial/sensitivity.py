@@ -1,6 +1,5 @@
-"""The smallest error that is always caught.
-
-In one entry of a whole gradient, and in one entry of one step's share.
+"""The smallest error that is always caught: in one entry of a whole gradient, and in one entry of
+one step's share.
 """
 
 import math
@@ -23,9 +22,8 @@ OF_GRADIENT, OF_STEP = (
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The smallest relative error in one entry that was caught, where all larger ones were.
-
-    Of a gradient, or a step's share.
+    """The smallest relative error in one entry that was caught, where all larger ones were: of a
+    gradient, or a step's share.
     """
 
     cell: str
@@ -38,9 +36,8 @@ class Sensitivity:
 def sensitivities(
     experiment: Experiment, rng: np.random.Generator, entries: int = 2, steps: int = 2
 ) -> Iterator[Sensitivity]:
-    """Errors in random entries of every gradient, and of random steps' shares.
-
-    What is nothing but rounding is left out.
+    """Errors in random entries of every gradient, and of random steps' shares; what is nothing but
+    rounding is left out.
     """
     for name, value in experiment.truth.gradients.items():
         size = float(np.max(np.abs(value), initial=0.0))
@@ -110,9 +107,8 @@ def _verdict(experiment: Experiment, answer: Answer, name: str) -> Verdict:
 
 
 def least_caught(caught: Callable[[float], bool], resolution: float = 0.05) -> float:
-    """The smallest error between 1e-17 and 1 that is caught, by bisection of its logarithm.
-
-    ∞ if not even 1 is.
+    """The smallest error between 1e-17 and 1 that is caught, by bisection of its logarithm; ∞ if
+    not even 1 is.
     """
     low, high = -17.0, 0.0
     if not caught(1.0):

@@ -1,6 +1,5 @@
-"""Mutants from a derivation's own source.
-
-One expression of it changed, the rest compiled as it stands.
+"""Mutants from a derivation's own source: one expression of it changed, the rest compiled as it
+stands.
 
 Each variation is one node of the syntax tree replaced by another, and says where: file, line,
 column, the expression and what stands in its place. What is arithmetic on indices (slices, axes)
@@ -96,9 +95,8 @@ def derivation_file(name: str) -> str | None:
 
 
 def lines_of(run: Callable[[], Any]) -> set[tuple[str, int]]:
-    """The lines of this project, (file, number), that `run` passes through.
-
-    A change anywhere else is no mistake there.
+    """The lines of this project, (file, number), that `run` passes through: a change anywhere else
+    is no mistake there.
     """
     lines: set[tuple[str, int]] = set()
     before = sys.gettrace()
@@ -120,9 +118,8 @@ def lines_of(run: Callable[[], Any]) -> set[tuple[str, int]]:
 
 
 def function_variations(function: Any, names: Sequence[str]) -> Iterator[Variation]:
-    """Every variation of one function or method.
-
-    `names` are what its caches hold, for one in place of another.
+    """Every variation of one function or method; `names` are what its caches hold, for one in
+    place of another.
     """
     lines, first = inspect.getsourcelines(function)
     tree = ast.parse(textwrap.dedent("".join(lines)))
@@ -207,9 +204,8 @@ def _arithmetic(function: ast.AST) -> Iterator[ast.expr]:
 
 
 def _locals(function: ast.AST) -> list[str]:
-    """The names that the function binds, in order.
-
-    A variable taken for another is taken for the next of these.
+    """The names that the function binds, in order: a variable taken for another is taken for the
+    next of these.
     """
     stored = [
         node.id

@@ -179,9 +179,8 @@ class Found:
         return sum(each.comparisons for each in self.alarms.values())
 
     def beside_others(self) -> list[Goal]:
-        """Ours against each of the other checkers.
-
-        What it sees, what it accuses, how long it takes.
+        """Ours against each of the other checkers: what it sees, what it accuses, how long it
+        takes.
         """
         if not self.sides:
             return []
@@ -290,9 +289,8 @@ def side_piece(case: Case, seed: int, repeats: int) -> Found:
 
 
 def witnesses_used() -> tuple[Engine, ...]:
-    """The reference on which mutants and sensitivity are tried.
-
-    Torch, or jax where there is no torch.
+    """The reference on which mutants and sensitivity are tried: torch, or jax where there is no
+    torch.
     """
     return available(("torch", "jax"))[0][:1]
 
@@ -301,9 +299,8 @@ EVERY_FURTHER = 20  # random problems to one that jax is asked of too, which has
 
 
 def accusers(number: int) -> tuple[Engine, ...]:
-    """The references that a right derivation is held against: torch and its modules.
-
-    Jax for some of the problems.
+    """The references that a right derivation is held against: torch and its modules; jax for some
+    of the problems.
     """
     able, _ = available(("torch", "torch.nn", "jax"))
     return (
@@ -314,9 +311,8 @@ def accusers(number: int) -> tuple[Engine, ...]:
 
 
 def run_trial(plan: Plan, watch: Callable[[int, str], None] | None = None) -> Found:
-    """The whole trial: mutants and sensitivity, other checkers, then false alarms.
-
-    Enough comparisons, or until time is up.
+    """The whole trial: mutants and sensitivity, other checkers, then false alarms: enough
+    comparisons, or until time is up.
     """
     deadline, found = time.time() + plan.seconds, Found(wanted=plan.comparisons)
     if plan.large:

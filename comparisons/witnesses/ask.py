@@ -124,9 +124,8 @@ class Witnesses:
 
 
 def witness_of(answers: Mapping[Engine, Answer]) -> Engine:
-    """The engine on which noise is measured.
-
-    A finite one that tells steps, under stochastic arithmetic if there is one.
+    """The engine on which noise is measured: a finite one that tells steps, under stochastic
+    arithmetic if there is one.
     """
 
     def last_resort(engine: Engine) -> tuple[bool, ...]:
@@ -153,9 +152,8 @@ def testify(
 def testify_briefly(
     problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]
 ) -> Witnesses:
-    """The same with the noise of one sample.
-
-    It only grows with samples, so that what agrees by one agrees by all.
+    """The same with the noise of one sample: it only grows with samples, so that what agrees by
+    one agrees by all.
     """
     problem = in_double(problem)
     return measured(problem, ask(problem, engines), convention, names, FIRST_SAMPLES)
@@ -208,9 +206,8 @@ class _Lowered:
 def _noise(
     problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int
 ) -> tuple[tolerance.Noise, _Lowered]:
-    """The noise measured on `first`.
-
-    In a lower precision than float64 each framework's own error in it counts as well.
+    """The noise measured on `first`; in a lower precision than float64 each framework's own error
+    in it counts as well.
     """
     if plain[first].uncertainty:
         samples = 0

@@ -60,9 +60,8 @@ class Batched(Engine):
         return answer
 
     def later(self, problem: Problem) -> list[Problem]:
-        """The trials after it, at its variables and in its dtype.
-
-        None where it is no trial, moved or not.
+        """The trials after it, at its variables and in its dtype; none where it is no trial, moved
+        or not.
         """
         names = [trial.name for trial in self.trials]
         if problem.name not in names:

@@ -65,9 +65,8 @@ class Engine:
     def answer(
         self, problem: AnyProblem, rounding_seed: int | None = None, shares: bool = True
     ) -> Answer:
-        """Loss, states, gradients; the shares of every step where they are wanted.
-
-        Under stochastic arithmetic with a seed.
+        """Loss, states, gradients; the shares of every step where they are wanted; under
+        stochastic arithmetic with a seed.
         """
         module, keywords = self.load(), self.keywords(problem, rounding_seed)
         if shares and isinstance(problem, Problem) and self.tells_steps:
@@ -134,9 +133,8 @@ class Engine:
 def _steps(
     problem: Problem, gradients: dict[str, Array], found: dict[str, Array]
 ) -> dict[str, Array]:
-    """The shares of the steps.
-
-    The gradients of the offsets, and all that has a time axis of its own.
+    """The shares of the steps: the gradients of the offsets, and all that has a time axis of its
+    own.
     """
     steps = {
         name: value
@@ -156,9 +154,8 @@ def _steps(
 
 
 def step_of(problem: Problem) -> equations.Step:
-    """The step that the engines differentiate.
-
-    The problem's own, or the one in reference.equations.
+    """The step that the engines differentiate: the problem's own, or the one in
+    reference.equations.
     """
     if problem.step is not None:
         return problem.step
@@ -457,9 +454,8 @@ def names_in(references: Sequence[str] | str | None) -> list[str] | None:
 
 
 def select(names: tuple[str, ...] | None) -> tuple[Engine, ...]:
-    """The engines of these names, in the table's order.
-
-    All that differentiate by themselves for None. Raises UnknownName.
+    """The engines of these names, in the table's order; all that differentiate by themselves for
+    None. Raises UnknownName.
     """
     known = [engine.name for engine in ENGINES]
     for name in names or ():

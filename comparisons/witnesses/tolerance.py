@@ -48,9 +48,8 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Noise:
-    """Absolute noise by quantity.
-
-    Of the whole tensor, and of each step (first axis) where there are steps.
+    """Absolute noise by quantity: of the whole tensor, and of each step (first axis) where there
+    are steps.
 
     limit: how many times as large an error may be. allowed: (rtol, atol) that were asked for in
     place of it, for gradients.
@@ -203,9 +202,8 @@ def difference(reference: Answer, other: Answer) -> Noise:
 def largest(
     *noises: Noise, limit: float | None = None, allowed: tuple[float, float] | None = None
 ) -> Noise:
-    """The largest of each, for everything that the first tells.
-
-    NaN where there is one. Limits as given, or as the first has.
+    """The largest of each, for everything that the first tells; NaN where there is one. Limits as
+    given, or as the first has.
     """
     total = {
         name: max_of([noise.total[name] for noise in noises if name in noise.total])

@@ -1,6 +1,5 @@
-"""Shared by the comparisons' tests.
-
-Problems of the table's cases, references that are asked once, and planted mistakes.
+"""Shared by the comparisons' tests: problems of the table's cases, references that are asked once,
+and planted mistakes.
 """
 
 from collections.abc import Callable
@@ -84,9 +83,8 @@ class Planted:
 
 @dataclass(frozen=True)
 class CheckedCase:
-    """A case of the table at small cost.
-
-    Its problem, the derivation that is right, and how to check another.
+    """A case of the table at small cost: its problem, the derivation that is right, and how to
+    check another.
     """
 
     case: Case
@@ -169,9 +167,8 @@ def altered() -> Callable[..., Engine]:
 
 @pytest.fixture(scope="session")
 def with_gradient() -> Callable[..., Callable[[Answer], Answer]]:
-    """with_gradient(name, change, where="gradients"): a change of one array of an answer.
-
-    None takes it away.
+    """with_gradient(name, change, where="gradients"): a change of one array of an answer; None
+    takes it away.
     """
 
     def make(

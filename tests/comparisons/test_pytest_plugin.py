@@ -1,6 +1,5 @@
-"""The pytest plugin, run as its users run it.
-
-In a process of its own, on tests in a folder of their own.
+"""The pytest plugin, run as its users run it: in a process of its own, on tests in a folder of
+their own.
 """
 
 import json

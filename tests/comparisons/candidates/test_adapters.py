@@ -1,6 +1,5 @@
-"""Gradients in whatever way code hands them out.
-
-Each adapter passes what is right, and hides no mistake.
+"""Gradients in whatever way code hands them out: each adapter passes what is right, and hides no
+mistake.
 """
 
 import copy

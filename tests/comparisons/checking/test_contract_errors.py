@@ -1,6 +1,5 @@
-"""Whatever the code under test returns, raises, prints or spoils.
-
-An error of the right class, naming the part; no verdict.
+"""Whatever the code under test returns, raises, prints or spoils: an error of the right class,
+naming the part; no verdict.
 """
 
 import sys
@@ -729,9 +728,8 @@ def test_params_and_inputs_that_are_none(params, inputs, words):
     "whole", [np.array([1, 2]), np.array([1j, 2j])], ids=["integers", "complex numbers"]
 )
 def test_a_wrong_gradient_of_numbers_that_are_not_floating_point_does_not_pass(whole):
-    """Weights written as 1 and 2 are weights.
-
-    What was returned for them is judged, or refused, but never dropped.
+    """Weights written as 1 and 2 are weights; what was returned for them is judged, or refused,
+    but never dropped.
     """
 
     def wrong(params, _):

@@ -172,9 +172,8 @@ def test_a_rounding_error_is_none(trial, with_gradient):
 
 @every_case
 def test_a_millionth_in_one_share_of_any_gradient(trial, with_gradient, name):
-    """In the middle step of each gradient that has steps.
-
-    That step is named, although the whole is right.
+    """In the middle step of each gradient that has steps: that step is named, although the whole
+    is right.
     """
     for gradient in trial(name).candidate.answer(trial(name).problem).steps:
         number = None
@@ -261,9 +260,8 @@ class TransposedCarry(RNN):
 
 
 class NoSlope(RNN):
-    """δ_t = dh_t without φ′(z_t): δ_T is wrong at once, and every share from T.
-
-    ∂L/∂h_T = e_T is right, so h_0 from T − 1.
+    """δ_t = dh_t without φ′(z_t): δ_T is wrong at once, and every share from T; ∂L/∂h_T = e_T is
+    right, so h_0 from T − 1.
     """
 
     def delta(self, params, _, d_state):
@@ -286,9 +284,8 @@ class LastSample(RNN):
 
 
 class FlippedJacobian(RNN):
-    """W_hhᵀ diag(φ′), Pascanu's eq. 5, for ∂h_t/∂h_{t−1}: no gradient is made of it.
-
-    J from T, P_{T,k} from k = T − 1.
+    """W_hhᵀ diag(φ′), Pascanu's eq. 5, for ∂h_t/∂h_{t−1}: no gradient is made of it; J from T,
+    P_{T,k} from k = T − 1.
     """
 
     def step_jacobian(self, params, cache):
@@ -677,9 +674,8 @@ def test_the_true_error_of_all_is_a_few_units_in_the_last_place(trial, name):
 
 
 def test_proof_says_who_is_right_when_two_disagree(trial, altered, with_gradient):
-    """torch's own answer a millionth off.
-
-    The derivation is then called wrong, and the proof says who is.
+    """torch's own answer a millionth off: the derivation is then called wrong, and the proof says
+    who is.
     """
     liar = altered("torch", with_gradient("W_hh", lambda value: value * (1 + 1e-6)))
     report = trial("lstm-states", steps=3).check(references=(liar, "jax", "proof"))

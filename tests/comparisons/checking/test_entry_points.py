@@ -1,6 +1,5 @@
-"""The three entry points.
-
-Forms of parameters and gradients, what is not given, what carries state, who can follow.
+"""The three entry points: forms of parameters and gradients, what is not given, what carries
+state, who can follow.
 """
 
 import functools
@@ -628,9 +627,8 @@ def test_a_failed_check_is_an_assertion_error_a_runtime_error_and_no_question_er
 
 
 def test_two_names_for_one_leaf_are_refused():
-    """ "a.b" and a nested {"a": {"b": …}} would be the same path.
-
-    One of them would never be judged.
+    """ "a.b" and a nested {"a": {"b": …}} would be the same path: one of them would never be
+    judged.
     """
     params = {"a.b": np.ones(2), "a": {"b": np.ones(2)}}
     with pytest.raises(BadContract, match=r"a\.b"):

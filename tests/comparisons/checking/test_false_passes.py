@@ -1,6 +1,5 @@
-"""Ways in which a wrong derivation could slip through, or a right one be accused.
-
-Each was one once.
+"""Ways in which a wrong derivation could slip through, or a right one be accused; each was one
+once.
 """
 
 import re

@@ -1,6 +1,5 @@
-"""Candidates that work in less than float64.
-
-Held against the truth in float64, and the frameworks' own error in that dtype.
+"""Candidates that work in less than float64: held against the truth in float64, and the
+frameworks' own error in that dtype.
 """
 
 from dataclasses import replace

@@ -1,6 +1,5 @@
-"""What is said instead of a verdict when the question itself is wrong.
-
-Another function, no numbers, a kink, nothing to see.
+"""What is said instead of a verdict when the question itself is wrong: another function, no
+numbers, a kink, nothing to see.
 """
 
 import numpy as np
@@ -235,9 +234,8 @@ def test_agreement_at_a_kink_passes_with_a_note():
 
 
 def test_a_kink_where_the_references_choose_differently_hides_no_mistake():
-    """abs has slope 0 at 0 for one framework and 1 for another.
-
-    That says nothing of the entries that are far from the kink.
+    """abs has slope 0 at 0 for one framework and 1 for another; that says nothing of the entries
+    that are far from the kink.
     """
 
     def function(xp, params, inputs):

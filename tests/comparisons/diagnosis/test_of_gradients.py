@@ -1,6 +1,5 @@
-"""A mistake is named only where it reproduces every entry.
-
-Each explanation has a neighbour that it must not explain.
+"""A mistake is named only where it reproduces every entry; each explanation has a neighbour that
+it must not explain.
 """
 
 from dataclasses import replace
@@ -246,9 +245,8 @@ def test_a_cell_is_told_which_output_is_wrong_by_itself_and_why(cell, words, out
 
 
 def test_a_right_cell_in_a_wrong_loop_over_steps():
-    """The carry is dropped when the last step before is reached.
-
-    Step_backward is right at every step but one.
+    """The carry is dropped when the last step before is reached: step_backward is right at every
+    step but one.
     """
     calls = []
 

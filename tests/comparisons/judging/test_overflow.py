@@ -1,6 +1,5 @@
-"""Where the true gradient is infinite nothing is judged, and the step is told.
-
-A finite truth excuses nobody.
+"""Where the true gradient is infinite nothing is judged, and the step is told; a finite truth
+excuses nobody.
 """
 
 import json
@@ -35,9 +34,8 @@ def last(xp, params, inputs):
 
 
 def right(params, inputs):
-    """∂L/∂x_t = (Wᵀ)^(T−t) 1.
-
-    ∂L/∂W = 0 as h is zero, or NaN where that is multiplied with an infinity.
+    """∂L/∂x_t = (Wᵀ)^(T−t) 1; ∂L/∂W = 0 as h is zero, or NaN where that is multiplied with an
+    infinity.
     """
     dh, d_x, d_w = np.ones(2), np.zeros_like(inputs["x"]), np.zeros((2, 2))
     for t in reversed(range(len(inputs["x"]))):
@@ -55,9 +53,8 @@ def clipped(params, inputs):
 
 @pytest.fixture
 def first_step():
-    """The step from which on, walking back, (Wᵀ)^(T−t) 1 exceeds the largest number.
-
-    In logarithms.
+    """The step from which on, walking back, (Wᵀ)^(T−t) 1 exceeds the largest number: in
+    logarithms.
     """
 
     def told(largest):

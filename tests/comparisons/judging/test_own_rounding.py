@@ -12,9 +12,8 @@ pytestmark = pytest.mark.skipif(
 
 
 class Saturated:
-    """h_t = σ(W x_t + U h_{t−1} + b) with b so large that σ is within 1e-11 of 1.
-
-    Σ′ as the textbook has it, σ (1 − σ).
+    """h_t = σ(W x_t + U h_{t−1} + b) with b so large that σ is within 1e-11 of 1; σ′ as the
+    textbook has it, σ (1 − σ).
     """
 
     bias = 25.0

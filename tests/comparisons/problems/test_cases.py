@@ -123,9 +123,8 @@ def test_one_wrong_digit_in_a_network_is_seen(trial, with_gradient, name, gradie
 
 
 def test_a_window_one_too_long_is_seen(trial):
-    """The reference goes back K steps.
-
-    The same derivation with K + 1 does not agree with it, nor does the plain gradient.
+    """The reference goes back K steps; the same derivation with K + 1 does not agree with it, nor
+    does the plain gradient.
     """
     for name in ("tanh-window", "lstm-window"):
         right = trial(name)

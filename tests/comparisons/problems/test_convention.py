@@ -1,6 +1,5 @@
-"""Code that means something else than the plain gradient.
-
-Declared it passes, undeclared the text says what would explain it.
+"""Code that means something else than the plain gradient: declared it passes, undeclared the text
+says what would explain it.
 """
 
 import numpy as np
@@ -233,9 +232,8 @@ def test_truncation_by_jax_and_undeclared():
 
 
 def test_truncation_is_not_left_to_numeric_references():
-    """A constant to differentiation is no constant to differences.
-
-    They would be held against the plain gradient.
+    """A constant to differentiation is no constant to differences: they would be held against the
+    plain gradient.
     """
     asked = {"convention": {"truncation": 1}, "references": ["differences"]}
     with pytest.raises(BadOption, match="truncation"):

@@ -1,6 +1,5 @@
-"""Nested parameters as flat named arrays and back.
-
-Nothing is lost, nothing is renamed, nothing else is touched.
+"""Nested parameters as flat named arrays and back: nothing is lost, nothing is renamed, nothing
+else is touched.
 """
 
 from collections import OrderedDict

@@ -1,6 +1,5 @@
-"""Right derivations on random problems, and the twin.
-
-A limit without room must be seen to cry wolf.
+"""Right derivations on random problems, and the twin: a limit without room must be seen to cry
+wolf.
 """
 
 import numpy as np

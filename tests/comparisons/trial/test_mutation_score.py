@@ -1,6 +1,5 @@
-"""Planted mistakes and their verdicts, and the twins.
-
-An oracle that has gone blind must be found out.
+"""Planted mistakes and their verdicts, and the twins: an oracle that has gone blind must be found
+out.
 """
 
 import math
@@ -126,9 +125,8 @@ def test_distance_is_measured_without_the_comparator(trials):
 
 
 def test_the_certificate_is_a_proof(trials):
-    """The right gradient passes.
-
-    One that is off by twice the noise, or by twice what the right one is off, does not.
+    """The right gradient passes; one that is off by twice the noise, or by twice what the right
+    one is off, does not.
     """
     trial = trials("lstm", "one step")
     assert set(trial.proof) == set(trial.right.gradients) - {

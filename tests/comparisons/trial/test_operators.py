@@ -187,9 +187,8 @@ def at_line(mutant) -> int:
 
 
 def test_mistakes_are_planted_in_the_sequence_form_too():
-    """In its loop and in its slopes.
-
-    They change whole gradients, and leave the shares of the steps as they are.
+    """In its loop and in its slopes; they change whole gradients, and leave the shares of the
+    steps as they are.
     """
     ground = subject("lstm", "square")
     found = [

@@ -1,6 +1,5 @@
-"""A second check of the same cell compiles nothing.
-
-A cell that computes something else never gets another's program.
+"""A second check of the same cell compiles nothing; a cell that computes something else never gets
+another's program.
 """
 
 import numpy as np
@@ -106,9 +105,8 @@ def test_another_step_under_the_same_name_is_another_program(compiled):
 
 
 def test_whole_gradients_are_the_sums_of_the_shares():
-    """A cell without halves is asked once.
-
-    What it is said to give in the whole is what its steps give.
+    """A cell without halves is asked once; what it is said to give in the whole is what its steps
+    give.
     """
     from bptt_crosscheck.comparisons.candidates.built_in_cells import CellCandidate
     from bptt_crosscheck.comparisons.candidates.draw import cell_problem
@@ -134,9 +132,8 @@ class Reloaded(Scaled):
 
 
 def loaded(slope):
-    """The cell as its file makes it, edited.
-
-    Of the same name, in a module of the same name, with the same attributes.
+    """The cell as its file makes it, edited: of the same name, in a module of the same name, with
+    the same attributes.
     """
     space = {"Scaled": Scaled, "__name__": "of_the_user"}
     exec(compile(SOURCE.replace("SLOPE", slope), "of_the_user.py", "exec"), space)

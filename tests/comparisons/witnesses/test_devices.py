@@ -1,6 +1,5 @@
-"""The device on which references compute.
-
-The CPU, one that is missing, and CUDA where there is one.
+"""The device on which references compute: the CPU, one that is missing, and CUDA where there is
+one.
 """
 
 import numpy as np
@@ -71,9 +70,8 @@ def test_the_choice_ends_with_its_block():
 
 
 def test_what_the_equations_make_themselves_is_there_too():
-    """xp.zeros within the equations lies where the variables do.
-
-    On "meta", where tensors have shapes and no numbers.
+    """xp.zeros within the equations lies where the variables do: on "meta", where tensors have
+    shapes and no numbers.
     """
     seen = []
 

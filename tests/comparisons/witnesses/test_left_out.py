@@ -1,6 +1,5 @@
-"""References that are named and missing, and operations that one of them cannot follow.
-
-Left out by name, never failed.
+"""References that are named and missing, and operations that one of them cannot follow: left out
+by name, never failed.
 """
 
 import json

@@ -1,6 +1,5 @@
-"""How much disagreement rounding explains.
-
-Enough for what is right, far too little for what is wrong.
+"""How much disagreement rounding explains: enough for what is right, far too little for what is
+wrong.
 """
 
 from dataclasses import replace
@@ -109,9 +108,8 @@ def test_noise_is_at_least_the_floor(trial):
 
 
 def test_terms_that_cancel_do_not_hide(trial):
-    """Two rows that mirror each other.
-
-    The shares of b_h cancel within rounding, and the noise is still that of the shares.
+    """Two rows that mirror each other: the shares of b_h cancel within rounding, and the noise is
+    still that of the shares.
     """
     one = trial("identity", batch=2, positions="every", reduction="sum")
     target, x, h_0 = (
