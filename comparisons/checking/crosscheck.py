@@ -19,7 +19,7 @@ stage, and to whoever asks for it afterwards. Nothing here prints or writes.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -44,7 +44,7 @@ from ..problems.cases import PROJECTION
 from ..problems.convention import Convention
 from ..problems.problem import AnyProblem, Problem
 from ..witnesses import tolerance
-from ..witnesses.ask import FIRST_SAMPLES, Asked, Witnesses, ask, in_double, measured
+from ..witnesses.ask import Testimony, Witnesses
 from ..witnesses.engines import Engine
 from . import preflight
 from .case_report import CaseReport
@@ -102,33 +102,28 @@ BUILT_IN = Manner()
 
 @dataclass(frozen=True)
 class Compared:
-    """A candidate's answer beside what the references said.
+    """A candidate's answer beside what the references said: verdicts, and what they rest on.
 
-    The verdicts, and all that they rest on.
-
-    asked     the references' plain answers
-    strict    the rows before the candidate's own rounding was looked at
-    rows      the rows that count
-    sampled   whether all samples of the noise were taken
+    witnesses   the noise by as many samples as the verdicts needed
+    judged      the verdicts before the candidate's own rounding was looked at
+    rows        the rows that count
     """
 
-    problem: AnyProblem
+    testimony: Testimony
     answer: Answer
-    convention: Convention
-    asked: Asked
     witnesses: Witnesses
     judged: Judged
     rows: list[Verdict]
-    sampled: bool
+
+    @property
+    def problem(self) -> AnyProblem:
+        """Of which all are asked."""
+        return self.testimony.problem
 
     @property
     def passed(self) -> bool:
         """Whether there is a row, and every row agrees."""
         return bool(self.rows) and all(row.passed for row in (*self.rows, *self.judged.forward))
-
-    def with_all_samples(self) -> Witnesses:
-        """What the references said, the noise by all samples."""
-        return self.witnesses if self.sampled else _all_samples(self.problem, self.asked, self)
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,8 @@ def examine(
     answer = _answer(problem, candidate, manner)
     ties = manner.ties(problem)
     _begin(problem, engines)
-    compared = _compare(problem, candidate, answer, engines, declared, manner.partial)
+    testimony = Testimony(problem, engines, declared, frozenset(answer.gradients))
+    compared = _compare(testimony, candidate, answer, manner.partial)
     local = _local_check(problem, candidate, compared)
     case = _case(compared, local, time.perf_counter() - start)
     if manner.from_outside:
@@ -214,42 +210,20 @@ def _begin(problem: AnyProblem, engines: Iterable[Engine]) -> None:
                 engine.begin(problem)
 
 
-def _compare(
-    problem: AnyProblem,
-    candidate: Candidate,
-    answer: Answer,
-    engines: Iterable[Engine],
-    convention: Convention,
-    partial: bool,
-) -> Compared:
-    """An answer beside the references'.
-
-    The noise by one sample, and by all where that changes a verdict.
-
-    It only grows with samples: what agrees by one agrees by all.
+def _compare(testimony: Testimony, candidate: Candidate, answer: Answer, partial: bool) -> Compared:
+    """An answer beside the references': the noise by one sample, and by all where that changes a
+    verdict.
     """
-    wide, given = in_double(problem), set(answer.gradients)
-    asked = ask(wide, engines)
-    witnesses = measured(wide, asked, convention, given, FIRST_SAMPLES)
+    problem, witnesses = testimony.problem, testimony.brief
     plain = {engine.name: told for engine, told in witnesses.plain.items()}
     must_be_finite(problem, plain, answer, witnesses.noise)
     judged = judge_answer(problem, answer, witnesses, partial)
-    compared = Compared(
-        problem, answer, convention, asked, witnesses, judged, judged.rows, sampled=False
-    )
     limit = witnesses.noise.limit
     if any(_could_be_rounding(row, limit) for row in (*judged.forward, *judged.rows)):
-        witnesses = _all_samples(problem, asked, compared)
+        witnesses = testimony.full
         judged = judge_answer(problem, answer, witnesses, partial)
-        compared = replace(
-            compared, witnesses=witnesses, judged=judged, rows=judged.rows, sampled=True
-        )
+    compared = Compared(testimony, answer, witnesses, judged, judged.rows)
     return replace(compared, rows=_second_look(compared, candidate, partial))
-
-
-def _all_samples(problem: AnyProblem, asked: Asked, compared: Compared) -> Witnesses:
-    given = set(compared.answer.gradients)
-    return measured(in_double(problem), asked, compared.convention, given, tolerance.SAMPLES)
 
 
 def _could_be_rounding(row: Verdict, limit: float) -> bool:
@@ -278,7 +252,7 @@ def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) 
     cut = problem.window is not None or problem.chunk is not None or "lengths" in problem.constants
     if cut or problem.suffixes != [""] or problem.readout != PROJECTION or candidate.partial:
         return LocalCheck()
-    return check_one_step(candidate.cell, problem, compared.with_all_samples())
+    return check_one_step(candidate.cell, problem, compared.testimony.full)
 
 
 def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
@@ -303,7 +277,7 @@ def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
         local=local.rows,
         diagnosis=findings,
         notes=_notes(compared),
-        true_error=true_errors(answer, witnesses) if compared.convention.is_plain else {},
+        true_error=true_errors(answer, witnesses) if compared.testimony.convention.is_plain else {},
     )
 
 
@@ -331,7 +305,7 @@ def _outside_kink(compared: Compared) -> bool:
 def _agrees_beside(
     problem: AnyProblem,
     candidate: Candidate,
-    engines: Iterable[Engine],
+    engines: Sequence[Engine],
     convention: Convention,
     manner: Manner,
 ) -> bool:
@@ -340,4 +314,5 @@ def _agrees_beside(
     if manner.ties(moved):
         return True
     answer = candidate.answer(moved)
-    return _compare(moved, candidate, answer, engines, convention, manner.partial).passed
+    testimony = Testimony(moved, engines, convention, frozenset(answer.gradients))
+    return _compare(testimony, candidate, answer, manner.partial).passed

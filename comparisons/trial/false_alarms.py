@@ -15,7 +15,7 @@ from ..problems.arrays import Array
 from ..problems.cases import PROJECTION, SQUARED, Case
 from ..problems.convention import Convention
 from ..problems.problem import Problem
-from ..witnesses.ask import Witnesses, finite, testify, testify_briefly
+from ..witnesses.ask import Testimony, finite
 from ..witnesses.engines import Engine
 from .mutate_cell import altered
 from .mutation_score import CELLS
@@ -164,19 +164,15 @@ def alarms_in(number: int, seed: int, dtype: str, engines: Sequence[Engine]) -> 
     found = Alarms(problems=1)
     with np.errstate(all="ignore"):
         answer = candidate.answer(problem)
-        witnesses = testify_briefly(problem, engines, Convention(), set(answer.gradients))
-        if witnesses.overflown or not finite(witnesses.told[witnesses.first]):
+        testimony = Testimony(problem, engines, Convention(), frozenset(answer.gradients))
+        brief = testimony.brief
+        if brief.overflown or not finite(brief.told[brief.first]):
             return replace(found, overflowed=1)
-        thorough: Witnesses | None = None
+        drawn = f"{problem.name}, {dtype}, seed {seed}, number {number}, T = {problem.steps}"
         for how, derived in derivations(candidate, problem, answer):
-            where = (
-                f"{how}, {problem.name}, {dtype}, seed {seed}, number {number}, T = {problem.steps}"
-            )
-            verdicts = judge_answer(problem, derived, witnesses)
-            if not all(row.worst_over_noise <= CLOSE for row in (*verdicts[0], *verdicts[1])):
-                thorough = thorough or testify(
-                    problem, engines, Convention(), set(answer.gradients)
-                )
-                verdicts = judge_answer(problem, derived, thorough)
-            found.look_at(verdicts[0], verdicts[1], where, problem.steps)
+            judged = judge_answer(problem, derived, brief)
+            rows = (*judged.forward, *judged.rows)
+            if not all(row.worst_over_noise <= CLOSE for row in rows):
+                judged = judge_answer(problem, derived, testimony.full)
+            found.look_at(judged.forward, judged.rows, f"{how}, {drawn}", problem.steps)
     return found

@@ -29,7 +29,7 @@ from ..problems.arrays import Array
 from ..problems.cases import CASES, PROJECTION, SQUARED, Case
 from ..problems.convention import Convention
 from ..problems.problem import Problem
-from ..witnesses.ask import Witnesses, testify
+from ..witnesses.ask import Testimony, Witnesses
 from ..witnesses.engines import Engine, select
 from .operators import OPERATORS, mutants
 from .subject import Mutant, MutationOperator, Subject
@@ -201,7 +201,7 @@ def experiment_of(case: Case, regime: Regime, engines: Sequence[Engine], seed: i
         candidate,
         problem,
         right,
-        testify(problem, engines, Convention(), set(right.gradients)),
+        Testimony(problem, engines, Convention(), frozenset(right.gradients)).full,
     )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -137,26 +138,39 @@ def witness_of(answers: Mapping[Engine, Answer]) -> Engine:
     return min(answers, key=last_resort)
 
 
-def testify(
-    problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]
-) -> Witnesses:
-    """Ask every engine and measure the noise.
+@dataclass(frozen=True)
+class Testimony:
+    """What the references say of one problem: they are asked once, and the noise is measured as
+    far as it is wanted.
 
-    `names` are the gradients that the convention applies to. The references answer in float64,
-    whatever the candidate works in.
+    It only grows with samples, so that what agrees by one agrees by all. `names` are the gradients
+    that the convention applies to. The references answer in float64, whatever the candidate works
+    in.
     """
-    problem = in_double(problem)
-    return measured(problem, ask(problem, engines), convention, names, tolerance.SAMPLES)
 
+    problem: AnyProblem
+    engines: Sequence[Engine]
+    convention: Convention
+    names: frozenset[str]
 
-def testify_briefly(
-    problem: AnyProblem, engines: Iterable[Engine], convention: Convention, names: set[str]
-) -> Witnesses:
-    """The same with the noise of one sample: it only grows with samples, so that what agrees by
-    one agrees by all.
-    """
-    problem = in_double(problem)
-    return measured(problem, ask(problem, engines), convention, names, FIRST_SAMPLES)
+    @cached_property
+    def asked(self) -> Asked:
+        """Their plain answers."""
+        return ask(in_double(self.problem), self.engines)
+
+    @cached_property
+    def brief(self) -> Witnesses:
+        """With the noise by one sample."""
+        return self._measured(FIRST_SAMPLES)
+
+    @cached_property
+    def full(self) -> Witnesses:
+        """With the noise by all samples."""
+        return self._measured(tolerance.SAMPLES)
+
+    def _measured(self, samples: int) -> Witnesses:
+        problem = in_double(self.problem)
+        return measured(problem, self.asked, self.convention, set(self.names), samples)
 
 
 def in_double(problem: AnyProblem) -> AnyProblem:

@@ -8,10 +8,10 @@ import pytest
 from bptt_crosscheck import check_cell, check_gradients
 from bptt_crosscheck.comparisons.candidates.built_in_cells import CELLS, CellCandidate, built_in
 from bptt_crosscheck.comparisons.candidates.draw import problem_of
-from bptt_crosscheck.comparisons.checking import crosscheck
 from bptt_crosscheck.comparisons.checking.crosscheck import Manner, check_problem, examine
 from bptt_crosscheck.comparisons.errors import ForwardMismatch, LayoutMatters, NotRepeatable
 from bptt_crosscheck.comparisons.problems.cases import CASES
+from bptt_crosscheck.comparisons.witnesses import ask as asking
 from bptt_crosscheck.comparisons.witnesses.engines import Engine, select
 
 from tests.comparisons.small import INPUTS, PARAMS, SIZES, Elman, elman, gradients, loss, spoiled
@@ -38,13 +38,13 @@ def asked(monkeypatch):
 def asks(monkeypatch):
     """The problems of which the references were asked, in order."""
     names = []
-    ask = crosscheck.ask
+    ask = asking.ask
 
     def counted(problem, engines):
         names.append(problem.name)
         return ask(problem, engines)
 
-    monkeypatch.setattr(crosscheck, "ask", counted)
+    monkeypatch.setattr(asking, "ask", counted)
     return names
 
 

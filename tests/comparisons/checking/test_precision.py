@@ -168,15 +168,15 @@ def test_what_overflows_in_the_frameworks_themselves_is_said(trial):
     problem = (
         trial("tanh").problem.with_variables({"W_hy": np.full((6, 5), 6e4)}).in_precision("float16")
     )
-    witnesses = ask.testify(problem, ask.available(["torch"])[0], Convention(), set())
+    witnesses = ask.Testimony(problem, ask.available(["torch"])[0], Convention(), frozenset()).full
     assert witnesses.overflown == ["torch"]
     loss_alone = trial("tanh", loss="squared-error", reduction="sum").problem
     far = replace(
         loss_alone,
         constants={**loss_alone.constants, "target": loss_alone.constants["target"] + 300},
     )
-    overflown = ask.testify(
-        far.in_precision("float16"), ask.available(["torch"])[0], Convention(), set()
-    ).overflown
+    overflown = ask.Testimony(
+        far.in_precision("float16"), ask.available(["torch"])[0], Convention(), frozenset()
+    ).full.overflown
     assert overflown == ["torch"], "where the loss alone does"
     assert "in float16 the gradient of torch itself is not finite" in witnesses.remarks

@@ -70,8 +70,8 @@ def test_the_frameworks_own_error_in_a_lower_precision_is_noise(trial):
     problem = trial("tanh").problem.in_precision("float32")
     [torch] = select(("torch",))
     sloppy = Sloppy(**{name: getattr(torch, name) for name in torch.__dataclass_fields__})
-    found = asking.testify(problem, [torch, sloppy], Convention(), set())
-    honest = asking.testify(problem, [torch], Convention(), set())
+    found = asking.Testimony(problem, [torch, sloppy], Convention(), frozenset()).full
+    honest = asking.Testimony(problem, [torch], Convention(), frozenset()).full
     for name, value in found.plain[torch].gradients.items():
         tenth = 0.1 * float(np.max(np.abs(value)))
         assert found.noise.total[name] == pytest.approx(tenth, rel=1e-3)
