@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from ..candidates.built_in_cells import CellCandidate
 from ..diagnosis.of_gradients import diagnose
 from ..diagnosis.of_one_step import LocalCheck, check_one_step
+from ..errors import LayoutMatters
 from ..judging import own_rounding
 from ..judging.judge import (
     Judged,
@@ -159,10 +160,12 @@ def examine(
     """
     start = time.perf_counter()
     engines, declared = tuple(engines), convention or Convention()
-    answer = _answer(problem, candidate, manner)
+    answered = _answered(problem, candidate, manner)
+    answer = answered.answer
     ties = manner.ties(problem)
     _begin(problem, engines)
     testimony = Testimony(problem, engines, declared, frozenset(answer.gradients))
+    _must_not_depend_on_layout(answered, testimony)
     compared = _compare(testimony, candidate, answer, manner.partial)
     local = _local_check(problem, candidate, compared)
     case = _case(compared, local, time.perf_counter() - start)
@@ -181,10 +184,16 @@ def examine(
     return Examined(replace(case, notes=notes), answer, compared.witnesses)
 
 
-def _answer(problem: AnyProblem, candidate: Candidate, manner: Manner) -> Answer:
-    """What the candidate answers, once it has shown that it answers the same again.
+@dataclass(frozen=True)
+class _Answered:
+    """What a candidate answers, and what it answers to the same numbers in another memory order."""
 
-    It has to do so in another memory order too.
+    answer: Answer
+    turned: Answer
+
+
+def _answered(problem: AnyProblem, candidate: Candidate, manner: Manner) -> _Answered:
+    """What the candidate answers, once it has shown that it answers the same again.
 
     Unless it is the first of several problems for one code, its answer in another memory order is
     enough where it is as near to the first as the second had to be.
@@ -197,9 +206,18 @@ def _answer(problem: AnyProblem, candidate: Candidate, manner: Manner) -> Answer
     in_another_order = turned.answer(problem.in_fortran_order())
     if manner.first_of_all or not preflight.is_repeated(answer, in_another_order):
         preflight.repeatable(answer, again.answer(problem))
-    roundoff = tolerance.epsilon(problem.rounding_dtype)
-    preflight.same_in_any_layout(answer, in_another_order, roundoff)
-    return answer
+    return _Answered(answer, in_another_order)
+
+
+def _must_not_depend_on_layout(answered: _Answered, testimony: Testimony) -> None:
+    """Raises LayoutMatters where another memory order got another gradient, beyond rounding."""
+    roundoff = tolerance.epsilon(testimony.problem.rounding_dtype)
+    told = (answered.answer, answered.turned)
+    try:
+        preflight.same_in_any_layout(*told, roundoff)
+    except LayoutMatters:
+        # a gradient that is nothing but rounding is another one in every order of summation
+        preflight.same_in_any_layout(*told, roundoff, testimony.brief.noise)
 
 
 def _begin(problem: AnyProblem, engines: Iterable[Engine]) -> None:

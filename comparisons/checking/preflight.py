@@ -11,7 +11,7 @@ from ..judging.overflow import forward_error, loss_at, state_lost
 from ..judging.verdict import Reason
 from ..problems.answer import Answer
 from ..problems.arrays import Array, is_real
-from ..witnesses.tolerance import AnyProblem, greatest
+from ..witnesses.tolerance import AnyProblem, Noise, greatest
 from .case_report import CaseReport
 
 LARGEST = greatest(np.float64)
@@ -73,10 +73,13 @@ def _not_repeated(first: Answer, second: Answer) -> str | None:
     return None
 
 
-def same_in_any_layout(first: Answer, turned: Answer, roundoff: float) -> None:
+def same_in_any_layout(
+    first: Answer, turned: Answer, roundoff: float, noise: Noise | None = None
+) -> None:
     """Raises LayoutMatters where another memory order of the same numbers got another gradient.
 
-    Another by more than rounding.
+    Another by more than rounding: by more than a share of its largest entry, and by more than the
+    noise, where it has been measured.
     """
     # another order of summation, amplified by the recurrence: far more than one unit roundoff
     share = max(REPEATED, roundoff**0.4)
@@ -87,21 +90,32 @@ def same_in_any_layout(first: Answer, turned: Answer, roundoff: float) -> None:
         for name, value in one.items():
             if not np.isfinite(value).all():
                 continue  # whether it overflows in the references too is seen when they are asked
-            if not _is_near(value, other.get(name), share):
+            least = max(share * _size(value), _explained(noise, name))
+            if not _is_near(value, other.get(name), least):
                 raise LayoutMatters(
                     "for the same numbers in another memory order (Fortran's) the code under test "
-                    "gives another "
-                    f"answer for {what} {name}: it reads memory as if arrays were C-contiguous, "
-                    "which cotangents "
-                    "need not be"
+                    f"gives another answer for {what} {name}: it reads memory as if arrays were "
+                    "C-contiguous, which cotangents need not be"
                 )
 
 
-def _is_near(value: Array, other: Array | None, share: float) -> bool:
-    """Whether no entry of the other differs by more than a share of the largest."""
+def _size(value: Array) -> float:
+    return float(np.max(np.abs(value), initial=0.0))
+
+
+def _explained(noise: Noise | None, name: str) -> float:
+    """The difference that rounding explains of a gradient or one of its shares; 0 if unknown."""
+    if noise is None:
+        return 0.0
+    shares = noise.steps.get(name)
+    largest = max(noise.total.get(name, 0.0), 0.0 if shares is None else _size(shares))
+    return noise.limit * largest
+
+
+def _is_near(value: Array, other: Array | None, least: float) -> bool:
+    """Whether no entry of the other differs by more."""
     if other is None or value.shape != other.shape:
         return False
-    least = share * float(np.max(np.abs(value), initial=0.0))
     return np.allclose(value, other, rtol=0, atol=least, equal_nan=True)
 
 

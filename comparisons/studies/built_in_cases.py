@@ -22,7 +22,14 @@ from ..checking.case_report import CaseReport
 from ..checking.crosscheck import Manner, check_problem
 from ..checking.environment import report_of
 from ..checking.report_data import Report
-from ..errors import BadOption, NotFinite, QuestionError, UnknownName
+from ..errors import (
+    BadOption,
+    LayoutMatters,
+    NotFinite,
+    NotRepeatable,
+    QuestionError,
+    UnknownName,
+)
 from ..problems.cases import CASES, QUICK, Case
 from ..reporting import dump as dumping
 from ..witnesses.engines import Engine, computing_on
@@ -36,9 +43,10 @@ WORTH_SHARING = (
 )
 NO_HALF = "in half precision nobody trains without a loss scale: no character model was trained"
 
-Result: TypeAlias = (
-    CaseReport | Training | NotFinite
-)  # the last: why a case has no numbers to compare
+# What is said of one case in place of a verdict; the others are checked all the same.
+REFUSED = (NotFinite, NotRepeatable, LayoutMatters)
+
+Result: TypeAlias = CaseReport | Training | QuestionError
 Piece: TypeAlias = Callable[[], Result]
 Watch: TypeAlias = Callable[[int, str], None]  # hears how many pieces there are, and which is done
 
@@ -156,7 +164,7 @@ class RunOptions:
         pieces: list[Piece] = [partial(self.check, asked, engines) for asked in self.cases()]
         if able:
             pieces += [partial(self.train, recipe, able) for recipe in self.recipes()]
-        return [partial(_finite, piece) for piece in pieces]
+        return [partial(_told_or_refused, piece) for piece in pieces]
 
     def _gathered(self, done: Sequence[Result], notes: Sequence[str]) -> Report:
         """The cases, then those of the trainings; the remarks each once."""
@@ -185,12 +193,12 @@ class RunOptions:
         return replace(plain, training=rows, errors=errors)
 
 
-def _finite(piece: Piece) -> Result:
-    """What the piece tells, or the error that says where states or the true gradient overflow."""
+def _told_or_refused(piece: Piece) -> Result:
+    """What the piece tells, or why its case could not be judged."""
     try:
         with np.errstate(all="ignore"):
             return piece()
-    except NotFinite as error:
+    except REFUSED as error:
         return error
 
 

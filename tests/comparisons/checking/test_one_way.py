@@ -178,3 +178,35 @@ def test_another_forward_is_a_row_of_a_built_in_case_and_an_error_of_a_users():
     assert check_problem(problem, candidate, TORCH).forward_differs
     with pytest.raises(ForwardMismatch, match="loss: differs from torch"):
         check_problem(problem, candidate, TORCH, manner=Manner(from_outside=True))
+
+
+class RoundedOtherwise:
+    """Answers with a gradient that is zero but for rounding, and rounds otherwise in another layout."""
+
+    def __init__(self, candidate, amount):
+        self.candidate, self.amount = candidate, amount
+
+    def answer(self, problem):
+        answer = self.candidate.answer(problem)
+        turned = not problem.variables["W_hh"].flags.c_contiguous
+        noise = np.full(answer.gradients["m_0"].shape, self.amount * (-1 if turned else 1))
+        return replace(answer, gradients={**answer.gradients, "m_0": noise})
+
+
+def test_a_gradient_that_is_nothing_but_rounding_hangs_on_no_layout():
+    """The stabiliser's, from a state of zeros: zero on paper, another rounding in every order."""
+    problem = small("slstm", initial_state="zero")
+    right = built_in(problem.cell, problem.options)
+    noise = examine(problem, right, TORCH).witnesses.noise.total["m_0"]
+    assert noise < 1e-14
+    assert check_problem(problem, RoundedOtherwise(right, noise), TORCH).passed
+    with pytest.raises(LayoutMatters, match="the gradient m_0"):
+        check_problem(problem, RoundedOtherwise(right, 1e-6), TORCH)
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_right_cells_hang_on_no_layout_whatever_the_seed(seed):
+    for name in ("slstm", "lru", "min-lstm"):
+        case = next(case for case in CASES if case.name == name)
+        problem = problem_of(replace(case, steps=4, jacobians=False), seed)
+        assert check_problem(problem, built_in(problem.cell, problem.options), TORCH).passed

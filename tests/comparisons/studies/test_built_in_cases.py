@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from bptt_crosscheck.comparisons.errors import BadOption, UnknownName
+from bptt_crosscheck.comparisons.errors import BadOption, NotRepeatable, UnknownName
 from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
 from bptt_crosscheck.comparisons.studies import built_in_cases
 from bptt_crosscheck.comparisons.studies.built_in_cases import RunOptions, results
@@ -97,3 +97,20 @@ def test_what_goes_wrong_in_a_process_is_told(jobs):
         results([refuse], jobs) as arriving,
     ):
         list(arriving)
+
+
+def test_a_case_that_cannot_be_judged_keeps_no_other_from_it(monkeypatch, engines):
+    """One of them answers otherwise the second time: the report says so, beside the rest."""
+    kept = built_in_cases.check_problem
+
+    def checked(problem, *given, **more):
+        if problem.name == "relu":
+            raise NotRepeatable("asked twice")
+        return kept(problem, *given, **more)
+
+    monkeypatch.setattr(built_in_cases, "check_problem", checked)
+    report = options(cell="rnn", quick=False).report(engines, [], 1)
+    assert "relu" not in {case.name for case in report.cases}
+    assert "tanh" in {case.name for case in report.cases}
+    assert [str(error) for error in report.errors] == ["asked twice"]
+    assert not report.passed
