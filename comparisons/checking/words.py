@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..judging.findings import LocalRow
 from ..judging.verdict import Verdict
-from ..witnesses.left_out import Kind
+from ..witnesses.left_out import WhyLeftOut
 from .case_report import CaseReport
 
 ALONE = "  step_backward alone, given the true ∂L/∂s_t at each step, is"
@@ -80,7 +80,7 @@ def left_out_lines(case: CaseReport) -> list[str]:
     """The references that should have been asked and could not: not those that do not apply."""
     lines: list[str] = []
     for name, left in case.left_out.items():
-        if left.kind is not Kind.NOT_APPLICABLE:
+        if left.kind is not WhyLeftOut.NOT_APPLICABLE:
             lines.append(f"  left out: {name}: {left}")
     return lines
 

@@ -24,7 +24,7 @@ from ..problems.cases import PROJECTION, SOFTMAX, Case
 WEIGHT = re.compile(
     r"^(?P<prefix>(?:.*\.)?)(?P<kind>weight|bias)_(?P<role>ih|hh|hr)(?P<suffix>_l\d+(?:_reverse)?)?$"
 )
-CELLS = {1: "rnn", 3: "gru", 4: "lstm"}  # by blocks of rows of weight_hh
+CELL_BY_BLOCKS = {1: "rnn", 3: "gru", 4: "lstm"}  # by blocks of rows of weight_hh
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 SHOWN = 6  # names of skipped tensors in the report
 STEPS, BATCH = 6, 2
@@ -209,7 +209,7 @@ def _layers(prefix: str, tensors: dict[str, Array]) -> Layers:
         compared = f"its Jacobians are not compared (up to {LARGEST_STATE} they are)"
         notes.append(f"a state of {state} numbers: {compared}")
     return Layers(
-        name=prefix.rstrip(".") or CELLS[W_hh.shape[0] // hidden_size],
+        name=prefix.rstrip(".") or CELL_BY_BLOCKS[W_hh.shape[0] // hidden_size],
         cell=kind.cell,
         options=kind.options,
         layers=len({suffix.removesuffix("_reverse") for suffix in suffixes}),
@@ -222,7 +222,7 @@ def _layers(prefix: str, tensors: dict[str, Array]) -> Layers:
 
 
 @dataclass(frozen=True)
-class Kind:
+class LayerKind:
     """A cell with its options, and what had to be assumed."""
 
     cell: str
@@ -235,23 +235,23 @@ ASSUMED_TANH = (
 )
 
 
-def _kind(W_hh: Array, W_hr: Array | None, hidden_size: int, suffix: str) -> Kind:
+def _kind(W_hh: Array, W_hr: Array | None, hidden_size: int, suffix: str) -> LayerKind:
     """The cell, by blocks of rows. Raises ValueError where it is none."""
     blocks, rest = divmod(W_hh.shape[0], hidden_size)
-    if rest or blocks not in CELLS:
+    if rest or blocks not in CELL_BY_BLOCKS:
         shape = f"weight_hh{suffix} of shape {W_hh.shape}"
         raise ValueError(f"{shape} is that of no RNN, GRU or LSTM")
-    cell = CELLS[blocks]
+    cell = CELL_BY_BLOCKS[blocks]
     if W_hr is not None and cell != "lstm":
         owner = "a GRU" if cell == "gru" else "an RNN"
         raise ValueError(f"weight_hr{suffix}: a projection in {owner}; only an LSTM has one")
     if cell == "rnn":
-        return Kind("rnn", {"activation": "tanh"}, (ASSUMED_TANH,))
+        return LayerKind("rnn", {"activation": "tanh"}, (ASSUMED_TANH,))
     if cell == "gru":
-        return Kind("gru", {"reset": "after"})
+        return LayerKind("gru", {"reset": "after"})
     if W_hr is None:
-        return Kind("lstm", {})
-    return Kind("projected-lstm", {"projection_size": W_hr.shape[0]})
+        return LayerKind("lstm", {})
+    return LayerKind("projected-lstm", {"projection_size": W_hr.shape[0]})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..problems.problem import Problem
 from ..witnesses.ask import Testimony, finite
 from ..witnesses.engines import Engine
 from .mutate_cell import altered
-from .mutation_score import CELLS
+from .mutation_score import ON_TRIAL
 
 CLOSE = 2.0  # noises
 DTYPES = ("float64", "float32", "float16")
@@ -64,7 +64,7 @@ class Alarms:
 
 def random_case(rng: np.random.Generator) -> Case:
     """A random cell in random sizes: lengths 1 to 24, one in fifty up to 500."""
-    case = CELLS[rng.integers(len(CELLS))]
+    case = ON_TRIAL[rng.integers(len(ON_TRIAL))]
     long = rng.random() < 0.02
     steps = int(rng.integers(100, 501)) if long else int(rng.integers(1, 25))
     sizes = {

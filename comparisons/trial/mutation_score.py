@@ -62,7 +62,7 @@ def cells_on_trial(cases: Sequence[Case] = CASES) -> tuple[Case, ...]:
     return tuple(named)
 
 
-CELLS: tuple[Case, ...] = cells_on_trial()
+ON_TRIAL: tuple[Case, ...] = cells_on_trial()
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ from ..witnesses.ask import available
 from ..witnesses.engines import Engine
 from .false_alarms import DTYPES, Alarms, alarms_in
 from .mutation_score import (
-    CELLS,
     EQUIVALENT,
     KILLED,
+    ON_TRIAL,
     REGIMES,
     SURVIVED,
     Outcome,
@@ -57,7 +57,7 @@ class Plan:
     alarms, seconds in all.
     """
 
-    cells: tuple[str, ...] = tuple(case.name for case in CELLS)
+    cells: tuple[str, ...] = tuple(case.name for case in ON_TRIAL)
     regimes: tuple[str, ...] = tuple(regime.name for regime in REGIMES)
     every: int = 1
     comparisons: int = 100_000
@@ -255,7 +255,7 @@ def trial_piece(cell: str, regime: str, seed: int, every: int, deadline: float) 
     """Mutants and sensitivity of one cell in one regime; nothing once the deadline has passed."""
     if time.time() > deadline:
         return Found(not_reached=[f"{cell}, {regime}"])
-    case = next(case for case in CELLS if case.name == cell)
+    case = next(case for case in ON_TRIAL if case.name == cell)
     place = next(place for place in REGIMES if place.name == regime)
     experiment = experiment_of(case, place, witnesses_used(), seed)
     found = Found()

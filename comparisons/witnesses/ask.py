@@ -15,7 +15,7 @@ from ..problems.problem import AnyProblem, FunctionProblem
 from ..user_code import at_line, comes_from_outside, describe
 from . import tolerance
 from .engines import Engine, select
-from .left_out import Kind, LeftOut
+from .left_out import LeftOut, WhyLeftOut
 
 FIRST_SAMPLES = 1
 
@@ -37,7 +37,7 @@ def available(
         try:
             engine.load()
         except MissingFramework as error:
-            missing[engine.name] = LeftOut(Kind.MISSING, str(error))
+            missing[engine.name] = LeftOut(WhyLeftOut.MISSING, str(error))
     if len(missing) == len(engines):
         advice = "; ".join(str(left) for left in missing.values())
         raise MissingFramework(advice or "no reference was named")
@@ -73,22 +73,22 @@ def ask(problem: AnyProblem, engines: Iterable[Engine]) -> Asked:
 def _ask_one(problem: AnyProblem, engine: Engine) -> Answer | LeftOut:
     reason = engine.reason_not(problem)
     if reason is not None:
-        return LeftOut(Kind.NOT_APPLICABLE, reason)
+        return LeftOut(WhyLeftOut.NOT_APPLICABLE, reason)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return engine.answer(problem)
     except CannotFollow as error:
-        return LeftOut(Kind.CANNOT_FOLLOW, f"cannot follow: {error}")
+        return LeftOut(WhyLeftOut.CANNOT_FOLLOW, f"cannot follow: {error}")
     except (Exception, SystemExit) as error:
         if not comes_from_outside(error):
             raise
         what = describe(error) + at_line(error.__traceback__)
-        return LeftOut(Kind.CANNOT_FOLLOW, f"cannot follow: {what}")
+        return LeftOut(WhyLeftOut.CANNOT_FOLLOW, f"cannot follow: {what}")
 
 
 def _nothing_follows(problem: AnyProblem, left_out: Mapping[str, LeftOut]) -> NothingFollows:
     """The error, with the reasons of those who were asked; of all where nobody was."""
-    tried = {name: left for name, left in left_out.items() if left.kind is Kind.CANNOT_FOLLOW}
+    tried = {name: left for name, left in left_out.items() if left.kind is WhyLeftOut.CANNOT_FOLLOW}
     told = [f"{name}: {left}" for name, left in (tried or left_out).items()]
     return NothingFollows(f"{problem.name}: no reference can answer; {ADVICE}. {'; '.join(told)}")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Kind(Enum):
+class WhyLeftOut(Enum):
     """What kept a reference from answering."""
 
     NOT_APPLICABLE = "it does not answer problems of this sort"
@@ -16,7 +16,7 @@ class Kind(Enum):
 class LeftOut:
     """A reference that has no answer: the kind of reason, and the reason in words."""
 
-    kind: Kind
+    kind: WhyLeftOut
     reason: str
 
     def __str__(self) -> str:

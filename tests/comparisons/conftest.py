@@ -16,7 +16,7 @@ from bptt_crosscheck.comparisons.checking.crosscheck import Manner, check_proble
 from bptt_crosscheck.comparisons.problems.answer import Answer
 from bptt_crosscheck.comparisons.problems.cases import CASES, Case
 from bptt_crosscheck.comparisons.problems.problem import Problem
-from bptt_crosscheck.comparisons.trial.mutation_score import CELLS, REGIMES, experiment_of
+from bptt_crosscheck.comparisons.trial.mutation_score import ON_TRIAL, REGIMES, experiment_of
 from bptt_crosscheck.comparisons.trial.trial import witnesses_used
 from bptt_crosscheck.comparisons.witnesses.engines import ENGINES, Engine
 
@@ -138,7 +138,7 @@ def trial() -> Callable[..., CheckedCase]:
 def trials() -> Callable[[str, str], Any]:
     """trials(cell, regime): a cell on trial, the reference asked once."""
     cells, regimes = (
-        {case.name: case for case in CELLS},
+        {case.name: case for case in ON_TRIAL},
         {regime.name: regime for regime in REGIMES},
     )
     return cache(

@@ -10,7 +10,7 @@ from bptt_crosscheck.comparisons.checking.case_report import CaseReport
 from bptt_crosscheck.comparisons.checking.report_data import Report
 from bptt_crosscheck.comparisons.checking.training_row import ParameterVerdict, TrainingRow
 from bptt_crosscheck.comparisons.judging.comparator import Side, Yardstick, compare
-from bptt_crosscheck.comparisons.witnesses.left_out import Kind, LeftOut
+from bptt_crosscheck.comparisons.witnesses.left_out import LeftOut, WhyLeftOut
 
 
 def verdict(name, actual, expected, reference="torch"):
@@ -28,7 +28,7 @@ INFINITE = verdict("h_0", [1.0, -math.inf], [1.0, 2.0])
 
 def case(rows, forward=(), name="tanh"):
     sizes = {"steps": 12, "batch": 3, "input_size": 4, "hidden_size": 5, "output_size": None}
-    left_out = {"torch.nn": LeftOut(Kind.NOT_APPLICABLE, "no module")}
+    left_out = {"torch.nn": LeftOut(WhyLeftOut.NOT_APPLICABLE, "no module")}
     return CaseReport(
         name,
         "rnn",

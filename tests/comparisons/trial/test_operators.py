@@ -19,7 +19,7 @@ from bptt_crosscheck.comparisons.trial import mutate_source, other_checkers, syn
 from bptt_crosscheck.comparisons.trial.mutate_cell import altered, transposed_blocks, with_globals
 from bptt_crosscheck.comparisons.trial.mutate_source import UNFILLED
 from bptt_crosscheck.comparisons.trial.mutation_score import (
-    CELLS,
+    ON_TRIAL,
     REGIMES,
     cells_on_trial,
     outcomes,
@@ -35,7 +35,7 @@ from bptt_crosscheck.manual.cells.rnn import RNN
 from bptt_crosscheck.manual.through_time import bptt, network
 
 REGIME = {regime.name: regime for regime in REGIMES}
-CELL = {case.name: case for case in CELLS}
+CELL = {case.name: case for case in ON_TRIAL}
 
 
 def subject(cell: str = "lstm", regime: str = "initial") -> Subject:
@@ -338,14 +338,14 @@ def test_a_state_that_the_cache_names_otherwise_is_missed(monkeypatch):
 
 
 def test_every_cell_is_on_trial():
-    assert {case.cell for case in CELLS} == set(CELLS_BY_NAME)
+    assert {case.cell for case in ON_TRIAL} == set(CELLS_BY_NAME)
 
 
 def test_a_new_cell_is_on_trial_by_its_line_in_the_table():
     more = (*CASES, Case("new", "new-cell"), Case("new", "lstm", {"peepholes": True}))
     names = [case.name for case in cells_on_trial(more)]
     assert names[-2:] == ["new-cell", "lstm True"]
-    assert len(names) == len(CELLS) + 2
+    assert len(names) == len(ON_TRIAL) + 2
 
 
 def stale(place):

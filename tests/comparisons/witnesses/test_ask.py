@@ -11,7 +11,7 @@ from bptt_crosscheck.comparisons.witnesses import ask as asking
 from bptt_crosscheck.comparisons.witnesses import tolerance
 from bptt_crosscheck.comparisons.witnesses.ask import ask
 from bptt_crosscheck.comparisons.witnesses.engines import Engine, names_in, select
-from bptt_crosscheck.comparisons.witnesses.left_out import Kind, LeftOut
+from bptt_crosscheck.comparisons.witnesses.left_out import LeftOut, WhyLeftOut
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_name_that_is_empty(given):
 def test_what_does_not_apply_is_left_out_as_such(trial):
     asked = ask(trial("sigmoid-last").problem, select(("torch", "torch.nn")))
     assert [engine.name for engine in asked.answers] == ["torch"]
-    assert asked.left_out["torch.nn"].kind is Kind.NOT_APPLICABLE
+    assert asked.left_out["torch.nn"].kind is WhyLeftOut.NOT_APPLICABLE
 
 
 def test_what_cannot_follow_is_left_out_as_such(trial):
@@ -50,7 +50,7 @@ def test_what_cannot_follow_is_left_out_as_such(trial):
 
 
 def test_a_reason_is_told_as_text():
-    left = LeftOut(Kind.MISSING, "pip install it")
+    left = LeftOut(WhyLeftOut.MISSING, "pip install it")
     assert (str(left), left.to_dict()) == ("pip install it", "pip install it")
 
 
