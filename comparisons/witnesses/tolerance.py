@@ -90,10 +90,8 @@ def limit_of(problem: Differentiable) -> float:
 
 def quantities(answer: Answer) -> dict[str, Array]:
     """Everything an answer holds under one naming: "loss", "state h", …, and the gradients."""
-    forward = {"loss": np.asarray(answer.loss)} | {
-        f"state {name}": value for name, value in answer.states.items()
-    }
-    return forward | answer.gradients
+    states = {f"state {name}": value for name, value in answer.states.items()}
+    return {"loss": np.asarray(answer.loss)} | states | answer.gradients
 
 
 def step_quantities(answer: Answer) -> dict[str, Array]:
@@ -115,9 +113,8 @@ def measure(
     random; `in_double`: where the reference cannot run in the candidate's precision. What others
     say has no part in it: references that contradict each other would explain any mistake.
     """
-    moved = _responses(
-        problem, problem if in_double else problem.lowered(), ask, reference, samples, 1
-    )
+    asked = problem if in_double else problem.lowered()
+    moved = _responses(problem, asked, ask, reference, samples, 1)
     return largest(_floor(problem, reference, at_random), *moved, limit=limit_of(problem))
 
 
@@ -125,9 +122,8 @@ def own_noise(
     problem: Differentiable, ask: Ask, reference: Answer, samples: int = SAMPLES
 ) -> Noise:
     """Noise by (1) alone, of another reference than the one that `measure` was asked of."""
-    return largest(
-        *_responses(problem, problem, ask, reference, samples, 8), limit=limit_of(problem)
-    )
+    moved = _responses(problem, problem, ask, reference, samples, 8)
+    return largest(*moved, limit=limit_of(problem))
 
 
 def _responses(
@@ -142,10 +138,12 @@ def _responses(
     reference.
     """
     rng = np.random.default_rng([problem.seed, stream])
-    return [
-        difference(reference, ask(perturb(lowered, rng), int(rng.integers(2**31))))
-        for _ in range(samples)
-    ]
+    responses: list[Noise] = []
+    for _ in range(samples):
+        moved = perturb(lowered, rng)
+        rounding_seed = int(rng.integers(2**31))
+        responses.append(difference(reference, ask(moved, rounding_seed)))
+    return responses
 
 
 def perturb(problem: AnyProblem, rng: np.random.Generator, every_step: bool = True) -> AnyProblem:
@@ -166,20 +164,24 @@ def perturb(problem: AnyProblem, rng: np.random.Generator, every_step: bool = Tr
 
 def unit(problem: Differentiable, repetitions: int = 1) -> float:
     """ε √n, for a computation of n terms done `repetitions` times over."""
-    return (
-        epsilon(problem.rounding_dtype) * (problem.accumulated_terms * max(repetitions, 1)) ** 0.5
-    )
+    terms = problem.accumulated_terms * max(repetitions, 1)
+    return epsilon(problem.rounding_dtype) * terms**0.5
 
 
 def _floor(problem: Differentiable, reference: Answer, at_random: bool) -> Noise:
-    summed = unit(problem)  # of what is a single sum over all steps and rows
-    told = (
-        epsilon(problem.rounding_dtype) if at_random else summed
-    )  # of what is told step by step, rounded at each
     least = smallest(problem.rounding_dtype) * problem.accumulated_terms
-    steps = {name: told * _step_sizes(value) for name, value in step_quantities(reference).items()}
-    total = {name: summed * _size(value) for name, value in quantities(reference).items()}
-    total |= {name: float(steps[name].sum()) for name in problem.per_step_names if name in steps}
+    # Of what is a single sum over all steps and rows, and of what is told step by step.
+    of_a_sum = unit(problem)
+    of_a_step = epsilon(problem.rounding_dtype) if at_random else of_a_sum
+    steps: dict[str, Array] = {}
+    for name, value in step_quantities(reference).items():
+        steps[name] = of_a_step * _step_sizes(value)
+    total: dict[str, float] = {}
+    for name, value in quantities(reference).items():
+        total[name] = of_a_sum * _size(value)
+    for name in problem.per_step_names:
+        if name in steps:
+            total[name] = float(steps[name].sum())
     return Noise(
         {name: value + least for name, value in total.items()},
         {name: value + least for name, value in steps.items()},
@@ -189,38 +191,34 @@ def _floor(problem: Differentiable, reference: Answer, at_random: bool) -> Noise
 def difference(reference: Answer, other: Answer) -> Noise:
     """How far the two are apart, in everything that both tell."""
     others, other_steps = quantities(other), step_quantities(other)
+    total: dict[str, float] = {}
+    steps: dict[str, Array] = {}
+    # What overflows in one of them differs by an infinity, or by NaN: a noise that says so.
     with np.errstate(all="ignore"):
-        total = {n: _size(v - others[n]) for n, v in quantities(reference).items() if n in others}
-        steps = {
-            n: _step_sizes(v - other_steps[n])
-            for n, v in step_quantities(reference).items()
-            if n in other_steps
-        }
+        for name, value in quantities(reference).items():
+            if name in others:
+                total[name] = _size(value - others[name])
+        for name, value in step_quantities(reference).items():
+            if name in other_steps:
+                steps[name] = _step_sizes(value - other_steps[name])
     return Noise(total, steps)
 
 
-def largest(
-    *noises: Noise, limit: float | None = None, allowed: tuple[float, float] | None = None
-) -> Noise:
-    """The largest of each, for everything that the first tells; NaN where there is one. Limits as
-    given, or as the first has.
+def largest(*noises: Noise, limit: float | None = None) -> Noise:
+    """The largest of each, for everything that the first tells; NaN where there is one.
+
+    The limit is the one given, or the first's; what was asked for in its place is the first's.
     """
-    total = {
-        name: max_of([noise.total[name] for noise in noises if name in noise.total])
-        for name in noises[0].total
-    }
-    steps = {
-        name: max_of([noise.steps[name] for noise in noises if name in noise.steps])
-        for name in noises[0].steps
-    }
     first = noises[0]
-    totals = {name: float(value) for name, value in total.items()}
-    return Noise(
-        totals,
-        steps,
-        first.limit if limit is None else limit,
-        first.allowed if allowed is None else allowed,
-    )
+    total: dict[str, float] = {}
+    for name in first.total:
+        totals = [noise.total[name] for noise in noises if name in noise.total]
+        total[name] = float(max_of(totals))
+    steps: dict[str, Array] = {}
+    for name in first.steps:
+        told = [noise.steps[name] for noise in noises if name in noise.steps]
+        steps[name] = max_of(told)
+    return Noise(total, steps, first.limit if limit is None else limit, first.allowed)
 
 
 def max_of(values: list[Any]) -> Any:
@@ -238,16 +236,13 @@ def scaled(
     """The noise of gradients times their factor (1 where there is none), and an extra amount on
     the whole.
     """
-    total = {
-        name: value * factor.get(name, 1.0) + extra.get(name, 0.0)
-        for name, value in noise.total.items()
-    }
-    return Noise(
-        total,
-        {name: value * factor.get(name, 1.0) for name, value in noise.steps.items()},
-        noise.limit,
-        allowed,
-    )
+    total: dict[str, float] = {}
+    for name, value in noise.total.items():
+        total[name] = value * factor.get(name, 1.0) + extra.get(name, 0.0)
+    steps: dict[str, Array] = {}
+    for name, value in noise.steps.items():
+        steps[name] = value * factor.get(name, 1.0)
+    return Noise(total, steps, noise.limit, allowed)
 
 
 def _size(value: Array) -> float:
