@@ -75,11 +75,8 @@ class CellCandidate:
         Worked out in the problem's precision, told in float64 where that is a lower one.
         """
         lowered = problem.lowered()
-        return (
-            self._answer(problem)
-            if lowered is problem
-            else self._answer(lowered).astype(problem.dtype)
-        )
+        told = self._answer(lowered)
+        return told if lowered is problem else told.astype(problem.dtype)
 
     def _answer(self, problem: Problem) -> Answer:
         return self.answer_from(problem, self.forward(problem))
@@ -91,10 +88,9 @@ class CellCandidate:
             d_params, d_initial = rtrl.gradients(
                 self.cell, params, done.tape, done.reading.cotangents
             )
-            d_initial = {f"{name}_0": value for name, value in d_initial.items()}
-            return Answer(
-                done.loss, {**d_params, **done.reading.d_params, **d_initial}, done.states
-            )
+            starts = {f"{name}_0": value for name, value in d_initial.items()}
+            gradients = {**d_params, **done.reading.d_params, **starts}
+            return Answer(done.loss, gradients, done.states)
         steps = network.backward(params, done, by_step=True)
         gradients = self._whole(problem, done, steps) or network.backward(params, done)
         if problem.jacobians:
@@ -110,22 +106,18 @@ class CellCandidate:
         {} for others. The sums are those of `manual.through_time.bptt.added_up`, bit by bit, and
         the cell is asked once instead of twice.
         """
-        if (
-            isinstance(self.cell, HoistedCell)
-            or problem.suffixes != [""]
-            or problem.window is not None
-        ):
+        several = problem.suffixes != [""]
+        if isinstance(self.cell, HoistedCell) or several or problem.window is not None:
             return {}
-        summed = {
-            name: np.sum(steps[name], axis=0) for name in problem.parameter_names if name in steps
-        }
-        starts = {f"{name}_0": steps[f"{name}_0"][0] for name in problem.state_sizes}
-        return {
-            **done.reading.d_params,
-            **summed,
-            **starts,
-            **{name: steps[name] for name in ("x",) if name in steps},
-        }
+        whole = dict(done.reading.d_params)
+        for name in problem.parameter_names:
+            if name in steps:
+                whole[name] = np.sum(steps[name], axis=0)
+        for state in problem.state_sizes:
+            whole[f"{state}_0"] = steps[f"{state}_0"][0]
+        if "x" in steps:
+            whole["x"] = steps["x"]
+        return whole
 
     @property
     def partial(self) -> bool:
@@ -134,9 +126,8 @@ class CellCandidate:
 
     def forward(self, problem: Problem) -> Pass:
         """Loss and tape."""
-        return self.network(problem).forward(
-            dict(problem.variables), {**problem.constants, **problem.variables}
-        )
+        named = {**problem.constants, **problem.variables}
+        return self.network(problem).forward(dict(problem.variables), named)
 
 
 @dataclass
@@ -159,24 +150,24 @@ class SharedForward:
     def _forward(self, problem: Problem) -> Pass:
         if self.run is None or not _differ_in_cotangents(self.run[0], problem):
             self.run = problem, self.candidate.forward(problem)
-        done, named = self.run[1], {**problem.constants, **problem.variables}
-        reading = self.candidate.network(problem).readout.value(
-            dict(problem.variables), done.states, named
-        )
+        done = self.run[1]
+        named = {**problem.constants, **problem.variables}
+        readout = self.candidate.network(problem).readout
+        reading = readout.value(dict(problem.variables), done.states, named)
         return replace(done, loss=reading.loss, y=reading.y, reading=reading)
 
 
 def _differ_in_cotangents(one: Problem, other: Problem) -> bool:
     """Whether all other numbers are the same, in the same memory order."""
-    lasting = [
-        {name: value for name, value in each.constants.items() if not name.startswith("cotangent_")}
-        for each in (one, other)
-    ]
-    return (
-        one.step is other.step
-        and same_arrays(one.variables, other.variables)
-        and same_arrays(*lasting)
-    )
+    if one.step is not other.step or not same_arrays(one.variables, other.variables):
+        return False
+    return same_arrays(_without_cotangents(one), _without_cotangents(other))
+
+
+def _without_cotangents(problem: Problem) -> dict[str, Array]:
+    cotangents = {f"cotangent_{state}" for state in problem.state_sizes}
+    constants = problem.constants.items()
+    return {name: value for name, value in constants if name not in cotangents}
 
 
 def _readout(problem: Problem) -> Readout:
@@ -230,11 +221,8 @@ class FunctionCandidate:
         named = {**problem.constants, **problem.variables}
         loss = float(self.value(named))
         gradients = self.gradients(named)
-        return Answer(
-            loss,
-            gradients,
-            steps={name: gradients[name] for name in self.per_step if name in gradients},
-        )
+        steps = {name: gradients[name] for name in self.per_step if name in gradients}
+        return Answer(loss, gradients, steps=steps)
 
 
 def weights_from_torch(cell: str, tensors: Mapping[str, Array]) -> dict[str, Array]:

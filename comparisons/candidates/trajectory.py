@@ -23,23 +23,36 @@ def local_gradients(
     `params` are what step_backward is given; the forward runs on the problem's own.
     """
     lowered = problem.lowered()
-    given, weights = (
-        {name: value.astype(lowered.dtype, copy=False) for name, value in arrays.items()}
-        for arrays in (d_state, params)
-    )
-    caches = CellCandidate(cell).forward(lowered).tape.caches
-    terms = [
-        cell.step_backward(weights, cache, {name: value[t + 1] for name, value in given.items()})
-        for t, cache in enumerate(caches)
-    ]
-    shares = {name: _told([term[0][name] for term in terms]) for name in problem.parameter_names}
-    shares["x"] = _told([term[1] for term in terms])
-    return shares, {name: _told([term[2][name] for term in terms]) for name in d_state}
+    given = _cast(d_state, lowered.dtype)
+    weights = _cast(params, lowered.dtype)
+    shares: dict[str, list[Any]] = {name: [] for name in (*problem.parameter_names, "x")}
+    previous: dict[str, list[Any]] = {name: [] for name in d_state}
+    for t, cache in enumerate(CellCandidate(cell).forward(lowered).tape.caches):
+        total = _at(given, t + 1)
+        d_params, d_x, d_state_prev = cell.step_backward(weights, cache, total)
+        for name in problem.parameter_names:
+            shares[name].append(d_params[name])
+        shares["x"].append(d_x)
+        for name, steps in previous.items():
+            steps.append(d_state_prev[name])
+    return _over_steps(shares), _over_steps(previous)
 
 
-def _told(arrays: list[Any]) -> Array:
+def _cast(arrays: Mapping[str, Array], dtype: np.dtype[Any]) -> dict[str, Array]:
+    return {name: value.astype(dtype, copy=False) for name, value in arrays.items()}
+
+
+def _at(arrays: Mapping[str, Array], index: int) -> dict[str, Array]:
+    """Each array at this index of its first axis."""
+    return {name: value[index] for name, value in arrays.items()}
+
+
+def _over_steps(terms: Mapping[str, list[Any]]) -> dict[str, Array]:
     """Stacked over steps, in float64."""
-    return np.stack([np.asarray(array) for array in arrays]).astype(np.float64, copy=False)
+    stacked: dict[str, Array] = {}
+    for name, arrays in terms.items():
+        stacked[name] = np.stack(arrays).astype(np.float64, copy=False)
+    return stacked
 
 
 def walk(problem: Problem, candidate: CellCandidate) -> Iterator[tuple[str, Array]]:
@@ -51,18 +64,14 @@ def walk(problem: Problem, candidate: CellCandidate) -> Iterator[tuple[str, Arra
     its suffix before the name.
     """
     problem = problem.lowered()
-    params, network, done = (
-        problem.variables,
-        candidate.network(problem),
-        candidate.forward(problem),
-    )
+    params = problem.variables
+    network = candidate.network(problem)
+    done = candidate.forward(problem)
     by_step = network.backward(params, done, by_step=True)
     for layer in network.directions():
         for run in layer:
-            prefix, tape = (
-                f"{run.suffix.lstrip('_')}/" if run.suffix else "",
-                done.tapes[run.suffix],
-            )
+            prefix = f"{run.suffix.lstrip('_')}/" if run.suffix else ""
+            tape = done.tapes[run.suffix]
             d_state = {name: run.in_time(by_step[f"{name}{run.suffix}_0"]) for name in tape.states}
             for name, array in _walk_run(candidate.cell, run.own(params), tape, d_state):
                 yield prefix + name, array
@@ -86,14 +95,9 @@ def _walk_run(
     yield "product_norm", jacobians.product_norms(local)
     yield "growth_rates", jacobians.growth_rates(local)
     if isinstance(cell, HoistedCell):
-        totals = [
-            bptt.within(tape, t, {name: value[t + 1] for name, value in d_state.items()})
-            for t in range(tape.steps)
-        ]
-        yield (
-            "delta",
-            np.stack(
-                [cell.delta(params, tape.caches[t], total)[0] for t, total in enumerate(totals)]
-            ),
-        )
+        deltas: list[Array] = []
+        for t, cache in enumerate(tape.caches):
+            total = bptt.within(tape, t, _at(d_state, t + 1))
+            deltas.append(cell.delta(params, cache, total)[0])
+        yield "delta", np.stack(deltas)
     yield "d_state", jacobians.flatten_state(d_state)

@@ -71,12 +71,13 @@ class UserFunction:
         """The function (or another of its kind) at named values, in the namespace xp."""
         if self.setup is not None:
             user_code.call("setup", self.setup)
-        arguments = [rebuild(self.params, named), rebuild(self.inputs, named)]
-        return (function or self.function)(*([] if self.numpy_only else [xp]), *arguments)
+        namespace = [] if self.numpy_only else [xp]
+        params, inputs = rebuild(self.params, named), rebuild(self.inputs, named)
+        return (function or self.function)(*namespace, params, inputs)
 
     def numpy(self, named: Mapping[str, Array], function: Callable[..., Any] | None = None) -> Any:
         """The same in NumPy, on copies; what goes wrong inside is said of the user's function."""
-        copies = {name: np.array(value) for name, value in named.items()}
+        copies = _copies(named)
         result = user_code.call(self.role, self.evaluate, np, copies, function)
         user_code.unchanged(self.role, copies, named)
         return result
@@ -115,9 +116,9 @@ class UserFunction:
             )
         for path, value in leaves.items():
             as_array(f"{self.role}: {path}", value, None)
-        return (
-            tuple(cast(Sequence[Any], returned)) if isinstance(returned, tuple | list) else returned
-        )
+        if isinstance(returned, tuple | list):
+            return tuple(cast(Sequence[Any], returned))
+        return returned
 
     def inner_product(
         self, cotangents: Mapping[str, Array]
@@ -126,10 +127,10 @@ class UserFunction:
 
         def scalar(xp: Any, named: Mapping[str, Any]) -> Any:
             outputs = _leaves_of(self.evaluate(xp, named))
-            products = [
-                xp.sum(outputs[path] * xp.asarray(np.array(cotangent)))
-                for path, cotangent in cotangents.items()
-            ]
+            products: list[Any] = []
+            for path, cotangent in cotangents.items():
+                weights = xp.asarray(np.array(cotangent))
+                products.append(xp.sum(outputs[path] * weights))
             return sum(products[1:], start=products[0])
 
         return scalar
@@ -140,25 +141,31 @@ class UserFunction:
         """The user's gradients by path, each checked for its key, type and shape."""
         if self.setup is not None:
             user_code.call("setup", self.setup)
-        leaves = (
-            self.leaves()
-        )  # other than float64 are values only where the code is asked for its own rounding
-        originals = {
-            n: v.astype(leaves[n].dtype) if v.dtype == np.float64 else v for n, v in named.items()
-        }
-        copies = {name: np.array(value) for name, value in originals.items()}
-        extra = [(flatten(item, "cotangent"), item) for item in more]
-        handed = [
-            ({path: np.array(value) for path, value in flat.items()}, item) for flat, item in extra
-        ]
-        rebuilt = [rebuild(item, flat, "cotangent") for flat, item in handed]
-        returned = user_code.call(
-            part, function, rebuild(self.params, copies), rebuild(self.inputs, copies), *rebuilt
-        )
+        originals = self._in_own_dtypes(named)
+        copies = _copies(originals)
+        params, inputs = rebuild(self.params, copies), rebuild(self.inputs, copies)
+        flat = [flatten(item, "cotangent") for item in more]
+        handed = [_copies(arrays) for arrays in flat]
+        cotangents: list[Any] = []
+        for item, arrays in zip(more, handed, strict=True):
+            cotangents.append(rebuild(item, arrays, "cotangent"))
+        returned = user_code.call(part, function, params, inputs, *cotangents)
         user_code.unchanged(part, copies, originals)
-        for (original, _), (given, _) in zip(extra, handed, strict=True):
+        for given, original in zip(handed, flat, strict=True):
             user_code.unchanged(part, given, original)
         return self.named_gradients(part, returned)
+
+    def _in_own_dtypes(self, named: Mapping[str, Array]) -> dict[str, Array]:
+        """The values in the dtypes that the user gave.
+
+        Other than float64 they are only where the code is asked for its own rounding: they stay.
+        """
+        leaves = self.leaves()
+        own: dict[str, Array] = {}
+        for name, value in named.items():
+            is_double = value.dtype == np.float64
+            own[name] = value.astype(leaves[name].dtype) if is_double else value
+        return own
 
     def named_gradients(self, part: str, returned: Any) -> dict[str, Array]:
         """What `part` returned, by path. Raises BadContract."""
@@ -177,11 +184,9 @@ class UserFunction:
                     f"{part} returned a gradient for {path}, which holds {kind}: give it as "
                     "floating-point numbers"
                 )
-        gradients = {
-            path: as_array(f"{part}: {path}", value, leaves[path].shape)
-            for path, value in by_path.items()
-            if is_differentiable(leaves[path])
-        }
+        gradients: dict[str, Array] = {}
+        for path, value in by_path.items():
+            gradients[path] = as_array(f"{part}: {path}", value, leaves[path].shape)
         if not gradients:
             raise BadContract(
                 f"{part} returned no gradient; its keys name params: "
@@ -192,15 +197,20 @@ class UserFunction:
 
 def _leaves_of(value: Any, path: str = "output") -> dict[str, Any]:
     """Outputs by path, of whatever framework they are."""
+    found: dict[str, Any] = {}
     if isinstance(value, Mapping):
-        items = cast(Mapping[Any, Any], value).items()
-        return {k: v for key, item in items for k, v in _leaves_of(item, f"{path}.{key}").items()}
-    if isinstance(value, tuple | list):
-        items = enumerate(cast(Sequence[Any], value))
-        return {
-            k: v for index, item in items for k, v in _leaves_of(item, f"{path}[{index}]").items()
-        }
-    return {path: value}
+        for key, item in cast(Mapping[Any, Any], value).items():
+            found |= _leaves_of(item, f"{path}.{key}")
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(cast(Sequence[Any], value)):
+            found |= _leaves_of(item, f"{path}[{index}]")
+    else:
+        found[path] = value
+    return found
+
+
+def _copies(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.array(value) for name, value in arrays.items()}
 
 
 def _scalar(xp: Any, value: Any) -> Any:
@@ -230,16 +240,20 @@ def _by_path(part: str, returned: Any, params: Given) -> dict[str, Any]:
         )
     found: dict[str, Any] = {}
     for key, value in cast(Mapping[Any, Any], returned).items():
-        if isinstance(value, Mapping | list | tuple) and isinstance(
-            params.get(key), Mapping | list | tuple
-        ):
+        if _is_nest(value) and _is_nest(params.get(key)):
             _same_nest(f"{part}: {key}", value, params[key])
-            found |= {
-                path: item for path, item in _leaves_of(value, str(key)).items() if item is not None
-            }
-        elif value is not None:
-            found[str(key)] = value
+            leaves = _leaves_of(value, str(key))
+        else:
+            leaves = {str(key): value}
+        for path, leaf in leaves.items():
+            # None stands for a gradient that is not given
+            if leaf is not None:
+                found[path] = leaf
     return found
+
+
+def _is_nest(value: Any) -> bool:
+    return isinstance(value, Mapping | list | tuple)
 
 
 def _same_nest(part: str, value: Any, params: Any) -> None:

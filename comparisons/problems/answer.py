@@ -49,8 +49,9 @@ class Answer:
 
     def astype(self, dtype: npt.DTypeLike) -> "Answer":
         """The same with every array in `dtype`."""
-        states, gradients, steps = (
-            {name: value.astype(dtype, copy=False) for name, value in arrays.items()}
-            for arrays in (self.states, self.gradients, self.steps)
-        )
-        return replace(self, states=states, gradients=gradients, steps=steps)
+
+        def cast(arrays: dict[str, Array]) -> dict[str, Array]:
+            return {name: value.astype(dtype, copy=False) for name, value in arrays.items()}
+
+        states, gradients = cast(self.states), cast(self.gradients)
+        return replace(self, states=states, gradients=gradients, steps=cast(self.steps))

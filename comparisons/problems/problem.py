@@ -83,12 +83,10 @@ class Differentiable:
         """The same problem with every floating-point array in `dtype`."""
 
         def cast(arrays: Arrays) -> Arrays:
-            return frozen(
-                {
-                    name: a if a.dtype.kind in "iub" else a.astype(dtype)
-                    for name, a in arrays.items()
-                }
-            )
+            told: dict[str, Array] = {}
+            for name, value in arrays.items():
+                told[name] = value if value.dtype.kind in "iub" else value.astype(dtype)
+            return frozen(told)
 
         return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 

@@ -173,12 +173,9 @@ def _floor(problem: Differentiable, reference: Answer, at_random: bool) -> Noise
     # Of what is a single sum over all steps and rows, and of what is told step by step.
     of_a_sum = unit(problem)
     of_a_step = epsilon(problem.rounding_dtype) if at_random else of_a_sum
-    steps: dict[str, Array] = {}
-    for name, value in step_quantities(reference).items():
-        steps[name] = of_a_step * _step_sizes(value)
-    total: dict[str, float] = {}
-    for name, value in quantities(reference).items():
-        total[name] = of_a_sum * _size(value)
+    shares, whole = step_quantities(reference), quantities(reference)
+    steps = {name: of_a_step * _step_sizes(value) for name, value in shares.items()}
+    total = {name: of_a_sum * _size(value) for name, value in whole.items()}
     for name in problem.per_step_names:
         if name in steps:
             total[name] = float(steps[name].sum())
