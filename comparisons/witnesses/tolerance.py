@@ -138,12 +138,13 @@ def _responses(
     reference.
     """
     rng = np.random.default_rng([problem.seed, stream])
-    responses: list[Noise] = []
-    for _ in range(samples):
+
+    def response() -> Noise:
         moved = perturb(lowered, rng)
         rounding_seed = int(rng.integers(2**31))
-        responses.append(difference(reference, ask(moved, rounding_seed)))
-    return responses
+        return difference(reference, ask(moved, rounding_seed))
+
+    return [response() for _ in range(samples)]
 
 
 def perturb(problem: AnyProblem, rng: np.random.Generator, every_step: bool = True) -> AnyProblem:
@@ -176,9 +177,7 @@ def _floor(problem: Differentiable, reference: Answer, at_random: bool) -> Noise
     shares, whole = step_quantities(reference), quantities(reference)
     steps = {name: of_a_step * _step_sizes(value) for name, value in shares.items()}
     total = {name: of_a_sum * _size(value) for name, value in whole.items()}
-    for name in problem.per_step_names:
-        if name in steps:
-            total[name] = float(steps[name].sum())
+    total |= {name: float(steps[name].sum()) for name in problem.per_step_names if name in steps}
     return Noise(
         {name: value + least for name, value in total.items()},
         {name: value + least for name, value in steps.items()},
