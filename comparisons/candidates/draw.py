@@ -33,20 +33,20 @@ def cell_problem(
     """
     case = replace(Case(name, name), **sizes)
     must_fit(case, case.hidden_size * (case.hidden_size + case.input_size))
-    numbers = case.steps * (
-        sum(map(math.prod, shapes[0].values()))
-        + case.batch * sum(map(math.prod, shapes[1].values()))
-    )
+    parameters, states = shapes
+    weights = sum(map(math.prod, parameters.values()))
+    state_numbers = sum(map(math.prod, states.values()))
+    numbers = case.steps * (weights + case.batch * state_numbers)
     if numbers > LARGEST:
         raise BadContract(
             f"{name}: its shapes make {numbers:,} numbers over {case.steps} steps; at most "
             f"{LARGEST:,} are compared"
         )
     draw = _Draw(np.random.default_rng(seed))
-    draw.weights(shapes[0])
+    draw.weights(parameters)
     draw.sequence(case)
-    draw.initial_state(case, shapes[1])
-    draw.cotangents(case, shapes[1])
+    draw.initial_state(case, states)
+    draw.cotangents(case, states)
     draw.own(cell, case, moved=MOVED)
     return Problem(
         name=name,
@@ -54,8 +54,8 @@ def cell_problem(
         options={},
         readout="projection",
         readout_options={},
-        parameter_names=tuple(shapes[0]),
-        state_sizes={state: int(np.prod(shape)) for state, shape in shapes[1].items()},
+        parameter_names=tuple(parameters),
+        state_sizes={state: int(np.prod(shape)) for state, shape in states.items()},
         input_size=case.input_size,
         hidden_size=case.hidden_size,
         variables=frozen(draw.variables),
@@ -92,10 +92,10 @@ class _Draw:
     def initial_state(self, case: Case, state_shapes: Mapping[str, tuple[int, ...]]) -> None:
         """h_0 and its like: random, or zero."""
         for name, shape in state_shapes.items():
-            value = self.rng.normal(size=(case.batch, *shape))
-            self.variables[f"{name}_0"] = (
-                value if case.initial_state == "random" else np.zeros_like(value)
-            )
+            # drawn in either case, so that what is drawn later is the same in both
+            drawn = self.rng.normal(size=(case.batch, *shape))
+            is_random = case.initial_state == "random"
+            self.variables[f"{name}_0"] = drawn if is_random else np.zeros_like(drawn)
 
     def targets(self, case: Case) -> None:
         """Targets, and the mask that says where the loss counts: within each row's own steps, and
@@ -105,18 +105,16 @@ class _Draw:
         indices = self.rng.integers(0, case.output_size, shape)
         rows = self.rng.normal(size=(*shape, case.output_size))
         self.constants["target"] = indices if case.loss == SOFTMAX else rows
-        mask = (
-            (self.rng.random(shape) < 0.6)
-            if case.positions == "masked"
-            else np.ones(shape, dtype=bool)
-        )
+        steps = np.arange(case.steps)[:, None]
         last = self.constants.get("lengths", np.full(case.batch, case.steps)) - 1
-        ends = np.arange(case.steps)[:, None] == last
-        mask = (
-            ends
-            if case.positions == "last"
-            else (mask | ends) & (np.arange(case.steps)[:, None] <= last)
-        )
+        ends, within = steps == last, steps <= last
+        if case.positions == "last":
+            mask = ends
+        elif case.positions == "masked":
+            # a row's last step counts always: no row is without a loss
+            mask = ((self.rng.random(shape) < 0.6) | ends) & within
+        else:
+            mask = within
         self.constants["mask"] = mask.astype(np.float64)
 
     def lengths(self, case: Case) -> None:
@@ -138,32 +136,31 @@ class _Draw:
     def cotangents(self, case: Case, state_shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Random weights on every state at every step."""
         for name, shape in state_shapes.items():
-            self.constants[f"cotangent_{name}"] = self.rng.normal(
-                size=(case.steps, case.batch, *shape)
-            )
+            size = (case.steps, case.batch, *shape)
+            self.constants[f"cotangent_{name}"] = self.rng.normal(size=size)
 
     def own(self, cell: Any, case: Case, suffix: str = "", moved: float = 0.0) -> None:
         """What the cell itself wants to draw, in place of what was drawn; moved at random by this
         part of its size.
         """
-        if hasattr(cell, "initialise"):
-            sizes = (
-                self.variables["W_xh" + suffix].shape[1]
-                if "W_xh" + suffix in self.variables
-                else case.input_size
-            )
-            for name, value in cell.initialise(
-                self.rng, sizes, case.hidden_size, case.batch
-            ).items():
-                full = (
-                    f"{name.removesuffix('_0')}{suffix}_0" if name.endswith("_0") else name + suffix
-                )
-                size = float(np.linalg.norm(value)) / math.sqrt(value.size) or 1.0
-                self.variables[full] = (
-                    value + moved * size * self.rng.uniform(-1, 1, size=value.shape)
-                    if moved
-                    else value
-                )
+        if not hasattr(cell, "initialise"):
+            return
+        # the input of a higher layer is as wide as the layer below
+        reads = self.variables.get("W_xh" + suffix)
+        input_size = case.input_size if reads is None else reads.shape[1]
+        drawn = cell.initialise(self.rng, input_size, case.hidden_size, case.batch)
+        for name, value in drawn.items():
+            if moved:
+                value = self._moved(value, moved)
+            if name.endswith("_0"):
+                self.variables[f"{name.removesuffix('_0')}{suffix}_0"] = value
+            else:
+                self.variables[name + suffix] = value
+
+    def _moved(self, value: Array, part: float) -> Array:
+        """The value, moved at random by up to this part of its size (zeros: of 1)."""
+        size = float(np.linalg.norm(value)) / math.sqrt(value.size) or 1.0
+        return value + part * size * self.rng.uniform(-1, 1, size=value.shape)
 
 
 # Of a user's cell's own draw: an identity, or zeros, would hide a transposed or forgotten weight.
@@ -179,14 +176,11 @@ def must_fit(case: Case, weights: int | None = None) -> None:
 
     weights: how many there are; None for those of the built-in cell.
     """
-    per_row = (
-        case.input_size
-        + case.output_size
-        + case.layers * (1 + case.bidirectional) * case.hidden_size
-    )
-    numbers = case.steps * (
-        (numbers_in(case) if weights is None else weights) + case.batch * per_row
-    )
+    if weights is None:
+        weights = numbers_in(case)
+    runs = case.layers * (1 + case.bidirectional)
+    per_row = case.input_size + case.output_size + runs * case.hidden_size
+    numbers = case.steps * (weights + case.batch * per_row)
     if numbers > LARGEST:
         sizes = f"T={case.steps}, B={case.batch}, I={case.input_size}, H={case.hidden_size}"
         raise BadOption(
@@ -220,9 +214,8 @@ def numbers_in(case: Case) -> int:
     """How many weights the case has, its head included."""
     network = arranged(case)
     head = case.output_size * (network.features(case.hidden_size) + 1)
-    return head + sum(
-        map(math.prod, network.parameter_shapes(case.input_size, case.hidden_size).values())
-    )
+    shapes = network.parameter_shapes(case.input_size, case.hidden_size)
+    return head + sum(map(math.prod, shapes.values()))
 
 
 def must_make_sense(case: Case) -> None:
@@ -271,43 +264,22 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
     """
     candidate = built_in(case.cell, case.options, case.algorithm)
     must_make_sense(case)
-    cell = candidate.cell
     network = arranged(case)
     must_fit(case)
-    shapes, states = (
-        network.parameter_shapes(case.input_size, case.hidden_size),
-        network.state_shapes(case.hidden_size),
-    )
-    reads, features = network.reads(), network.features(case.hidden_size)
-    head = Head(case.loss, case.reduction, case.output_size, reads)
-    draw = _Draw(np.random.default_rng(seed))
-    draw.weights(shapes | (head.parameter_shapes(features) if case.loss != PROJECTION else {}))
-    draw.sequence(case)
-    draw.initial_state(case, states)
-    if case.unequal:
-        draw.lengths(case)
+    draw = _drawn(case, network, seed)
     if case.loss == PROJECTION:
-        draw.cotangents(case, states)
+        label, readout_options = "cotangents", dict[str, Any]()
     else:
-        draw.targets(case)
-    if case.dropout:
-        draw.dropout(case, features)
-    for run in (run for layer in network.directions() for run in layer):
-        draw.own(cell, case, run.suffix)
-    label = (
-        "cotangents"
-        if case.loss == PROJECTION
-        else f"{LOSS_LABELS[case.loss]} {case.positions} {case.reduction}"
-    )
+        label = f"{LOSS_LABELS[case.loss]} {case.positions} {case.reduction}"
+        readout_options = {"reduction": case.reduction, "reads": network.reads()}
+    states = network.state_shapes(case.hidden_size)
     problem = Problem(
         name=case.name,
         cell=case.cell,
         options=case.options,
         readout=case.loss,
-        readout_options={}
-        if case.loss == PROJECTION
-        else {"reduction": case.reduction, "reads": reads},
-        parameter_names=tuple(shapes),
+        readout_options=readout_options,
+        parameter_names=tuple(network.parameter_shapes(case.input_size, case.hidden_size)),
         state_sizes={name: shape[-1] for name, shape in states.items()},
         input_size=case.input_size,
         hidden_size=case.hidden_size,
@@ -318,11 +290,36 @@ def problem_of(case: Case, seed: int = 0, dtype: str = "float64") -> Problem:
         loss_label=label,
         layers=case.layers,
         bidirectional=case.bidirectional,
-        output_names=output_names(cell),
+        output_names=output_names(candidate.cell),
         window=case.window,
         chunk=case.chunk,
     )
     return train(problem, candidate, case.trained, case.learning_rate).astype(dtype)
+
+
+def _drawn(case: Case, network: Network, seed: int) -> _Draw:
+    """The case's numbers. Their order is part of what a seed means."""
+    states, features = network.state_shapes(case.hidden_size), network.features(case.hidden_size)
+    shapes = dict(network.parameter_shapes(case.input_size, case.hidden_size))
+    if case.loss != PROJECTION:
+        head = Head(case.loss, case.reduction, case.output_size, network.reads())
+        shapes |= head.parameter_shapes(features)
+    draw = _Draw(np.random.default_rng(seed))
+    draw.weights(shapes)
+    draw.sequence(case)
+    draw.initial_state(case, states)
+    if case.unequal:
+        draw.lengths(case)
+    if case.loss == PROJECTION:
+        draw.cotangents(case, states)
+    else:
+        draw.targets(case)
+    if case.dropout:
+        draw.dropout(case, features)
+    for layer in network.directions():
+        for run in layer:
+            draw.own(network.cell, case, run.suffix)
+    return draw
 
 
 def train(
