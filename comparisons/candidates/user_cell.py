@@ -76,22 +76,18 @@ class UserCell:
     ) -> tuple[dict[str, Array], Array, dict[str, Array]]:
         """The cell's own, on the cache of a step run just before."""
         _, cache_of_cell = self._forward(np, cache)
-        given = (_copies(params, self.order), _copies(d_state, self.order))
-        returned = user_code.call(
-            f"{self.name}.step_backward", self.cell.step_backward, given[0], cache_of_cell, given[1]
+        _, state, x = cache
+        part = f"{self.name}.step_backward"
+        weights, cotangents = _copies(params, self.order), _copies(d_state, self.order)
+        returned = user_code.call(part, self.cell.step_backward, weights, cache_of_cell, cotangents)
+        user_code.unchanged(part, {**weights, **cotangents}, {**params, **d_state})
+        d_params, d_x, previous = tuple_of(part, returned, 3, "(d_params, d_x, d_state_prev)")
+        shapes = {name: np.shape(params[name]) for name in self.parameters}
+        return (
+            self._arrays("step_backward: d_params", d_params, shapes),
+            as_array(f"{part}: d_x", d_x, x.shape),
+            self._arrays("step_backward: d_state_prev", previous, _shapes_of(state)),
         )
-        user_code.unchanged(
-            f"{self.name}.step_backward", {**given[0], **given[1]}, {**params, **d_state}
-        )
-        parts = tuple_of(f"{self.name}.step_backward", returned, 3, "(d_params, d_x, d_state_prev)")
-        d_params = self._arrays(
-            "step_backward: d_params",
-            parts[0],
-            {name: np.shape(params[name]) for name in self.parameters},
-        )
-        d_x = as_array(f"{self.name}.step_backward: d_x", parts[1], cache[2].shape)
-        previous = {name: value.shape for name, value in cache[1].items()}
-        return d_params, d_x, self._arrays("step_backward: d_state_prev", parts[2], previous)
 
     def initialise(
         self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int
@@ -122,21 +118,14 @@ class UserCell:
 
     def _forward(self, xp: Any, recipe: Any) -> tuple[dict[str, Array], Any]:
         params, state, x = recipe
-        given = (
-            _copies(params, self.order),
-            _copies(state, self.order),
-            np.array(x, order=self.order),
-        )
-        returned = user_code.call(f"{self.name}.step", self.cell.step, xp, *given)
-        user_code.unchanged(
-            f"{self.name}.step",
-            {**given[0], **given[1], "x": given[2]},
-            {**params, **state, "x": x},
-        )
-        state, cache = tuple_of(f"{self.name}.step", returned, 2, "(new_state, cache)")
-        return self._arrays(
-            "step: new_state", state, {name: value.shape for name, value in recipe[1].items()}
-        ), cache
+        part = f"{self.name}.step"
+        weights, before = _copies(params, self.order), _copies(state, self.order)
+        inputs = np.array(x, order=self.order)
+        returned = user_code.call(part, self.cell.step, xp, weights, before, inputs)
+        given = {**weights, **before, "x": inputs}
+        user_code.unchanged(part, given, {**params, **state, "x": x})
+        new_state, cache = tuple_of(part, returned, 2, "(new_state, cache)")
+        return self._arrays("step: new_state", new_state, _shapes_of(state)), cache
 
     def _shapes(self, method: str, *sizes: int) -> Shapes:
         part = f"{self.name}.{method}"
@@ -164,21 +153,21 @@ class UserCell:
                 f"{kind_of(given)}"
             )
         named = cast(Mapping[Any, Any], given)
-        missing, extra = (
-            [name for name in shapes if name not in named],
-            [str(name) for name in named if name not in shapes],
-        )
-        if missing or extra:
-            told = [f"lacks {', '.join(missing)}"] * bool(missing) + [
-                f"has the unknown {', '.join(extra)}"
-            ] * bool(extra)
+        missing = [name for name in shapes if name not in named]
+        extra = [str(name) for name in named if name not in shapes]
+        wrong: list[str] = []
+        if missing:
+            wrong.append(f"lacks {', '.join(missing)}")
+        if extra:
+            wrong.append(f"has the unknown {', '.join(extra)}")
+        if wrong:
             raise BadContract(
-                f"{self.name}.{part} {' and '.join(told)}; its keys are {', '.join(shapes)}"
+                f"{self.name}.{part} {' and '.join(wrong)}; its keys are {', '.join(shapes)}"
             )
-        return {
-            name: as_array(f"{self.name}.{part}[{name!r}]", named[name], shape)
-            for name, shape in shapes.items()
-        }
+        arrays: dict[str, Array] = {}
+        for name, shape in shapes.items():
+            arrays[name] = as_array(f"{self.name}.{part}[{name!r}]", named[name], shape)
+        return arrays
 
 
 def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
@@ -205,12 +194,11 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
 
 def kind_of(value: Any) -> str:
     """'a list', 'None', 'a str'."""
+    if value is None:
+        return "None"
     name = type(value).__name__
-    return (
-        "None"
-        if value is None
-        else f"{'an' if name[0] in 'aeio' or name == 'ndarray' else 'a'} {name}"
-    )
+    article = "an" if name[0] in "aeio" or name == "ndarray" else "a"
+    return f"{article} {name}"
 
 
 def _name(cell: Any) -> str:
@@ -228,6 +216,10 @@ def tuple_of(part: str, returned: Any, count: int, meaning: str) -> tuple[Any, .
         )
         raise BadContract(f"{part} returns {meaning}, not {kind_of(returned)}{length}")
     return tuple(cast(tuple[Any], returned))
+
+
+def _shapes_of(arrays: Arrays) -> Shapes:
+    return {name: value.shape for name, value in arrays.items()}
 
 
 def _copies(arrays: Arrays, order: Literal["C", "F"] = "C") -> dict[str, Array]:

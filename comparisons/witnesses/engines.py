@@ -136,20 +136,19 @@ def _steps(
     """The shares of the steps: the gradients of the offsets, and all that has a time axis of its
     own.
     """
-    steps = {
-        name: value
-        for name, value in gradients.items()
-        if name in ("x", STATE_JACOBIAN, PRODUCT_TO_END)
-    }
-    steps |= {
-        name: found[name + OFFSET] for name in problem.parameter_names if name + OFFSET in found
-    }
-    for name in problem.state_sizes:
+    timed = ("x", STATE_JACOBIAN, PRODUCT_TO_END)
+    steps = {name: value for name, value in gradients.items() if name in timed}
+    for name in problem.parameter_names:
         if name + OFFSET in found:
-            parts = (found[f"{name}_0"][None], found[name + OFFSET])
-            steps[f"{name}_0"] = np.concatenate(
-                parts if problem.first_step(f"{name}_0") == 0 else parts[::-1]
-            )
+            steps[name] = found[name + OFFSET]
+    for name in problem.state_sizes:
+        if name + OFFSET not in found:
+            continue
+        initial = f"{name}_0"
+        parts = (found[initial][None], found[name + OFFSET])
+        # the initial state of a reverse direction is that of the step after the last
+        in_time = parts if problem.first_step(initial) == 0 else parts[::-1]
+        steps[initial] = np.concatenate(in_time)
     return steps
 
 
@@ -204,28 +203,26 @@ def with_offsets(problem: Problem) -> dict[str, Array]:
     """
     shapes = {name: problem.variables[name].shape for name in problem.parameter_names}
     shapes |= {name: problem.variables[f"{name}_0"].shape for name in problem.state_sizes}
-    offsets = {
-        name + OFFSET: np.zeros((problem.steps, *shape), dtype=problem.dtype)
-        for name, shape in shapes.items()
-    }
+    offsets: dict[str, Array] = {}
+    for name, shape in shapes.items():
+        offsets[name + OFFSET] = np.zeros((problem.steps, *shape), dtype=problem.dtype)
     return {**offsets, **problem.variables}
 
 
 def _ask_autodiff(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
+    differentiate = module.gradients
     if isinstance(problem, FunctionProblem):
-        differentiate = getattr(module, "gradients_uncompiled", module.gradients)
-        return _answer(
-            differentiate(
-                _as_scalar_function(problem),
-                dict(problem.variables),
-                dict(problem.constants),
-                **keywords,
-            )
-        )
-    function = _network_function(problem)
-    return _answer(
-        module.gradients(function, dict(problem.variables), dict(problem.constants), **keywords)
-    )
+        # with loops and branches of its own, and asked once: not worth compiling
+        differentiate = getattr(module, "gradients_uncompiled", differentiate)
+    told = dict(problem.variables), dict(problem.constants)
+    return _answer(differentiate(_function_of(problem), *told, **keywords))
+
+
+def _function_of(problem: AnyProblem) -> Any:
+    """What is differentiated: (xp, scan, variables, constants) -> (scalar, states)."""
+    if isinstance(problem, FunctionProblem):
+        return _as_scalar_function(problem)
+    return _network_function(problem)
 
 
 def _network_function(problem: Problem) -> equations.SequenceLoss:
@@ -241,17 +238,9 @@ def _as_scalar_function(problem: FunctionProblem) -> equations.ScalarFunction:
 
 
 def _ask_torch_nn(module: Any, problem: Problem, **keywords: Any) -> Answer:
+    asked = (problem.cell, problem.options, readout_of(problem))
     told = (problem.variables, problem.constants)
-    return _answer(
-        module.gradients(
-            problem.cell,
-            problem.options,
-            readout_of(problem),
-            *told,
-            arrangement_of(problem),
-            **keywords,
-        )
-    )
+    return _answer(module.gradients(*asked, *told, arrangement_of(problem), **keywords))
 
 
 def _answer(told: tuple[float, dict[str, Array], dict[str, Array]]) -> Answer:
@@ -272,46 +261,32 @@ def _ask_numeric(module: Any, problem: AnyProblem) -> Answer:
             value, problem.variables, problem.seed
         )
     except getattr(module, "DoesNotFollow", ()) as error:
-        raise CannotFollow(
-            f"{error}{at_line(error.__cause__.__traceback__ if error.__cause__ else None)}"
-        ) from error
+        trace = error.__cause__.__traceback__ if error.__cause__ else None
+        raise CannotFollow(f"{error}{at_line(trace)}") from error
     uncertainty, kinks = doubt or (dict[str, float](), dict[str, Array]())
     return Answer(loss, gradients, directions=directions, uncertainty=uncertainty, kinks=kinks)
 
 
 def _ask_forward(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
-    function = (
-        _as_scalar_function(problem)
-        if isinstance(problem, FunctionProblem)
-        else _network_function(problem)
-    )
-    loss, gradients, directions = module.gradients(
-        function, problem.variables, problem.constants, problem.seed, **keywords
-    )
+    told = (problem.variables, problem.constants, problem.seed)
+    function = _function_of(problem)
+    loss, gradients, directions = module.gradients(function, *told, **keywords)
     return Answer(loss, gradients, directions=directions)
 
 
 def _ask_for_proof(module: Any, problem: AnyProblem) -> Answer:
-    function = (
-        _as_scalar_function(problem)
-        if isinstance(problem, FunctionProblem)
-        else _network_function(problem)
-    )
+    function = _function_of(problem)
     try:
         loss, told = module.enclosures(function, problem.variables, problem.constants, problem.seed)
     except module.NotEnclosed as error:
         raise CannotFollow(f"{error}{at_line(error.__traceback__)}") from error
-    directions = {
-        name: enclosure.directions
-        for name, enclosure in told.items()
-        if enclosure.directions is not None
-    }
-    return Answer(
-        loss,
-        {name: enclosure.middle() for name, enclosure in told.items()},
-        directions=directions,
-        proof=told,
-    )
+    gradients: dict[str, Array] = {}
+    directions: dict[str, Array] = {}
+    for name, enclosure in told.items():
+        gradients[name] = enclosure.middle()
+        if enclosure.directions is not None:
+            directions[name] = enclosure.directions
+    return Answer(loss, gradients, directions=directions, proof=told)
 
 
 def _torch_keywords(problem: AnyProblem, rounding_seed: int | None) -> dict[str, Any]:
@@ -336,12 +311,11 @@ def _needs_namespace(problem: AnyProblem) -> str | None:
 
 
 def _needs_whole_gradient(problem: AnyProblem) -> str | None:
-    cut = isinstance(problem, Problem) and (problem.window is not None or problem.chunk is not None)
-    return (
-        "a truncated gradient is the derivative of no number that could be evaluated"
-        if cut
-        else None
-    )
+    if isinstance(problem, FunctionProblem):
+        return None
+    if problem.window is None and problem.chunk is None:
+        return None
+    return "a truncated gradient is the derivative of no number that could be evaluated"
 
 
 ENGINES: tuple[Engine, ...] = (
