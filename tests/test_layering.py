@@ -65,9 +65,10 @@ REFERENCE = {
     "devices": "",
     "equations": "arrays",
     "by_jax": "arrays devices equations",
-    "by_torch": "arrays devices equations",
+    "by_torch": "arrays devices equations worlds",
     "numeric": "arrays equations",
     "unrolled": "arrays equations",
+    "worlds": "",
 }
 
 # The arrows from comparisons/ to the two sides. Only who stands on trial is made of manual/, and
@@ -75,7 +76,8 @@ REFERENCE = {
 ACROSS = {
     "candidates": "manual",
     "witnesses": "reference",
-    "candidates.user_function": "manual reference.unrolled",  # a loss by its step, of the user's
+    # a loss by its step, and copies of code, both of the user's
+    "candidates.user_function": "manual reference.unrolled reference.worlds",
     "studies.optimisers": "manual.training reference",  # the updates of both
     "trial.mutate_*": "manual",  # spoils it
     "trial.other_checkers": "reference",  # the frameworks' own

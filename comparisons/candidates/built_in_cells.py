@@ -210,14 +210,20 @@ class FunctionCandidate:
 
     value(named) -> scalar                       the forward, in NumPy
     gradients(named) -> {path: array}            the derivation; named arrays in, named arrays out
+    copied() -> candidate                        the same on copies of the user's objects, who is
+                                                 asked in another precision than float64: nothing
+                                                 of it stays in the user's objects
     """
 
     value: Callable[[Mapping[str, Array]], Any]
     gradients: Callable[[Mapping[str, Array]], dict[str, Array]]
     per_step: tuple[str, ...] = ()
+    copied: "Callable[[], FunctionCandidate] | None" = None
 
     def answer(self, problem: FunctionProblem) -> Answer:
         """Loss and gradients as given; those of `per_step` have the step as first axis."""
+        if self.copied is not None and problem.dtype != np.float64:
+            return self.copied().answer(problem)
         named = {**problem.constants, **problem.variables}
         loss = float(self.value(named))
         gradients = self.gradients(named)

@@ -2,6 +2,7 @@
 named arrays inside.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from ...reference.unrolled import Unrolled
+from ...reference.worlds import World
 from .. import user_code
 from ..errors import BadContract, BadOption
 from ..problems.arrays import Array
@@ -64,6 +66,18 @@ class UserFunction:
     def leaves(self) -> dict[str, Array]:
         """All arrays of params and inputs by path."""
         return {**flatten(self.params), **flatten(self.inputs)}
+
+    def copied(self, world: World | None = None) -> "UserFunction":
+        """The same on copies of all that its code reaches, in that world or one of its own."""
+        world, new = world or World(), copy.copy(self)
+        for name in ("function", "setup", "params", "inputs"):
+            object.__setattr__(new, name, world.copy(getattr(self, name)))
+        return new
+
+    def aside(self, code: Any) -> "tuple[UserFunction, Any]":
+        """Copies of this and of other code of the user's, which share what the originals do."""
+        world = World()
+        return self.copied(world), world.copy(code)
 
     def evaluate(
         self, xp: Any, named: Mapping[str, Any], function: Callable[..., Any] | None = None

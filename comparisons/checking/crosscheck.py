@@ -178,7 +178,7 @@ def examine(
         if case.passed and manner.first_of_all:
             preflight.not_vacuous(case, manner.unread)
     notes = [*case.notes]
-    if all(engine.numeric for engine in engines):
+    if all(engine.numeric for engine in compared.witnesses.plain):
         notes.append(NUMERIC_ONLY)
     notes += [f"at a kink: {tie}" for tie in ties]
     return Examined(replace(case, notes=notes), answer, compared.witnesses)

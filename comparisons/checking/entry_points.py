@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..problems.problem import FunctionProblem, Problem
 from ..witnesses.ask import available
 from ..witnesses.batched import batched
-from ..witnesses.engines import NUMERIC, Engine, computing_on, names_in
+from ..witnesses.engines import FOR_NUMPY_CODE, Engine, computing_on, names_in
 from ..witnesses.left_out import LeftOut
 from . import preflight
 from .case_report import CaseReport
@@ -99,8 +99,8 @@ def check_gradients(
     """Whether gradients(params, inputs) is the derivative of the loss.
 
     loss(xp, params, inputs) -> scalar, in array-API operations, is differentiated by torch and
-    jax; loss(params, inputs), any NumPy code, by complex step where it follows, and by
-    differences. gradients returns a dict whose keys name params, or inputs it also differentiates;
+    jax; loss(params, inputs), any NumPy code, by torch as well, where the code can be run on
+    it as it stands, by complex step where it follows, and by differences. gradients returns a dict whose keys name params, or inputs it also differentiates;
     or a tuple or list in the order of params; nests as params does. What it does not return is
     listed as not given. `setup` runs before every evaluation. `convention` declares what the code
     means to return (see comparisons/problems/convention.py).
@@ -114,15 +114,17 @@ def check_gradients(
         function = UserFunction("loss", loss, params, inputs, setup, seed)
         declared = convention_of(convention, rtol, atol)
 
-        def given(named: Arrays) -> dict[str, Array]:
-            return function.call("gradients", gradients, named, [])
+        def given_of(user: UserFunction, derivation: Any) -> Derivation:
+            return lambda named: user.call("gradients", derivation, named, [])
 
-        scalar = function.objective(declared)
+        def scalar_of(user: UserFunction) -> Scalar:
+            return user.objective(declared)
+
         rounding = getattr(gradients, "rounding", None)
         noise: Mapping[str, float] = {}
         if rounding is not None:
             noise = rounding(params)
-        trial = FunctionTrial("gradients", function, scalar, given, extra_noise=noise)
+        trial = FunctionTrial("gradients", function, scalar_of, gradients, given_of, extra_noise=noise)
         yield _function_case(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
@@ -162,11 +164,18 @@ def check_vjp(
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
             in_form = rebuild(outputs, cotangents, "output")
 
-            def given(named: Arrays, in_form: Any = in_form) -> dict[str, Array]:
-                return user.call("vjp", vjp, named, [in_form])
+            def given_of(
+                user: UserFunction, derivation: Any, in_form: Any = in_form
+            ) -> Derivation:
+                return lambda named: user.call("vjp", derivation, named, [in_form])
 
-            scalar = user.inner_product(cotangents)
-            trial = FunctionTrial(f"vjp, {name}", user, scalar, given, first_of_all=number == 0)
+            def scalar_of(
+                user: UserFunction, cotangents: Mapping[str, Array] = cotangents
+            ) -> Scalar:
+                return user.inner_product(cotangents)
+
+            what, is_first = f"vjp, {name}", number == 0
+            trial = FunctionTrial(what, user, scalar_of, vjp, given_of, first_of_all=is_first)
             yield _function_case(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
@@ -202,7 +211,7 @@ class Setting:
         Raises MissingFramework where none is left.
         """
         named = names_in(self.references)
-        return available(NUMERIC if named is None and numpy_only else named)
+        return available(FOR_NUMPY_CODE if named is None and numpy_only else named)
 
     def all_that_were_named(self) -> None:
         """Raises MissingFramework where a reference was named that is not installed.
@@ -330,8 +339,10 @@ def _ties_of_cell(cell: UserCell, problem: Problem) -> list[str]:
 class FunctionTrial:
     """A scalar function of a user's, and the gradients that were derived for it.
 
-    scalar(xp, named) -> scalar      the loss, or the outputs under cotangents
-    given(named) -> {path: array}    the derivation
+    scalar_of(user)                  scalar(xp, named) -> scalar: the loss, or the outputs under
+                                     cotangents
+    derivation                       the user's code that gives the gradients
+    given_of(user, derivation)       given(named) -> {path: array}: the derivation
     first_of_all                     whether nothing of this code has been asked before
     extra_noise                      absolute error by variable that the way of reading out the
                                      gradient adds
@@ -339,8 +350,9 @@ class FunctionTrial:
 
     name: str
     user: UserFunction
-    scalar: Scalar
-    given: Derivation
+    scalar_of: Callable[[UserFunction], Scalar]
+    derivation: Any
+    given_of: Callable[[UserFunction, Any], Derivation]
     first_of_all: bool = True
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
 
@@ -357,6 +369,7 @@ class FunctionTrial:
         return FunctionProblem(
             name=self.name,
             function=self.scalar,
+            copied=lambda world: self.scalar_of(self.user.copied(world)),
             variables=frozen(in_double),
             constants=frozen(constants),
             seed=self.user.seed,
@@ -366,6 +379,28 @@ class FunctionTrial:
             timed=tuple(path for path in flatten(self.user.inputs) if path in variables),
             loss_label=self.user.role,
         )
+
+    @cached_property
+    def scalar(self) -> Scalar:
+        """scalar(xp, named) of the user's own objects."""
+        return self.scalar_of(self.user)
+
+    @cached_property
+    def given(self) -> Derivation:
+        """given(named) of the user's own objects."""
+        return self.given_of(self.user, self.derivation)
+
+    def candidate(self, per_step: tuple[str, ...]) -> FunctionCandidate:
+        """The user's code as the one that is judged; in another precision than its own, a copy
+        of it.
+        """
+
+        def copied() -> FunctionCandidate:
+            user, derivation = self.user.aside(self.derivation)
+            aside = replace(self, user=user, derivation=derivation)
+            return FunctionCandidate(aside.value, aside.given, per_step)
+
+        return FunctionCandidate(self.value, self.given, per_step, copied)
 
     def learned(self) -> list[str]:
         """The paths of the params that have a gradient."""
@@ -384,7 +419,8 @@ class FunctionTrial:
 
         def run(watched: Callable[[Array], Any]) -> Any:
             variables = {path: watched(array) for path, array in problem.variables.items()}
-            return self.scalar(np, {**problem.constants, **variables})
+            scalar = self.scalar_of(self.user.copied())
+            return scalar(np, {**problem.constants, **variables})
 
         return ties_in(run)
 
@@ -394,17 +430,17 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
     preflight.finite_inputs(leaves)
     variables = {path: value for path, value in leaves.items() if is_differentiable(value)}
     engines, missing = setting.engines(trial.user.numpy_only)
-    if all(engine.numeric for engine in engines):
-        if declared.truncation is not None:
-            raise BadOption(
-                "convention: truncation is no derivative of the loss; numeric references cannot "
-                "tell it, torch and jax can"
-            )
+    if declared.truncation is not None and all(engine.numeric for engine in engines):
+        raise BadOption(
+            "convention: truncation is no derivative of the loss; numeric references cannot "
+            "tell it, torch and jax can"
+        )
+    if any(engine.numeric for engine in engines):
         # every variable costs evaluations: only those of which a gradient is given
         asked = trial.given(leaves)
         variables = {path: value for path, value in variables.items() if path in asked}
     problem = trial.problem(variables, declared.precision)
-    candidate = FunctionCandidate(trial.value, trial.given, problem.time_inputs)
+    candidate = trial.candidate(problem.time_inputs)
     manner = Manner(
         partial=True, from_outside=True, first_of_all=trial.first_of_all, ties=trial.ties
     )

@@ -34,6 +34,9 @@ class Answer:
     uncertainty by variable: an absolute error that the engine itself expects of its gradient
     kinks       by variable, of the gradient's shape: half the gap between the one-sided
                 derivatives; the gradient is their middle
+    narrowed    the lowest precision below float64 in which the engine computed because the code
+                does; None where it did not
+    remarks     what the engine noticed on the way, in words
     proof       by variable: what provably encloses the exact gradient; distance(array) bounds how
                 far an array is from it
     """
@@ -46,6 +49,8 @@ class Answer:
     uncertainty: dict[str, float] = field(default_factory=dict[str, float])
     kinks: dict[str, Array] = field(default_factory=dict[str, Array])
     proof: dict[str, Enclosed] = field(default_factory=dict[str, Enclosed])
+    narrowed: str | None = None
+    remarks: tuple[str, ...] = ()
 
     def astype(self, dtype: npt.DTypeLike) -> "Answer":
         """The same with every array in `dtype`."""

@@ -246,8 +246,10 @@ class FunctionProblem(Differentiable):
     """A scalar function of named arrays that is not taken apart into steps.
 
     function(xp, named) -> scalar        of variables and constants together
-    numpy_only                           whether it is NumPy code, which only numeric references
-                                         can ask
+    copied(world) -> function            the same on copies of all that the user's code reaches, made
+                                         in a reference.worlds.World
+    numpy_only                           whether it is NumPy code, which torch and jax as they are
+                                         cannot run
     extra_noise                          absolute error by variable that the way of reading out the
                                          gradient adds
     timed                                the inputs among the variables: those with T as first axis
@@ -263,6 +265,7 @@ class FunctionProblem(Differentiable):
     precision: str | None = None
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
     timed: tuple[str, ...] = ()
+    copied: Callable[[Any], Callable[[Any, Mapping[str, Any]], Any]] | None = None
     cell: str = "function"
     loss_label: str = ""
 

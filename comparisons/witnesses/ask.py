@@ -201,7 +201,9 @@ def measured(
     each: dict[Engine, tolerance.Noise] = {}
     for engine, found in own.items():
         each[engine] = tolerance.scaled(found, factor, {}, convention.allowed)
-    return Witnesses(plain, told, asked.left_out, common, each, lowered.remarks, lowered.overflown)
+    remarks = [remark for answer in plain.values() for remark in answer.remarks]
+    remarks += lowered.remarks
+    return Witnesses(plain, told, asked.left_out, common, each, remarks, lowered.overflown)
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,8 @@ def _noise(
     noise = tolerance.measure(
         problem, first.answer, plain[first], samples, first.rounds_at_random, in_double=unable
     )
+    if plain[first].narrowed is not None:
+        noise = tolerance.of_precision(noise, plain[first], plain[first].narrowed)
     return tolerance.largest(noise, *lowered.errors), lowered
 
 
@@ -254,7 +258,7 @@ def _own_errors(problem: AnyProblem, plain: Mapping[Engine, Answer]) -> _Lowered
     if lowered is problem:
         return found
     for engine, answer in plain.items():
-        if engine.numeric or engine.by_name:
+        if engine.numeric or (engine.by_name and not engine.for_numpy_code):
             continue
         try:
             told = engine.answer(lowered).astype(np.float64)

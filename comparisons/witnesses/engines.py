@@ -15,6 +15,7 @@ import numpy as np
 
 from ... import reference
 from ...reference import devices, equations
+from ...reference.worlds import World
 from ..errors import CannotFollow, MissingDevice, MissingFramework, UnknownName
 from ..problems.answer import Answer
 from ..problems.arrays import Array
@@ -38,7 +39,8 @@ class Engine:
     gradients, offsets included. keywords(problem, rounding_seed) are what the module's functions
     want to know besides. rounds_at_random: whether it can answer under stochastic arithmetic;
     tells_steps: whether it knows the share of each step; numeric: whether it only evaluates the
-    function, in NumPy; by_name: whether it is asked only where it is named.
+    function, in NumPy; by_name: whether it is asked only where it is named; for_numpy_code:
+    whether it differentiates NumPy code as it stands.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Engine:
     tells_steps: bool = True
     numeric: bool = False
     by_name: bool = False
+    for_numpy_code: bool = False
 
     def load(self) -> Any:
         """The module. Raises MissingFramework, saying how to install what is missing."""
@@ -230,9 +233,14 @@ def _network_function(problem: Problem) -> equations.SequenceLoss:
     return _sequence_loss(step_of(problem), readout_of(problem), *names, arrangement_of(problem))
 
 
+def _afresh(problem: FunctionProblem) -> Any:
+    """The function on copies of the user's objects, as they are now."""
+    return problem.function if problem.copied is None else problem.copied(World())
+
+
 def _as_scalar_function(problem: FunctionProblem) -> equations.ScalarFunction:
     return lambda xp, scan, variables, constants: (
-        problem.function(xp, {**constants, **variables}),
+        _afresh(problem)(xp, {**constants, **variables}),
         {},
     )
 
@@ -253,7 +261,7 @@ def _ask_numeric(module: Any, problem: AnyProblem) -> Answer:
 
     def value(variables: dict[str, Array]) -> Any:
         if isinstance(problem, FunctionProblem):
-            return problem.function(xp, {**problem.constants, **variables})
+            return _afresh(problem)(xp, {**problem.constants, **variables})
         return _network_function(problem)(xp, equations.numpy_scan, variables, problem.constants)[0]
 
     try:
@@ -265,6 +273,23 @@ def _ask_numeric(module: Any, problem: AnyProblem) -> Answer:
         raise CannotFollow(f"{error}{at_line(trace)}") from error
     uncertainty, kinks = doubt or (dict[str, float](), dict[str, Array]())
     return Answer(loss, gradients, directions=directions, uncertainty=uncertainty, kinks=kinks)
+
+
+def _ask_numpy_code(module: Any, problem: FunctionProblem, **keywords: Any) -> Answer:
+    told = dict(problem.variables), dict(problem.constants)
+    copied = problem.copied or (lambda world: world.copy(problem.function))
+    try:
+        loss, states, gradients, narrowed = module.gradients(copied, *told, **keywords)
+    except module.DoesNotFollow as error:
+        trace = error.__cause__.__traceback__ if error.__cause__ else None
+        raise CannotFollow(f"{error}{at_line(trace)}") from error
+    remarks = tuple(
+        f"the {problem.loss_label or 'function'} computes in {name} at {place}: numbers are rounded "
+        f"to it there"
+        for name, place in narrowed.items()
+    )
+    lowest = min(narrowed, key=lambda name: np.dtype(name).itemsize, default=None)
+    return Answer(loss, gradients, states, narrowed=lowest, remarks=remarks)
 
 
 def _ask_forward(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
@@ -310,6 +335,12 @@ def _needs_namespace(problem: AnyProblem) -> str | None:
     return None
 
 
+def _needs_numpy_code(problem: AnyProblem) -> str | None:
+    if isinstance(problem, FunctionProblem) and problem.numpy_only:
+        return None
+    return "it runs NumPy code; torch itself runs what is written for a namespace"
+
+
 def _needs_whole_gradient(problem: AnyProblem) -> str | None:
     if isinstance(problem, FunctionProblem):
         return None
@@ -345,6 +376,17 @@ ENGINES: tuple[Engine, ...] = (
         keywords=_torch_keywords,
         rounds_at_random=True,
         tells_steps=False,
+    ),
+    Engine(
+        name="torch (NumPy code)",
+        module="by_torch.numpy_code",
+        package="torch",
+        reason_not=_needs_numpy_code,
+        ask=_ask_numpy_code,
+        keywords=_torch_keywords,
+        rounds_at_random=True,
+        by_name=True,
+        for_numpy_code=True,
     ),
     Engine(
         name="complex step",
@@ -392,6 +434,9 @@ AUTODIFF: tuple[str, ...] = tuple(
     engine.name for engine in ENGINES if not (engine.numeric or engine.by_name)
 )
 NUMERIC: tuple[str, ...] = tuple(engine.name for engine in ENGINES if engine.numeric)
+FOR_NUMPY_CODE: tuple[str, ...] = tuple(
+    engine.name for engine in ENGINES if engine.numeric or engine.for_numpy_code
+)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ times as much. Both are calibrated by experiments that `comparisons/trial/calibr
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import ml_dtypes
@@ -182,6 +182,16 @@ def _floor(problem: Differentiable, reference: Answer, at_random: bool) -> Noise
         {name: value + least for name, value in total.items()},
         {name: value + least for name, value in steps.items()},
     )
+
+
+def of_precision(noise: Noise, reference: Answer, dtype: str) -> Noise:
+    """The noise where the code itself rounds to a lower precision: at least its unit roundoff of
+    the largest entry, which a single random sample may miss.
+    """
+    total = dict(noise.total)
+    for name, value in quantities(reference).items():
+        total[name] = max(total[name], epsilon(dtype) * _size(value))
+    return replace(noise, total=total)
 
 
 def difference(reference: Answer, other: Answer) -> Noise:

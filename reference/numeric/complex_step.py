@@ -4,9 +4,12 @@ It runs NumPy code that follows complex numbers.
 
 No difference is taken, so that nothing cancels (Squire and Trapp 1998, "Using complex variables to
 estimate derivatives of real functions"). It needs an analytic function written in operations that
-carry complex numbers through: abs, max, comparisons and conversions to float do not, and may be
-silently wrong. Therefore the result is held against central differences before it is believed,
-along one random direction; where they disagree, `DoesNotFollow` is raised.
+carry complex numbers through: abs, norms, max, conjugates, real parts and comparisons do not, and
+may be silently wrong by any small share of the gradient. `Watched` arrays, which are what the
+function is given, see every operation of NumPy's on them, and raise `DoesNotFollow` at one that is
+not analytic. What happens out of their sight, conversions to float above all, is found out by
+holding the result against central differences along one random direction, and `DoesNotFollow`
+raised where they disagree.
 """
 
 import warnings
@@ -21,6 +24,97 @@ from .finite_difference import Value
 STEP = 1e-30
 
 
+# What has no complex derivative: functions by their names, ufuncs among them.
+NOT_ANALYTIC = frozenset(
+    "absolute fabs conjugate sign signbit maximum minimum fmax fmin greater greater_equal less "
+    "less_equal heaviside floor ceil rint trunc round around arctan2 hypot copysign real imag "
+    "angle real_if_close norm max min amax amin nanmax nanmin ptp sort argsort argmax argmin "
+    "partition argpartition median nanmedian percentile quantile clip vdot matrix_norm "
+    "vector_norm vecdot vecmat cond svd searchsorted lexsort unique digitize histogram "
+    "interp nan_to_num isclose allclose".split()
+)
+
+
+class Watched(np.ndarray[Any, Any]):
+    """An array that lets analytic operations alone be done with its complex numbers."""
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """The ufunc's result, watched. Raises DoesNotFollow for one that is not analytic."""
+        plain = [_plain(value) for value in inputs]
+        _must_be_analytic(ufunc.__name__, plain)
+        if "out" in kwargs:
+            kwargs["out"] = tuple(_plain(value) for value in kwargs["out"])
+        return _watched(getattr(ufunc, method)(*plain, **kwargs))
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """The function's result, watched. Raises DoesNotFollow for one that is not analytic."""
+        _must_be_analytic(func.__name__, _arrays_in((args, kwargs)))
+        return super().__array_function__(func, types, args, kwargs)
+
+    def __getitem__(self, index: Any) -> Any:
+        """A part of it, single numbers included, watched."""
+        return _watched(super().__getitem__(index))
+
+    @property
+    def real(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Raises DoesNotFollow where the numbers are complex."""
+        _must_be_analytic("real", [_plain(self)])
+        return _plain(self).real
+
+    @property
+    def imag(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Raises DoesNotFollow where the numbers are complex."""
+        _must_be_analytic("imag", [_plain(self)])
+        return _plain(self).imag
+
+
+def _method(name: str) -> Any:
+    def method(self: Watched, *args: Any, **kwargs: Any) -> Any:
+        _must_be_analytic(name, [_plain(self)])
+        return _watched(getattr(_plain(self), name)(*args, **kwargs))
+
+    return method
+
+
+for _name in (
+    "max min argmax argmin argsort sort ptp clip conj conjugate round partition argpartition "
+    "searchsorted sum mean prod std var dot cumsum cumprod trace item".split()
+):
+    if hasattr(np.ndarray, _name):
+        setattr(Watched, _name, _method(_name))
+
+
+def _plain(value: Any) -> Any:
+    return value.view(np.ndarray) if isinstance(value, Watched) else value
+
+
+def _watched(value: Any) -> Any:
+    """The arrays and complex numbers of a result, watched."""
+    if isinstance(value, np.complexfloating | complex):
+        return np.asarray(value).view(Watched)
+    if isinstance(value, np.ndarray) and value.dtype.kind == "c":
+        return value.view(Watched)
+    return value
+
+
+def _arrays_in(value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [array for item in value for array in _arrays_in(item)]
+    if isinstance(value, dict):
+        return [array for item in value.values() for array in _arrays_in(item)]
+    return []
+
+
+def _must_be_analytic(name: str, values: list[Any]) -> None:
+    """Raises DoesNotFollow for an operation on complex numbers that has no complex derivative."""
+    names = {name, {"conj": "conjugate"}.get(name, name)}
+    kinds = {getattr(value, "dtype", np.dtype(object)).kind for value in values}
+    if "c" in kinds and (names & NOT_ANALYTIC or name in ("std", "var")):
+        raise DoesNotFollow(f"{name} of complex numbers is not analytic")
+
+
 class ComplexNumPy:
     """NumPy, with what it does not offer for complex numbers and what is analytic none the less."""
 
@@ -29,7 +123,7 @@ class ComplexNumPy:
 
     def logaddexp(self, x: Any, y: Any) -> Any:
         """log(e^x + e^y), shifted by the larger real part."""
-        shift = np.maximum(np.real(x), np.real(y))
+        shift = np.maximum(np.real(_plain(x)), np.real(_plain(y)))
         return shift + np.log(np.exp(x - shift) + np.exp(y - shift))
 
 
@@ -60,11 +154,17 @@ def gradients(value: Value, variables: Named, seed: int) -> tuple[float, Arrays,
 
 
 def _slope(value: Value, point: Arrays, directions: Arrays) -> float:
-    moved = {name: point[name] + 1j * STEP * direction for name, direction in directions.items()}
+    moved: Arrays = {}
+    for name, direction in directions.items():
+        moved[name] = (point[name] + 1j * STEP * direction).view(Watched)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             result = np.asarray(value({**point, **moved}))
+        except DoesNotFollow as error:
+            raise DoesNotFollow(
+                f"the function does not carry complex numbers through ({error})"
+            ) from error
         except (TypeError, ValueError, Warning) as error:
             raise DoesNotFollow(
                 f"the function does not carry complex numbers through ({error})"

@@ -259,7 +259,7 @@ def test_python_floats_stay_python_floats_for_code_that_needs_them():
     report = check_gradients(right, chain, params, inputs)
     assert report.passed
     assert "complex step: cannot follow" in str(report)
-    with pytest.raises(GradientMismatch, match="u: differs from differences"):
+    with pytest.raises(GradientMismatch, match=r"u: differs from torch \(NumPy code\)"):
         check_gradients(lambda p, i: {**right(p, i), "u": right(p, i)["w"]}, chain, params, inputs)
 
 
@@ -326,12 +326,27 @@ def test_a_report_that_passes_says_what_was_not_given():
     assert re.search("not given.*: U, b", str(report))
 
 
-def test_a_loss_with_a_numpy_signature_is_asked_numerically():
+NUMERIC = {"complex step", "differences"}
+
+
+def test_a_loss_with_a_numpy_signature_is_run_on_torch_and_asked_numerically():
     report = check_gradients(gradients, numpy_loss, PARAMS, INPUTS)
-    assert {row.reference for row in report.rows} == {"complex step", "differences"}
+    assert {row.reference for row in report.rows} == {"torch (NumPy code)", *NUMERIC}
+    assert "the loss is NumPy code" not in str(report)
+    with pytest.raises(GradientMismatch, match="U: differs from torch"):
+        check_gradients(wrong_in("U"), numpy_loss, PARAMS, INPUTS)
+
+
+def test_a_loss_that_only_numeric_references_answer_is_said_to_be_judged_by_them():
+    report = check_gradients(
+        gradients, numpy_loss, PARAMS, INPUTS, references=["complex step", "differences"]
+    )
+    assert {row.reference for row in report.rows} == NUMERIC
     assert "the loss is NumPy code" in str(report)
     with pytest.raises(GradientMismatch, match="U: differs from complex step"):
-        check_gradients(wrong_in("U"), numpy_loss, PARAMS, INPUTS)
+        check_gradients(
+            wrong_in("U"), numpy_loss, PARAMS, INPUTS, references=["complex step", "differences"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -500,21 +515,21 @@ def test_numpy_code_whose_own_loss_cannot_carry_complex_numbers_is_left_to_diffe
             )
         return np.sum(states**2) / 2
 
-    report = check_gradients(gradients, preallocating, PARAMS, INPUTS)
+    report = check_gradients(gradients, preallocating, PARAMS, INPUTS, references=[*NUMERIC])
     assert {row.reference for row in report.rows} == {"differences"}
     assert "complex step" in report.cases[0].left_out
     with pytest.raises(GradientMismatch, match="U: differs from differences"):
-        check_gradients(wrong_in("U"), preallocating, PARAMS, INPUTS)
+        check_gradients(wrong_in("U"), preallocating, PARAMS, INPUTS, references=[*NUMERIC])
 
 
 def test_numpy_code_that_drops_the_imaginary_part_is_left_to_differences():
     def with_abs(params, inputs):
         return np.sum(np.abs(outputs(np, params, inputs)) ** 2) / 2
 
-    report = check_gradients(gradients, with_abs, PARAMS, INPUTS)
+    report = check_gradients(gradients, with_abs, PARAMS, INPUTS, references=[*NUMERIC])
     assert {row.reference for row in report.rows} == {"differences"}
     with pytest.raises(GradientMismatch, match="U: differs from differences"):
-        check_gradients(wrong_in("U"), with_abs, PARAMS, INPUTS)
+        check_gradients(wrong_in("U"), with_abs, PARAMS, INPUTS, references=[*NUMERIC])
 
 
 def test_large_arrays_of_numpy_code_are_looked_at_along_directions():
