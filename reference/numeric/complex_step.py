@@ -4,10 +4,10 @@ It runs NumPy code that follows complex numbers.
 
 No difference is taken, so that nothing cancels (Squire and Trapp 1998, "Using complex variables to
 estimate derivatives of real functions"). It needs an analytic function written in operations that
-carry complex numbers through: abs, norms, max, conjugates, real parts and comparisons do not, and
-may be silently wrong by any small share of the gradient. `Watched` arrays, which are what the
-function is given, see every operation of NumPy's on them, and raise `DoesNotFollow` at one that is
-not analytic. What happens out of their sight, conversions to float above all, is found out by
+carry complex numbers through: abs, norms, conjugates and real parts do not, and may be silently
+wrong by any small share of the gradient; max and comparisons choose by the real parts, and do where
+those are not tied. `Watched` arrays, which are what the function is given, see every operation of
+NumPy's on them, and raise `DoesNotFollow` at one that is not analytic. What happens out of their sight, conversions to float above all, is found out by
 holding the result against central differences along one random direction, and `DoesNotFollow`
 raised where they disagree.
 """
@@ -24,14 +24,16 @@ from .finite_difference import Value
 STEP = 1e-30
 
 
-# What has no complex derivative: functions by their names, ufuncs among them.
+# What has no complex derivative, and what takes a part of the numbers.
 NOT_ANALYTIC = frozenset(
-    "absolute fabs conjugate sign signbit maximum minimum fmax fmin greater greater_equal less "
-    "less_equal heaviside floor ceil rint trunc round around arctan2 hypot copysign real imag "
-    "angle real_if_close norm max min amax amin nanmax nanmin ptp sort argsort argmax argmin "
-    "partition argpartition median nanmedian percentile quantile clip vdot matrix_norm "
-    "vector_norm vecdot vecmat cond svd searchsorted lexsort unique digitize histogram "
-    "interp nan_to_num isclose allclose".split()
+    "absolute fabs conjugate conj sign signbit heaviside floor ceil rint trunc round around arctan2 "
+    "hypot copysign real imag angle real_if_close norm matrix_norm vector_norm vdot vecdot vecmat "
+    "cond svd svdvals eigh eigvalsh cholesky std var nanstd nanvar isclose allclose nan_to_num "
+    "digitize histogram interp unwrap".split()
+)
+# What chooses among numbers, by their real parts: analytic where those are not tied.
+COMPARISONS = frozenset(
+    "greater greater_equal less less_equal maximum minimum fmax fmin".split()
 )
 
 
@@ -109,10 +111,19 @@ def _arrays_in(value: Any) -> list[Any]:
 
 def _must_be_analytic(name: str, values: list[Any]) -> None:
     """Raises DoesNotFollow for an operation on complex numbers that has no complex derivative."""
-    names = {name, {"conj": "conjugate"}.get(name, name)}
     kinds = {getattr(value, "dtype", np.dtype(object)).kind for value in values}
-    if "c" in kinds and (names & NOT_ANALYTIC or name in ("std", "var")):
+    if "c" not in kinds:
+        return
+    if name in NOT_ANALYTIC:
         raise DoesNotFollow(f"{name} of complex numbers is not analytic")
+    if name in COMPARISONS and len(values) == 2 and _are_tied(*values):
+        raise DoesNotFollow(f"{name} of numbers that are tied has no derivative")
+
+
+def _are_tied(one: Any, other: Any) -> bool:
+    """Whether two numbers differ in their imaginary parts alone."""
+    one, other = np.asarray(one), np.asarray(other)
+    return bool(np.any((one.real == other.real) & (one.imag != other.imag)))
 
 
 class ComplexNumPy:
