@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..candidates.built_in_cells import CellCandidate
 from ..diagnosis.of_gradients import diagnose
 from ..diagnosis.of_one_step import LocalCheck, check_one_step
@@ -47,6 +49,7 @@ from ..problems.problem import AnyProblem, Problem
 from ..witnesses import tolerance
 from ..witnesses.ask import Testimony, Witnesses
 from ..witnesses.engines import Engine
+from ..witnesses.one_sided import slopes_along
 from . import preflight
 from .case_report import CaseReport
 
@@ -313,11 +316,34 @@ def _notes(compared: Compared) -> list[str]:
 def _outside_kink(compared: Compared) -> bool:
     """Whether what was given is beyond both one-sided derivatives of a kink that a reference saw.
 
-    No convention chooses that.
+    No convention chooses that, and no framework.
     """
     told = compared.witnesses.told
     saw = {engine.name for engine, answer in told.items() if answer.kinks}
-    return any(row.reference in saw and not row.passed for row in compared.rows)
+    if any(row.reference in saw and not row.passed for row in compared.rows):
+        return True
+    return compared.testimony.convention.is_plain and any(
+        _is_outside_both(compared, row) for row in compared.rows if row.kind in OF_SIZE
+    )
+
+
+def _is_outside_both(compared: Compared, row: Verdict) -> bool:
+    """Whether a gradient is beyond both one-sided derivatives, where it is most wrong or all along
+    its error.
+    """
+    engine = next(e for e in compared.witnesses.told if e.name == row.reference)
+    reference, name = compared.witnesses.told[engine], row.gradient
+    if name not in compared.problem.variables or name in reference.directions:
+        return False
+    given = compared.answer.gradients[name]
+    error = given - reference.gradients[name]
+    at_worst = np.zeros(error.shape)
+    at_worst[np.unravel_index(np.argmax(np.abs(error)), error.shape)] = 1.0
+    for direction in (at_worst, np.sign(error)):
+        slopes = slopes_along(compared.problem, name, direction)
+        if slopes.exclude(float(np.sum(given * direction))):
+            return True
+    return False
 
 
 def _agrees_beside(

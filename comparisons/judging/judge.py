@@ -73,12 +73,23 @@ def judge_answer(
     if not all(row.passed for row in forward):
         return Judged(forward, [], not_given)
     rows: list[Verdict] = []
+    gaps = _gaps_at_kinks(witnesses)
     for engine, reference in witnesses.told.items():
         noise = witnesses.noise_against(engine)
         for name in asked:
             if name in reference.gradients and name not in not_given:
-                rows.append(judge(problem, answer, reference, engine.name, name, noise))
+                gap = gaps.get(name)
+                rows.append(judge(problem, answer, reference, engine.name, name, noise, gap))
     return Judged(forward, rows, not_given)
+
+
+def _gaps_at_kinks(witnesses: Witnesses) -> dict[str, Array]:
+    """The gap between one-sided derivatives at every entry, by variable, as any reference saw it."""
+    gaps: dict[str, Array] = {}
+    for told in witnesses.told.values():
+        for name, half in told.kinked.items():
+            gaps[name] = np.maximum(gaps.get(name, 0.0), 2 * half)
+    return gaps
 
 
 def _forward_rows(problem: AnyProblem, answer: Answer, witnesses: Witnesses) -> list[Verdict]:
@@ -100,8 +111,13 @@ def judge(
     engine: str,
     name: str,
     noise: tolerance.Noise,
+    gap: Array | None = None,
 ) -> Verdict:
-    """The verdict on one quantity of an answer against one reference."""
+    """The verdict on one quantity of an answer against one reference.
+
+    `gap`: how far apart two right derivatives may be, entry by entry, at a kink that another
+    reference saw.
+    """
     mine = tolerance.quantities(answer).get(name)
     expected = tolerance.quantities(reference)[name]
     directions = reference.directions.get(name)
@@ -112,7 +128,7 @@ def judge(
         engine,
         Side(mine, tolerance.step_quantities(answer).get(name)),
         Side(expected, tolerance.step_quantities(reference).get(name)),
-        yardstick_for(name, reference, noise),
+        yardstick_for(name, reference, noise, gap),
         Walk(problem.first_step(name), problem.runs_backwards(name)),
     )
     if directions is None:
@@ -120,7 +136,9 @@ def judge(
     return replace(verdict, where=None, along_directions=True)
 
 
-def yardstick_for(name: str, reference: Answer, noise: tolerance.Noise) -> Yardstick:
+def yardstick_for(
+    name: str, reference: Answer, noise: tolerance.Noise, gap: Array | None = None
+) -> Yardstick:
     """How far from the reference a quantity may be.
 
     By measured noise, or by the rtol and atol that were asked for.
@@ -138,7 +156,17 @@ def yardstick_for(name: str, reference: Answer, noise: tolerance.Noise) -> Yards
         # anything between the one-sided derivatives is right
         allowance = reference.kinks[name] / yardstick.limit
         yardstick = replace(yardstick, total=yardstick.total + allowance)
+    elif gap is not None and name not in reference.directions:
+        yardstick = _widened(yardstick, gap / yardstick.limit)
     return yardstick
+
+
+def _widened(yardstick: Yardstick, allowance: Array) -> Yardstick:
+    """By an allowance for each entry; each step by that of its largest."""
+    steps = yardstick.steps
+    if steps is not None and steps.shape == allowance.shape[:1]:
+        steps = steps + allowance.reshape(len(steps), -1).max(axis=1, initial=0.0)
+    return replace(yardstick, total=yardstick.total + allowance, steps=steps)
 
 
 def project(gradient: Array, directions: Array) -> Array:
@@ -166,8 +194,8 @@ def kinks(witnesses: Witnesses) -> list[str]:
     """A note for every gradient at a kink of the function, as differences see it."""
     notes: list[str] = []
     for engine, told in witnesses.told.items():
-        for name, gap in told.kinks.items():
-            at = "" if name in told.directions or not gap.ndim else f" at {_entries(gap)}"
+        for name, gap in told.kinked.items():
+            at = f" at {_entries(gap)}" if gap.ndim and gap.any() else ""
             notes.append(
                 f"the function has a kink in {name}{at}: {engine.name} allow all between its "
                 "one-sided derivatives"

@@ -37,6 +37,8 @@ class Answer:
     narrowed    the lowest precision below float64 in which the engine computed because the code
                 does; None where it did not
     remarks     what the engine noticed on the way, in words
+    kinked      the same of every entry, in the variable's shape, also where the gradient is told
+                along directions
     proof       by variable: what provably encloses the exact gradient; distance(array) bounds how
                 far an array is from it
     """
@@ -48,6 +50,7 @@ class Answer:
     directions: dict[str, Array] = field(default_factory=dict[str, Array])
     uncertainty: dict[str, float] = field(default_factory=dict[str, float])
     kinks: dict[str, Array] = field(default_factory=dict[str, Array])
+    kinked: dict[str, Array] = field(default_factory=dict[str, Array])
     proof: dict[str, Enclosed] = field(default_factory=dict[str, Enclosed])
     narrowed: str | None = None
     remarks: tuple[str, ...] = ()

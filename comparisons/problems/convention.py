@@ -110,7 +110,8 @@ class Convention:
             shares = _times(factor, answer.steps, names)
             # half the gap between two derivatives: a width, which has no sign
             kinks = _times(abs(factor), answer.kinks, names)
-            return replace(answer, gradients=scaled, steps=shares, kinks=kinks)
+            kinked = _times(abs(factor), answer.kinked, names)
+            return replace(answer, gradients=scaled, steps=shares, kinks=kinks, kinked=kinked)
         self._must_have_every_entry(answer, names)
         given = {name: scaled[name] for name in names if name in scaled}
         # clipping looks at the whole: shares of single steps have no meaning any more

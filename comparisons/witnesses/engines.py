@@ -256,14 +256,19 @@ def _answer(told: tuple[float, dict[str, Array], dict[str, Array]]) -> Answer:
     return Answer(loss, gradients, states)
 
 
-def _ask_numeric(module: Any, problem: AnyProblem) -> Answer:
-    xp = getattr(module, "NAMESPACE", np)
+def scalar_in_numpy(problem: AnyProblem, xp: Any = np) -> Callable[[Mapping[str, Array]], Any]:
+    """value(variables): what the problem's gradients are the derivatives of."""
 
-    def value(variables: dict[str, Array]) -> Any:
+    def value(variables: Mapping[str, Array]) -> Any:
         if isinstance(problem, FunctionProblem):
             return _afresh(problem)(xp, {**problem.constants, **variables})
         return _network_function(problem)(xp, equations.numpy_scan, variables, problem.constants)[0]
 
+    return value
+
+
+def _ask_numeric(module: Any, problem: AnyProblem) -> Answer:
+    value = scalar_in_numpy(problem, getattr(module, "NAMESPACE", np))
     try:
         loss, gradients, directions, *doubt = module.gradients(
             value, problem.variables, problem.seed
@@ -271,8 +276,11 @@ def _ask_numeric(module: Any, problem: AnyProblem) -> Answer:
     except getattr(module, "DoesNotFollow", ()) as error:
         trace = error.__cause__.__traceback__ if error.__cause__ else None
         raise CannotFollow(f"{error}{at_line(trace)}") from error
-    uncertainty, kinks = doubt or (dict[str, float](), dict[str, Array]())
-    return Answer(loss, gradients, directions=directions, uncertainty=uncertainty, kinks=kinks)
+    if not doubt:
+        return Answer(loss, gradients, directions=directions)
+    uncertainty, kinks, kinked = doubt
+    answer = Answer(loss, gradients, directions=directions, uncertainty=uncertainty, kinks=kinks)
+    return replace(answer, kinked=kinked)
 
 
 def _ask_numpy_code(module: Any, problem: FunctionProblem, **keywords: Any) -> Answer:
@@ -430,6 +438,7 @@ ENGINES: tuple[Engine, ...] = (
     ),
 )
 
+DIFFERENCES: Engine = next(engine for engine in ENGINES if engine.name == "differences")
 AUTODIFF: tuple[str, ...] = tuple(
     engine.name for engine in ENGINES if not (engine.numeric or engine.by_name)
 )

@@ -201,7 +201,7 @@ def _believe(value: Value, point: Arrays, seed: int) -> None:
             }
         )
 
-    _, differences, _, uncertainty, _ = finite_difference.gradients(
+    _, differences, _, uncertainty, *_ = finite_difference.gradients(
         along, {"d": np.zeros(())}, seed
     )
     slope = _slope(value, point, directions)

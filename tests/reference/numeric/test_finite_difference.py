@@ -38,7 +38,7 @@ def asked(function, value):
 
 @pytest.mark.parametrize(("function", "at", "middle", "half"), KINKS.values(), ids=KINKS)
 def test_the_middle_and_half_the_gap(function, at, middle, half):
-    _, found, _, uncertainty, kinks = asked(function, at)
+    _, found, _, uncertainty, kinks, _ = asked(function, at)
     assert abs(found["w"] - middle) <= uncertainty["w"] + 1e-9
     np.testing.assert_allclose(kinks["w"], half, rtol=1e-3)
     assert uncertainty["w"] < 0.02 * half
@@ -46,7 +46,7 @@ def test_the_middle_and_half_the_gap(function, at, middle, half):
 
 @pytest.mark.parametrize(("function", "at"), SMOOTH.values(), ids=SMOOTH)
 def test_where_the_function_is_smooth_nothing_changes(function, at):
-    _, found, _, _, kinks = asked(function, at)
+    _, found, _, _, kinks, _ = asked(function, at)
     assert kinks == {}
     step = 0.1 * max(1.0, abs(at))
     options = {"initial_step": step, "maxiter": 8, "tolerances": {"rtol": 1e-13, "atol": 0.0}}
@@ -58,16 +58,18 @@ def test_random_smooth_functions_have_no_kinks():
     rng = np.random.default_rng(0)
     for _ in range(20):
         a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 4))
-        *_, kinks = finite_difference.gradients(
+        *_, kinks, kinked = finite_difference.gradients(
             lambda p, a=a, b=b: float(np.sum(np.tanh(b @ np.tanh(a @ p["w"])) ** 2)),
             {"w": rng.normal(size=3)},
             0,
         )
-        assert kinks == {}
+        assert kinks == kinked == {}
 
 
 def test_the_entry_that_stands_at_it_is_known():
-    *_, kinks = asked(lambda w: np.sum(np.maximum(w, 0.0)), np.array([[1.0, 0.0], [-1.0, 2.0]]))
+    *_, kinks, _ = asked(
+        lambda w: np.sum(np.maximum(w, 0.0)), np.array([[1.0, 0.0], [-1.0, 2.0]])
+    )
     np.testing.assert_allclose(kinks["w"], [[0, 0.5], [0, 0]], atol=1e-9)
 
 
@@ -91,16 +93,25 @@ def test_four_values_more_where_the_function_is_smooth():
     assert with_looking <= len(calls) + 4 + 2, "and the value itself"
 
 
-def test_along_directions_kinks_up_and_down_do_not_cancel():
-    """Σ ±relu(w): one-sided derivatives along a direction may agree.
-
-    The conventions' choices still differ by the sum.
-    """
+def test_large_arrays_are_looked_at_beside_their_kinks_and_at_some_of_them_alone():
+    """Directions leave the entries at a kink out; what is right of the others is not widened."""
     signs = np.where(np.arange(100) < 30, -1.0, 1.0)
-    _, found, directions, _, kinks = asked(
-        lambda w: np.sum(signs * np.maximum(w, 0.0)), np.zeros(100)
+    at = np.where(np.arange(100) % 3 == 0, 0.0, 1.0)
+    _, found, directions, _, kinks, kinked = asked(
+        lambda w: np.sum(signs * np.maximum(w, 0.0)), at
     )
-    np.testing.assert_allclose(kinks["w"], 50.0, rtol=1e-6)
-    for choice in (0.0, 1.0, np.linspace(0, 1, 100)):
-        products = directions["w"] @ (choice * signs)
-        assert (np.abs(products - found["w"]) <= kinks["w"] + 1e-6).all()
+    np.testing.assert_allclose(kinked["w"], np.where(at == 0, 0.5, 0.0), atol=1e-6)
+    smooth = np.abs(directions["w"]).sum(axis=1) > 1
+    assert not (directions["w"][smooth][:, at == 0]).any()
+    assert not kinks["w"][smooth].any()
+    assert (~smooth).any()
+    np.testing.assert_allclose(kinks["w"][~smooth], 0.5, rtol=1e-3)
+    for choice in (0.0, 1.0):
+        given = np.where(at == 0, choice, 1.0) * signs
+        assert (np.abs(directions["w"] @ given - found["w"]) <= kinks["w"] + 1e-6).all()
+
+
+def test_where_all_entries_stand_at_a_kink_some_are_looked_at_alone():
+    _, _, directions, _, kinks, kinked = asked(lambda w: np.sum(np.abs(w)), np.zeros(100))
+    assert (kinked["w"] > 0.9).all()
+    assert len(directions["w"]) == len(kinks["w"]) == finite_difference.DIRECTIONS
