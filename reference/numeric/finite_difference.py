@@ -119,7 +119,9 @@ def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[fl
             return (right + left) / 2, error, abs(right - left) / 2
     derivative, error = _derivative(along, step, 0)
     for shorter in SHORTER:
-        if not error > POOR * max(abs(derivative), rounding):
+        if not error > POOR * abs(derivative):
+            break
+        if not error > POOR * abs(float(along(np.array([step]))[0]) - middle) / step:
             break
         again, less = _derivative(along, step * shorter, 0)
         rounding_there = rounding / shorter
