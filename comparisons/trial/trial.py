@@ -5,6 +5,8 @@ mutants        every kind of mistake in every built-in cell, in every regime
                comparisons.trial.mutation_score, comparisons.trial.operators
 sensitivity    the smallest error in one entry that is always caught
                comparisons.trial.sensitivity
+NumPy code     the same against losses that are NumPy code, run on torch as they stand
+               comparisons.trial.numpy_code
 false alarms   derivations that are right, on random problems
                comparisons.trial.false_alarms
 side by side   the same mistakes, shown to the checkers that come with the frameworks
@@ -41,6 +43,7 @@ from .mutation_score import (
     experiment_of,
     outcomes,
 )
+from .numpy_code import NUMPY_REGIMES, experiment_on_numpy_code
 from .other_checkers import OURS, RIGHT, Side, compare_checkers, time_to_verdict
 from .sensitivity import OF_GRADIENT, OF_STEP, Sensitivity, sensitivities
 
@@ -53,12 +56,13 @@ BESIDE = (Case("rnn", "rnn", TANH, steps=5), Case("lstm", "lstm", steps=5))
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is run: cells, regimes, one mutant in `every` of each kind, comparisons for false
+    """How much is run: cells, regimes, those of NumPy code, one mutant in `every` of each kind, comparisons for false
     alarms, seconds in all.
     """
 
     cells: tuple[str, ...] = tuple(case.name for case in ON_TRIAL)
     regimes: tuple[str, ...] = tuple(regime.name for regime in REGIMES)
+    numpy_regimes: tuple[str, ...] = NUMPY_REGIMES
     every: int = 1
     comparisons: int = 100_000
     seconds: float = 1680.0
@@ -73,6 +77,7 @@ SMALL = (Case("rnn", "rnn", TANH, steps=3, batch=2, hidden_size=2, input_size=2,
 QUICK = Plan(
     FEW,
     FEW_REGIMES,
+    ("initial",),
     every=20,
     comparisons=500,
     seconds=40.0,
@@ -273,6 +278,22 @@ def trial_piece(cell: str, regime: str, seed: int, every: int, deadline: float) 
     return found
 
 
+def numpy_piece(cell: str, regime: str, seed: int, deadline: float) -> Found:
+    """Sensitivity of one cell in one regime against its loss as NumPy code."""
+    if time.time() > deadline:
+        return Found(not_reached=[f"{cell}, {regime}, NumPy code"])
+    case = next(case for case in ON_TRIAL if case.name == cell)
+    place = next(place for place in REGIMES if place.name == regime)
+    experiment = experiment_on_numpy_code(case, place, seed)
+    found = Found()
+    rejection = experiment.rejects(experiment.right)
+    if rejection is not None:
+        found.rejected.append(f"{cell}, {experiment.regime}: {rejection.text}")
+    rng = np.random.default_rng([seed, zlib.crc32(f"{cell} {regime} NumPy".encode())])
+    found.sensitivity = list(sensitivities(experiment, rng))
+    return found
+
+
 def alarms_piece(first: int, count: int, seed: int, dtype: str, deadline: float) -> Found:
     """So many random problems from a number on, until the deadline."""
     total = Alarms()
@@ -323,6 +344,11 @@ def run_trial(plan: Plan, watch: Callable[[int, str], None] | None = None) -> Fo
         partial(trial_piece, cell, regime, plan.seed, plan.every, deadline - 0.3 * plan.seconds)
         for cell in plan.cells
         for regime in plan.regimes
+    ]
+    pieces += [
+        partial(numpy_piece, cell, regime, plan.seed, deadline - 0.3 * plan.seconds)
+        for cell in plan.cells
+        for regime in plan.numpy_regimes
     ]
     pieces += [partial(side_piece, case, plan.seed, plan.repeats) for case in plan.beside]
     number, share = 0, 10 if plan.comparisons > 20 * ENOUGH else 1

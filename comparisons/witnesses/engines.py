@@ -439,6 +439,7 @@ ENGINES: tuple[Engine, ...] = (
 )
 
 DIFFERENCES: Engine = next(engine for engine in ENGINES if engine.name == "differences")
+TRACED: Engine = next(engine for engine in ENGINES if engine.for_numpy_code)
 AUTODIFF: tuple[str, ...] = tuple(
     engine.name for engine in ENGINES if not (engine.numeric or engine.by_name)
 )

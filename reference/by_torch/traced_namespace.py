@@ -31,7 +31,7 @@ from .traced_array import (
 ROOMS = ("linalg", "random", "fft")
 SPECIAL = ("logsumexp", "softmax", "log_softmax")  # functions of scipy.special that are no ufuncs
 # Functions of texts and tests: of numbers, without derivatives.
-TELLING = ("testing", "set_printoptions", "save", "savetxt", "savez", "savez_compressed")
+TELLING = ("set_printoptions", "save", "savetxt", "savez", "savez_compressed")
 
 
 class Function:
@@ -64,6 +64,19 @@ class Function:
             return ufunc_method(self.name, name, *args, **kwargs)
 
         return method
+
+
+class _Told(types.ModuleType):
+    """np.testing: what its functions are told are numbers."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        super().__init__(module.__name__)
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        """The function, of the numbers of traced arrays."""
+        real = getattr(self._module, name)
+        return (lambda *args, **kwargs: real(*detached(args), **detached(kwargs)))
 
 
 class _Kind(type):
@@ -136,6 +149,8 @@ def _seen(name: str, value: Any) -> Any:
         return Ndarray
     if value is np.vectorize:
         return _vectorize
+    if value is np.testing:
+        return _Told(value)
     if isinstance(value, types.ModuleType):
         return _room(value) if name in ROOMS else value
     if isinstance(value, type):
