@@ -5,7 +5,7 @@ the function keeps meanwhile (a state carried on, gradients added up, complex nu
 not be left in the user's objects, nor reach the next evaluation. A `World` copies the function,
 and with it whatever the copy might write into or read:
 
-    functions     rebuilt on copies of their closures and defaults, and of the globals that they name
+    functions     rebuilt on copies of their closures and defaults, and of the globals they name
     classes       rebuilt where they are the user's own, so that their methods are copies too
     instances     rebuilt field by field, as copy.deepcopy does
     modules       the user's own: copied name by name when it is asked for
@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 
+NEW_OBJECT: Any = vars(copyreg)["__newobj__"]
 UNCHANGED = object()  # what `swap` returns for what it does not replace
 
 ATOMS = (
@@ -221,7 +222,8 @@ class World:
 
     def _property(self, found: property) -> Any:
         parts = (self.copy(part) for part in (found.fget, found.fset, found.fdel))
-        return self._remember(found, property(*parts, found.__doc__))
+        fget, fset, fdel = parts
+        return self._remember(found, property(fget, fset, fdel, found.__doc__))
 
     def _cached_property(self, found: "functools.cached_property[Any]") -> Any:
         new = functools.cached_property(self.copy(found.func))
@@ -313,7 +315,7 @@ class World:
         *_: Any,
     ) -> Any:
         """From what __reduce_ex__ tells, as copy.deepcopy does."""
-        if make is copyreg.__newobj__:
+        if make is NEW_OBJECT:
             cls = self.copy(args[0])
             new = cls.__new__(cls, *[self.copy(each) for each in args[1:]])
         else:
@@ -354,7 +356,7 @@ class _ModuleCopy(types.ModuleType):
 
 def _is_empty(cell: types.CellType) -> bool:
     try:
-        cell.cell_contents
+        _ = cell.cell_contents
     except ValueError:
         return True
     return False

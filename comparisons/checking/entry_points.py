@@ -99,9 +99,9 @@ def check_gradients(
     """Whether gradients(params, inputs) is the derivative of the loss.
 
     loss(xp, params, inputs) -> scalar, in array-API operations, is differentiated by torch and
-    jax; loss(params, inputs), any NumPy code, by torch as well, where the code can be run on
-    it as it stands, by complex step where it follows, and by differences. gradients returns a dict whose keys name params, or inputs it also differentiates;
-    or a tuple or list in the order of params; nests as params does. What it does not return is
+    jax; loss(params, inputs), any NumPy code, by torch as well, where the code can be run on it
+    as it stands, by complex step where it follows, and by differences. gradients returns a dict
+    whose keys name params, or inputs it also differentiates; or a tuple or list in the order of params; nests as params does. What it does not return is
     listed as not given. `setup` runs before every evaluation. `convention` declares what the code
     means to return (see comparisons/problems/convention.py).
 
@@ -124,7 +124,9 @@ def check_gradients(
         noise: Mapping[str, float] = {}
         if rounding is not None:
             noise = rounding(params)
-        trial = FunctionTrial("gradients", function, scalar_of, gradients, given_of, extra_noise=noise)
+        trial = FunctionTrial(
+            "gradients", function, scalar_of, gradients, given_of, extra_noise=noise
+        )
         yield _function_case(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
@@ -164,9 +166,7 @@ def check_vjp(
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
             in_form = rebuild(outputs, cotangents, "output")
 
-            def given_of(
-                user: UserFunction, derivation: Any, in_form: Any = in_form
-            ) -> Derivation:
+            def given_of(user: UserFunction, derivation: Any, in_form: Any = in_form) -> Derivation:
                 return lambda named: user.call("vjp", derivation, named, [in_form])
 
             def scalar_of(
@@ -382,12 +382,12 @@ class FunctionTrial:
 
     @cached_property
     def scalar(self) -> Scalar:
-        """scalar(xp, named) of the user's own objects."""
+        """The scalar by (xp, named), of the user's own objects."""
         return self.scalar_of(self.user)
 
     @cached_property
     def given(self) -> Derivation:
-        """given(named) of the user's own objects."""
+        """The gradients by their names, of the user's own objects."""
         return self.given_of(self.user, self.derivation)
 
     def candidate(self, per_step: tuple[str, ...]) -> FunctionCandidate:

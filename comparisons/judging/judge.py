@@ -84,7 +84,7 @@ def judge_answer(
 
 
 def _gaps_at_kinks(witnesses: Witnesses) -> dict[str, Array]:
-    """The gap between one-sided derivatives at every entry, by variable, as any reference saw it."""
+    """The gap between one-sided derivatives at every entry, by variable, whoever saw it."""
     gaps: dict[str, Array] = {}
     for told in witnesses.told.values():
         for name, half in told.kinked.items():

@@ -246,8 +246,8 @@ class FunctionProblem(Differentiable):
     """A scalar function of named arrays that is not taken apart into steps.
 
     function(xp, named) -> scalar        of variables and constants together
-    copied(world) -> function            the same on copies of all that the user's code reaches, made
-                                         in a reference.worlds.World
+    copied(world) -> function            the same on copies of all that the user's code reaches,
+                                         made in a reference.worlds.World
     numpy_only                           whether it is NumPy code, which torch and jax as they are
                                          cannot run
     extra_noise                          absolute error by variable that the way of reading out the

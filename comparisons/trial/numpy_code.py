@@ -28,7 +28,9 @@ def experiment_on_numpy_code(case: Case, regime: Regime, seed: int) -> Experimen
     asked = numpy_loss_of(problem)
     candidate = built_in(case.cell, case.options)
     answer = candidate.answer(problem)
-    right = replace(answer, states={}, steps={"x": answer.steps["x"]} if "x" in answer.steps else {})
+    right = replace(
+        answer, states={}, steps={"x": answer.steps["x"]} if "x" in answer.steps else {}
+    )
     testimony = Testimony(asked, (TRACED,), Convention(), frozenset(right.gradients))
     name = f"{regime.name}, NumPy code"
     return Experiment(case.name, name, candidate, asked, right, testimony.full)

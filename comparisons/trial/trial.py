@@ -56,8 +56,8 @@ BESIDE = (Case("rnn", "rnn", TANH, steps=5), Case("lstm", "lstm", steps=5))
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is run: cells, regimes, those of NumPy code, one mutant in `every` of each kind, comparisons for false
-    alarms, seconds in all.
+    """How much is run: cells, regimes, those of NumPy code, one mutant in `every` of each kind,
+    comparisons for false alarms, seconds in all.
     """
 
     cells: tuple[str, ...] = tuple(case.name for case in ON_TRIAL)

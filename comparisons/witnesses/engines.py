@@ -291,9 +291,9 @@ def _ask_numpy_code(module: Any, problem: FunctionProblem, **keywords: Any) -> A
     except module.DoesNotFollow as error:
         trace = error.__cause__.__traceback__ if error.__cause__ else None
         raise CannotFollow(f"{error}{at_line(trace)}") from error
+    what = problem.loss_label or "function"
     remarks = tuple(
-        f"the {problem.loss_label or 'function'} computes in {name} at {place}: numbers are rounded "
-        f"to it there"
+        f"the {what} computes in {name} at {place}: numbers are rounded to it there"
         for name, place in narrowed.items()
     )
     lowest = min(narrowed, key=lambda name: np.dtype(name).itemsize, default=None)

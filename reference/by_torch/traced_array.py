@@ -1,9 +1,9 @@
 """A NumPy array whose numbers are a torch tensor's, so that what is computed with it can be
 differentiated.
 
-`Traced` behaves as np.ndarray does, in NumPy's own dtypes; every operation is done by torch, through
-torch._numpy, and recorded by its autograd. Arrays of integers and truth values have no derivative:
-they stay NumPy's, and every operation that gives them is NumPy's own, on the numbers.
+`Traced` behaves as np.ndarray does, in NumPy's own dtypes; every operation is done by torch,
+through torch._numpy, and recorded by its autograd. Arrays of integers and truth values have no
+derivative: they stay NumPy's, and every operation that gives them is NumPy's own, on the numbers.
 
 A derivative must be whole or not be told. Wherever a number would leave what is traced (np.asarray,
 an assignment into an array of NumPy's own, int(), a function that torch does not have), `Left` is
@@ -11,7 +11,7 @@ raised, and kept, so that code which catches it is found out; and so it is where
 operation has lost its derivative.
 """
 
-import operator
+import dis
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._numpy as torch_numpy
 
 from ..worlds import is_users_file
 from . import traced_operations
-from .traced_operations import DISCRETE, IN_PLACE, SEQUENCES, SUPPLEMENTS
+from .traced_operations import DISCRETE, IN_PLACE, SEQUENCES, SUPPLEMENTS, torch_numpy
 
 Array = np.ndarray[Any, Any]
 
@@ -91,7 +90,7 @@ class Traced:
     itemsize = property(lambda self: self.tensor.element_size())
     nbytes = property(lambda self: self.size * self.itemsize)
     T = property(lambda self: self.transpose())
-    mT = property(lambda self: self.swapaxes(-1, -2))
+    mT = property(lambda self: self.swapaxes(-1, -2))  # noqa: N815 - NumPy's name
     flat = property(lambda self: self.reshape(-1))
 
     @property
@@ -133,8 +132,10 @@ class Traced:
         return bool(self.numbers())
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise leave("a number leaves the array that is differentiated (np.asarray, or an "
-                    "assignment into an array that NumPy itself made)")
+        raise leave(
+            "a number leaves the array that is differentiated (np.asarray, or an "
+            "assignment into an array that NumPy itself made)"
+        )
 
     def __float__(self) -> float:
         caller = sys._getframe(1)
@@ -185,7 +186,7 @@ class Traced:
 
     tofile = dump = dumps = tostring = tobytes
 
-    def copy(self, order: str = "C") -> "Traced":
+    def copy(self, *_: Any, **__: Any) -> "Traced":
         """The same numbers in an array of their own."""
         return type(self)(self.tensor.clone())
 
@@ -297,8 +298,6 @@ def scalar(tensor: torch.Tensor) -> TracedScalar:
 
 def _is_formatting(frame: Any) -> bool:
     """Whether the caller is text % value."""
-    import dis
-
     at = frame.f_lasti
     found = (each for each in dis.get_instructions(frame.f_code) if each.offset == at)
     instruction = next(found, None)
@@ -594,4 +593,3 @@ for _short, _name in traced_operations.COMPARISONS.items():
     setattr(Traced, f"__{_short}__", _operator(_name))
 for _short, _name in traced_operations.UNARY.items():
     setattr(Traced, f"__{_short}__", _method(_name))
-del operator

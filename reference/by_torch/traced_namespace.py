@@ -76,7 +76,7 @@ class _Told(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         """The function, of the numbers of traced arrays."""
         real = getattr(self._module, name)
-        return (lambda *args, **kwargs: real(*detached(args), **detached(kwargs)))
+        return lambda *args, **kwargs: real(*detached(args), **detached(kwargs))
 
 
 class _Kind(type):
@@ -238,21 +238,23 @@ _OWN_LOOPS: dict[str, Any] = {
 # math.
 
 
+# The names of math that are others in NumPy.
+OF_MATH = {
+    "acos": "arccos",
+    "acosh": "arccosh",
+    "asin": "arcsin",
+    "asinh": "arcsinh",
+    "atan": "arctan",
+    "atan2": "arctan2",
+    "atanh": "arctanh",
+    "fabs": "abs",
+    "pow": "power",
+    "fmod": "fmod",
+}
+
+
 class MathFunction:
     """A function of math's: of a traced number, NumPy's of the same meaning."""
-
-    NAMES = {
-        "acos": "arccos",
-        "acosh": "arccosh",
-        "asin": "arcsin",
-        "asinh": "arcsinh",
-        "atan": "arctan",
-        "atan2": "arctan2",
-        "atanh": "arctanh",
-        "fabs": "abs",
-        "pow": "power",
-        "fmod": "fmod",
-    }
 
     def __init__(self, real: Callable[..., Any]) -> None:
         self.real = real
@@ -262,7 +264,7 @@ class MathFunction:
         """By math, or by NumPy's name where an argument is traced."""
         if not has_traced(args):
             return self.real(*args)
-        name = self.NAMES.get(self.__name__, self.__name__)
+        name = OF_MATH.get(self.__name__, self.__name__)
         if name == "fsum":
             return sum(args[0])
         return evaluate(name, args, {})
@@ -303,7 +305,10 @@ PROVIDED = {"float": FLOAT}
 def _table() -> dict[int, Any]:
     """What stands for each function and class of NumPy's and math's: id → replacement."""
     found: dict[int, Any] = {id(float): FLOAT}
-    for module, space in ((np, NUMPY), *((getattr(np, room), _room(getattr(np, room))) for room in ROOMS)):
+    for module, space in (
+        (np, NUMPY),
+        *((getattr(np, room), _room(getattr(np, room))) for room in ROOMS),
+    ):
         for name in dir(module):
             value = getattr(module, name, None)
             if callable(value) and not name.startswith("_"):

@@ -5,14 +5,17 @@ torch._numpy; those of `DISCRETE` are NumPy's own, on the numbers.
 """
 
 import functools
+import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import torch._numpy as torch_numpy
 
-TorchArray = torch_numpy.ndarray
+torch_numpy: Any = importlib.import_module("torch._numpy")
+of_tensor = torch_numpy.ndarray
+
+TorchArray: TypeAlias = Any  # torch._numpy's array
 
 # Results without a derivative: shapes, truth values, places; and steps, whose derivative is zero.
 DISCRETE = frozenset(
@@ -34,9 +37,9 @@ SEQUENCES = frozenset(
 
 # Methods of an array that are the functions of their names.
 METHODS = tuple(
-    "all any argmax argmin argpartition argsort clip conj conjugate cumprod cumsum diagonal dot max "
-    "mean min nonzero prod ptp ravel repeat round searchsorted squeeze std sum swapaxes take trace "
-    "var choose compress".split()
+    "all any argmax argmin argpartition argsort clip conj conjugate cumprod cumsum diagonal dot "
+    "max mean min nonzero prod ptp ravel repeat round searchsorted squeeze std sum swapaxes take "
+    "trace var choose compress".split()
 )
 
 OPERATORS = {
@@ -121,14 +124,14 @@ def _of(function: Callable[..., torch.Tensor]) -> Callable[..., TorchArray]:
 
     @functools.wraps(function)
     def of_arrays(*args: Any, **kwargs: Any) -> TorchArray:
-        tensors = [each.tensor if isinstance(each, TorchArray) else each for each in args]
-        return TorchArray(function(*tensors, **kwargs))
+        tensors = [each.tensor if isinstance(each, torch_numpy.ndarray) else each for each in args]
+        return of_tensor(function(*tensors, **kwargs))
 
     return of_arrays
 
 
 def _floating(value: Any) -> torch.Tensor:
-    tensor = value.tensor if isinstance(value, TorchArray) else torch.as_tensor(value)
+    tensor = value.tensor if isinstance(value, torch_numpy.ndarray) else torch.as_tensor(value)
     return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.double()
 
 
@@ -136,7 +139,7 @@ def array(value: Any, dtype: Any = None, copy: bool = True, ndmin: int = 0, **_:
     """np.array of an array, or of what was stacked to one: a copy."""
     found = value if dtype is None else value.astype(dtype)
     tensor = found.tensor.clone() if copy else found.tensor
-    return TorchArray(tensor.reshape((1,) * (ndmin - tensor.ndim) + tuple(tensor.shape)))
+    return of_tensor(tensor.reshape((1,) * (ndmin - tensor.ndim) + tuple(tensor.shape)))
 
 
 def asarray(value: Any, dtype: Any = None, **_: Any) -> TorchArray:
@@ -147,7 +150,7 @@ def asarray(value: Any, dtype: Any = None, **_: Any) -> TorchArray:
 def ravel(value: TorchArray, order: str = "C") -> TorchArray:
     """np.ravel: a view where there can be one."""
     tensor = value.tensor if order != "F" else value.tensor.permute(*range(value.ndim)[::-1])
-    return TorchArray(tensor.reshape(-1))
+    return of_tensor(tensor.reshape(-1))
 
 
 def reshape(value: TorchArray, *args: Any, order: str = "C", **kwargs: Any) -> TorchArray:
@@ -157,8 +160,8 @@ def reshape(value: TorchArray, *args: Any, order: str = "C", **kwargs: Any) -> T
     if order == "F":
         axes = range(value.ndim)[::-1]
         turned = value.tensor.permute(*axes).reshape(sizes[::-1])
-        return TorchArray(turned.permute(*range(len(sizes))[::-1]))
-    return TorchArray(value.tensor.reshape(sizes))
+        return of_tensor(turned.permute(*range(len(sizes))[::-1]))
+    return of_tensor(value.tensor.reshape(sizes))
 
 
 def clip(value: Any, a_min: Any = None, a_max: Any = None, **kwargs: Any) -> TorchArray:
@@ -173,15 +176,15 @@ def clip(value: Any, a_min: Any = None, a_max: Any = None, **kwargs: Any) -> Tor
 def full_like(value: TorchArray, fill_value: Any, dtype: Any = None, **_: Any) -> TorchArray:
     """np.full_like, with a number that may be traced."""
     kind = (dtype or value.dtype).torch_dtype
-    filling = fill_value.tensor if isinstance(fill_value, TorchArray) else fill_value
-    return TorchArray(torch.as_tensor(filling, dtype=kind).expand(value.shape).clone())
+    filling = fill_value.tensor if isinstance(fill_value, torch_numpy.ndarray) else fill_value
+    return of_tensor(torch.as_tensor(filling, dtype=kind).expand(value.shape).clone())
 
 
 def full(shape: Any, fill_value: TorchArray, dtype: Any = None, **_: Any) -> TorchArray:
     """np.full with a number that is traced."""
     tensor = fill_value.tensor if dtype is None else fill_value.astype(dtype).tensor
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    return TorchArray(tensor.expand(sizes).clone())
+    return of_tensor(tensor.expand(sizes).clone())
 
 
 def logsumexp(
@@ -192,41 +195,41 @@ def logsumexp(
         raise NotImplementedError("with weights")
     tensor = _floating(a)
     axes = tuple(range(tensor.ndim)) if axis is None else axis
-    return TorchArray(torch.logsumexp(tensor, axes, keepdim=keepdims))
+    return of_tensor(torch.logsumexp(tensor, axes, keepdim=keepdims))
 
 
 def power(x1: Any, x2: Any) -> Any:
     """np.power; of a number as exponent, with its exact derivative."""
-    exponent = x2.tensor if isinstance(x2, TorchArray) else torch.as_tensor(x2)
-    if exponent.ndim or exponent.requires_grad or not isinstance(x1, TorchArray):
+    exponent = x2.tensor if isinstance(x2, torch_numpy.ndarray) else torch.as_tensor(x2)
+    if exponent.ndim or exponent.requires_grad or not isinstance(x1, torch_numpy.ndarray):
         return torch_numpy.power(x1, x2)
-    strong = torch_numpy.ones((), dtype=x2.dtype) if isinstance(x2, TorchArray) else x2
+    strong = torch_numpy.ones((), dtype=x2.dtype) if isinstance(x2, torch_numpy.ndarray) else x2
     kind = torch_numpy.result_type(x1, strong).torch_dtype
-    return TorchArray(torch.pow(x1.tensor.to(kind), exponent.item()))
+    return of_tensor(torch.pow(x1.tensor.to(kind), exponent.item()))
 
 
 def softmax(x: Any, axis: Any = None) -> TorchArray:
     """scipy.special.softmax."""
     tensor = _floating(x)
     if axis is None:
-        return TorchArray(torch.softmax(tensor.reshape(-1), 0).reshape(tensor.shape))
-    return TorchArray(torch.softmax(tensor, axis))
+        return of_tensor(torch.softmax(tensor.reshape(-1), 0).reshape(tensor.shape))
+    return of_tensor(torch.softmax(tensor, axis))
 
 
 def log_softmax(x: Any, axis: Any = None) -> TorchArray:
     """scipy.special.log_softmax."""
     tensor = _floating(x)
     if axis is None:
-        return TorchArray(torch.log_softmax(tensor.reshape(-1), 0).reshape(tensor.shape))
-    return TorchArray(torch.log_softmax(tensor, axis))
+        return of_tensor(torch.log_softmax(tensor.reshape(-1), 0).reshape(tensor.shape))
+    return of_tensor(torch.log_softmax(tensor, axis))
 
 
-def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> TorchArray:  # noqa: A002
+def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> TorchArray:
     """np.linalg.norm; of all entries, whatever the shape, where neither order nor axis is given."""
     if ord is None and axis is None:
         found = torch.linalg.vector_norm(_floating(x))
         shape = (1,) * x.ndim if keepdims else ()
-        return TorchArray(found.reshape(shape))
+        return of_tensor(found.reshape(shape))
     return torch_numpy.linalg.norm(x, ord, axis, keepdims)
 
 
@@ -261,24 +264,24 @@ def trapezoid(y: Any, x: Any = None, dx: float = 1.0, axis: int = -1) -> TorchAr
     """np.trapezoid."""
     tensor = _floating(y)
     if x is None:
-        return TorchArray(torch.trapezoid(tensor, dx=dx, dim=axis))
-    return TorchArray(torch.trapezoid(tensor, _floating(x), dim=axis))
+        return of_tensor(torch.trapezoid(tensor, dx=dx, dim=axis))
+    return of_tensor(torch.trapezoid(tensor, _floating(x), dim=axis))
 
 
 def delete(arr: TorchArray, obj: Any, axis: Any = None) -> TorchArray:
     """np.delete."""
-    flat = TorchArray(arr.tensor.reshape(-1)) if axis is None else arr
+    flat = of_tensor(arr.tensor.reshape(-1)) if axis is None else arr
     along = 0 if axis is None else axis
-    index = obj.tensor.numpy() if isinstance(obj, TorchArray) else obj
+    index = obj.tensor.numpy() if isinstance(obj, torch_numpy.ndarray) else obj
     kept = np.delete(np.arange(flat.shape[along]), index)
-    return TorchArray(flat.tensor.index_select(along, torch.from_numpy(kept)))
+    return of_tensor(flat.tensor.index_select(along, torch.from_numpy(kept)))
 
 
 def insert(arr: TorchArray, obj: Any, values: Any, axis: Any = None) -> TorchArray:
     """np.insert before one index."""
     if not isinstance(obj, int):
         raise NotImplementedError("at several places")
-    flat = TorchArray(arr.tensor.reshape(-1)) if axis is None else arr
+    flat = of_tensor(arr.tensor.reshape(-1)) if axis is None else arr
     along = 0 if axis is None else axis
     at = obj + flat.shape[along] if obj < 0 else obj
     before, after = flat.tensor.split([at, flat.shape[along] - at], along)
@@ -287,7 +290,7 @@ def insert(arr: TorchArray, obj: Any, values: Any, axis: Any = None) -> TorchArr
         shape = list(flat.shape)
         shape[along] = 1 if axis is not None else given.numel()
         given = given.expand(shape) if axis is not None else given.reshape(shape)
-    return TorchArray(torch.cat([before, given, after], along))
+    return of_tensor(torch.cat([before, given, after], along))
 
 
 def rollaxis(a: TorchArray, axis: int, start: int = 0) -> TorchArray:
@@ -296,7 +299,7 @@ def rollaxis(a: TorchArray, axis: int, start: int = 0) -> TorchArray:
     moved = axes.pop(axis)
     place = start % (a.ndim + 1) if start < 0 else start
     axes.insert(place - 1 if moved < place else place, moved)
-    return TorchArray(a.tensor.permute(axes))
+    return of_tensor(a.tensor.permute(axes))
 
 
 def polyval(p: Any, x: Any) -> TorchArray:
@@ -311,14 +314,14 @@ def _nan_to(value: float, function: Callable[..., Any]) -> Callable[..., Any]:
     def of(a: Any, *args: Any, **kwargs: Any) -> Any:
         tensor = _floating(a)
         filled = torch.where(torch.isnan(tensor), value, tensor)
-        return function(TorchArray(filled), *args, **kwargs)
+        return function(of_tensor(filled), *args, **kwargs)
 
     return of
 
 
 def matrix_transpose(x: TorchArray) -> TorchArray:
     """np.matrix_transpose."""
-    return TorchArray(x.tensor.mT)
+    return of_tensor(x.tensor.mT)
 
 
 def vecdot(x1: Any, x2: Any, axis: int = -1) -> Any:
@@ -343,14 +346,14 @@ def astype(x: TorchArray, dtype: Any, **_: Any) -> Any:
 
 def unstack(x: TorchArray, axis: int = 0) -> Any:
     """np.unstack."""
-    return tuple(TorchArray(part) for part in torch.unbind(x.tensor, axis))
+    return tuple(of_tensor(part) for part in torch.unbind(x.tensor, axis))
 
 
 def nan_to_num(x: Any, copy: bool = True, nan: float = 0.0, **kwargs: Any) -> TorchArray:
     """np.nan_to_num."""
     del copy
     limits = {name: kwargs.get(name) for name in ("posinf", "neginf")}
-    return TorchArray(torch.nan_to_num(_floating(x), nan=nan, **limits))
+    return of_tensor(torch.nan_to_num(_floating(x), nan=nan, **limits))
 
 
 def pad(array: TorchArray, pad_width: Any, mode: str = "constant", **kwargs: Any) -> TorchArray:
@@ -360,7 +363,7 @@ def pad(array: TorchArray, pad_width: Any, mode: str = "constant", **kwargs: Any
     widths = np.broadcast_to(np.asarray(pad_width), (array.ndim, 2))
     flat = [int(width) for pair in widths[::-1] for width in pair]
     value = kwargs.get("constant_values", 0)
-    return TorchArray(torch.nn.functional.pad(array.tensor, flat, value=value))
+    return of_tensor(torch.nn.functional.pad(array.tensor, flat, value=value))
 
 
 SUPPLEMENTS: dict[str, Callable[..., Any]] = {

@@ -7,9 +7,9 @@ estimate derivatives of real functions"). It needs an analytic function written 
 carry complex numbers through: abs, norms, conjugates and real parts do not, and may be silently
 wrong by any small share of the gradient; max and comparisons choose by the real parts, and do where
 those are not tied. `Watched` arrays, which are what the function is given, see every operation of
-NumPy's on them, and raise `DoesNotFollow` at one that is not analytic. What happens out of their sight, conversions to float above all, is found out by
-holding the result against central differences along one random direction, and `DoesNotFollow`
-raised where they disagree.
+NumPy's on them, and raise `DoesNotFollow` at one that is not analytic. What happens out of their
+sight, conversions to float above all, is found out by holding the result against central
+differences along one random direction, and `DoesNotFollow` raised where they disagree.
 """
 
 import warnings
@@ -26,15 +26,13 @@ STEP = 1e-30
 
 # What has no complex derivative, and what takes a part of the numbers.
 NOT_ANALYTIC = frozenset(
-    "absolute fabs conjugate conj sign signbit heaviside floor ceil rint trunc round around arctan2 "
-    "hypot copysign real imag angle real_if_close norm matrix_norm vector_norm vdot vecdot vecmat "
+    "absolute fabs conjugate conj sign signbit heaviside floor ceil rint trunc round around "
+    "arctan2 hypot copysign real imag angle real_if_close norm matrix_norm vector_norm vdot vecdot vecmat "
     "cond svd svdvals eigh eigvalsh cholesky std var nanstd nanvar isclose allclose nan_to_num "
     "digitize histogram interp unwrap".split()
 )
 # What chooses among numbers, by their real parts: analytic where those are not tied.
-COMPARISONS = frozenset(
-    "greater greater_equal less less_equal maximum minimum fmax fmin".split()
-)
+COMPARISONS = frozenset("greater greater_equal less less_equal maximum minimum fmax fmin".split())
 
 
 class Watched(np.ndarray[Any, Any]):

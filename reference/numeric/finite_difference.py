@@ -167,6 +167,6 @@ def _beside_kinks(directions: Array, half_gaps: Array) -> Array:
     at_kink = np.argwhere(half_gaps > 0)
     alone = np.zeros((min(len(at_kink), DIRECTIONS), *half_gaps.shape))
     chosen = at_kink[np.linspace(0, len(at_kink) - 1, len(alone)).astype(int)]
-    for direction, entry in zip(alone, chosen, strict=True):
-        direction[tuple(entry)] = 1.0
+    for number, entry in enumerate(chosen):
+        alone[(number, *entry)] = 1.0
     return np.concatenate([smooth, alone]) if smooth.any() else alone

@@ -124,8 +124,9 @@ def branches(a, b, c, v, s):
 def numbers(a, b, c, v, s):
     total = float(a[0, 0]) * 2
     total += v[1].item()
-    text = f"{total:.3f}" + "%.2f" % total + str(total) + "{:g}".format(total)
-    assert isinstance(total, float) and len(text) > 8
+    text = f"{total:.3f}" + "%.2f" % total + str(total)  # noqa: UP031 - as people write it
+    assert isinstance(total, float)
+    assert len(text) > 8
     return total * math.exp(v[2]) + math.sqrt(c[0, 0]) + np.float64(c[0, 1])
 
 
@@ -170,23 +171,34 @@ EXPRESSIONS = {
     "reductions": lambda a, b, c, v, s: a.sum(0) + a.mean(axis=0) + np.prod(c, axis=0) + a.var(0),
     "reductions over axes": lambda a, b, c, v, s: a.sum(axis=(0, 1), keepdims=True) * np.mean(c),
     "std with ddof": lambda a, b, c, v, s: a.std(axis=1, ddof=1),
-    "max, min": lambda a, b, c, v, s: a.max(axis=1, keepdims=True) - np.min(a) + np.amax(c, 1)[:, None],
+    "max, min": lambda a, b, c, v, s: (
+        a.max(axis=1, keepdims=True) - np.min(a) + np.amax(c, 1)[:, None]
+    ),
     "ptp": lambda a, b, c, v, s: np.ptp(a, axis=0),
     "cumsum": lambda a, b, c, v, s: np.cumsum(a, axis=1) + np.cumprod(c, axis=1),
     "add.reduce": lambda a, b, c, v, s: np.add.reduce(a, axis=1) + np.maximum.reduce(a, axis=1),
     "logaddexp": lambda a, b, c, v, s: np.logaddexp(a, c) + np.logaddexp.reduce(a, axis=0),
     "functions": lambda a, b, c, v, s: np.sin(a) + np.cosh(a) + np.exp(a) + np.log(c) + np.sqrt(c),
     "more functions": lambda a, b, c, v, s: np.expm1(a) + np.log1p(c) + np.arctan(a) + np.square(a),
-    "still more": lambda a, b, c, v, s: np.arctan2(a, c) + np.hypot(a, c) + np.reciprocal(c) + np.log2(c),
+    "still more": lambda a, b, c, v, s: (
+        np.arctan2(a, c) + np.hypot(a, c) + np.reciprocal(c) + np.log2(c)
+    ),
     "abs, sign, floor": lambda a, b, c, v, s: np.abs(a) * np.sign(a) + np.floor(a) * c,
     "clip": lambda a, b, c, v, s: np.clip(a, -0.5, 0.5) + a.clip(min=0) + np.clip(a, None, 1),
     "maximum": lambda a, b, c, v, s: np.maximum(a, 0) + np.minimum(a, c) + np.fmax(a, 0.1),
     "where": lambda a, b, c, v, s: np.where(a > 0, a, 0.01 * a) + np.where(MASK, c, 0),
     "softplus": lambda a, b, c, v, s: np.log(1 + np.exp(-np.abs(a))) + np.maximum(a, 0),
-    "softmax": lambda a, b, c, v, s: np.exp(a - np.max(a, axis=1, keepdims=True))
-    / np.sum(np.exp(a - np.max(a, axis=1, keepdims=True)), axis=1, keepdims=True),
-    "scipy.special": lambda a, b, c, v, s: special.expit(a) + special.softmax(a, axis=1)
-    + special.logsumexp(a, axis=1, keepdims=True) + special.erf(a) + special.log_softmax(a, axis=1),
+    "softmax": lambda a, b, c, v, s: (
+        np.exp(a - np.max(a, axis=1, keepdims=True))
+        / np.sum(np.exp(a - np.max(a, axis=1, keepdims=True)), axis=1, keepdims=True)
+    ),
+    "scipy.special": lambda a, b, c, v, s: (
+        special.expit(a)
+        + special.softmax(a, axis=1)
+        + special.logsumexp(a, axis=1, keepdims=True)
+        + special.erf(a)
+        + special.log_softmax(a, axis=1)
+    ),
     "concatenate": lambda a, b, c, v, s: np.concatenate([a, c, v[None]], axis=0),
     "concatenate with zeros": lambda a, b, c, v, s: np.concatenate((np.zeros(1), v, [1.0])),
     "stack": lambda a, b, c, v, s: np.stack([a[0], v], axis=1) + np.vstack((v, v)).T,
@@ -196,12 +208,20 @@ EXPRESSIONS = {
     "array of numbers": lambda a, b, c, v, s: np.array([[v[0], 1.0], [a[0, 0], v[1] * 2]]),
     "asarray": lambda a, b, c, v, s: np.asarray([v, v * 2]) + np.array(v, dtype=np.float64),
     "block": lambda a, b, c, v, s: np.block([[a, c], [c, a]]),
-    "reshape": lambda a, b, c, v, s: a.reshape(2, 6) @ np.reshape(c, (6, 2)) + a.reshape((-1, 2)).sum(),
-    "reshape in Fortran's order": lambda a, b, c, v, s: a.reshape(4, 3, order="F") + a.flatten("F")[0],
+    "reshape": lambda a, b, c, v, s: (
+        a.reshape(2, 6) @ np.reshape(c, (6, 2)) + a.reshape((-1, 2)).sum()
+    ),
+    "reshape in Fortran's order": lambda a, b, c, v, s: (
+        a.reshape(4, 3, order="F") + a.flatten("F")[0]
+    ),
     "ravel": lambda a, b, c, v, s: a.ravel() * c.flatten() + np.ravel(a, order="F"),
-    "transpose": lambda a, b, c, v, s: a.T @ c + np.transpose(b, (1, 0)).T @ c + np.swapaxes(a, 0, 1) @ c,
+    "transpose": lambda a, b, c, v, s: (
+        a.T @ c + np.transpose(b, (1, 0)).T @ c + np.swapaxes(a, 0, 1) @ c
+    ),
     "axes": lambda a, b, c, v, s: np.expand_dims(v, 0) + v[np.newaxis] + np.squeeze(v[None], 0),
-    "moveaxis": lambda a, b, c, v, s: np.moveaxis(np.stack([a, c]), 0, -1) + np.rollaxis(np.stack([a, c]), 0, 3),
+    "moveaxis": lambda a, b, c, v, s: (
+        np.moveaxis(np.stack([a, c]), 0, -1) + np.rollaxis(np.stack([a, c]), 0, 3)
+    ),
     "split": lambda a, b, c, v, s: sum(part * k for k, part in enumerate(np.split(a, 2, axis=1))),
     "array_split": lambda a, b, c, v, s: np.array_split(v, 3)[0] * 2,
     "hsplit": lambda a, b, c, v, s: np.hsplit(a, 2)[1] - np.vsplit(s, 2)[0][:, :2].sum(),
@@ -211,7 +231,9 @@ EXPRESSIONS = {
     "fancy": lambda a, b, c, v, s: a[[0, 2]][:, WHERE] + a[np.ix_([0, 1], [1, 2])].sum(),
     "pairs of indices": lambda a, b, c, v, s: a[np.arange(3), WHERE[:3]] + a[range(3), [0, 1, 2]],
     "mask": lambda a, b, c, v, s: np.sum(a[MASK] ** 2) + c[a > 0].sum(),
-    "a mixed index": lambda a, b, c, v, s: np.stack([a, c])[:, 0, [1, 2]] + np.stack([a, c])[[0, 1], ..., 0][:, :2],
+    "a mixed index": lambda a, b, c, v, s: (
+        np.stack([a, c])[:, 0, [1, 2]] + np.stack([a, c])[[0, 1], ..., 0][:, :2]
+    ),
     "take": lambda a, b, c, v, s: np.take(a, WHERE, axis=1) + a.take([0, 1, 2, 3], axis=1),
     "take_along_axis": lambda a, b, c, v, s: np.take_along_axis(a, np.argsort(a, axis=1), axis=1),
     "diag": lambda a, b, c, v, s: np.diag(v) + np.diag(np.diag(s)) + np.eye(4) * np.trace(s),
@@ -227,27 +249,55 @@ EXPRESSIONS = {
     "nan_to_num": lambda a, b, c, v, s: np.nan_to_num(a) + np.nansum(a),
     "diff": lambda a, b, c, v, s: np.diff(a, axis=1),
     "pad": lambda a, b, c, v, s: np.pad(a, ((1, 0), (0, 0)))[:3] * a,
-    "average": lambda a, b, c, v, s: np.average(a, axis=0) + np.average(a, axis=0, weights=[1.0, 2, 3]),
-    "apply_along_axis": lambda a, b, c, v, s: np.apply_along_axis(lambda row: row / row.sum(), 1, c),
+    "average": lambda a, b, c, v, s: (
+        np.average(a, axis=0) + np.average(a, axis=0, weights=[1.0, 2, 3])
+    ),
+    "apply_along_axis": lambda a, b, c, v, s: np.apply_along_axis(
+        lambda row: row / row.sum(), 1, c
+    ),
     "vectorize": lambda a, b, c, v, s: np.vectorize(lambda z: z * z if z > 0 else 0.1 * z)(a),
     "select": lambda a, b, c, v, s: np.select([a > 1, a > 0], [a, a * a], 0.5 * a),
     "copyto": lambda a, b, c, v, s: np.copyto(d := np.zeros((3, 4)), a * c) or d,
-    "complex numbers": lambda a, b, c, v, s: np.abs(np.exp(1j * a)[0] * c[0]) + np.real((a + 1j * c) ** 2).sum(),
+    "complex numbers": lambda a, b, c, v, s: (
+        np.abs(np.exp(1j * a)[0] * c[0]) + np.real((a + 1j * c) ** 2).sum()
+    ),
     "polar": lambda a, b, c, v, s: (c * np.exp(1j * a)).imag,
     "fft": lambda a, b, c, v, s: np.fft.ifft(np.fft.fft(v) * np.fft.fft(a[0])).real,
     "fractions": lambda a, b, c, v, s: a * float(Fraction(1, 3)),
     "tolist": lambda a, b, c, v, s: np.array([[z * 2 for z in row] for row in a.tolist()]),
     "zip": lambda a, b, c, v, s: sum(x * y for x, y in zip(v, a[0], strict=True)),
-    "attributes": lambda a, b, c, v, s: a * a.shape[0] * a.ndim / a.size + len(a) * a.dtype.itemsize,
-    "isinstance": lambda a, b, c, v, s: a if isinstance(a, np.ndarray) and a.dtype == np.float64 else -a,
-    "np.float64 of a sum": lambda a, b, c, v, s: isinstance(np.sum(a), float) * np.float64(np.sum(a)) * v,
+    "attributes": lambda a, b, c, v, s: (
+        a * a.shape[0] * a.ndim / a.size + len(a) * a.dtype.itemsize
+    ),
+    "isinstance": lambda a, b, c, v, s: (
+        a if isinstance(a, np.ndarray) and a.dtype == np.float64 else -a
+    ),
+    "np.float64 of a sum": lambda a, b, c, v, s: (
+        isinstance(np.sum(a), float) * np.float64(np.sum(a)) * v
+    ),
 }
 EXPRESSIONS |= {
     function.__name__: function
     for function in (
-        loop, buffer_of_lists, in_place, views, scalars_are_no_views, in_float32, fancy_writes,
-        added_at, out_and_where, column_vectors, dict_of_states, one_hot, shuffled, branches,
-        numbers, least, local_import, default_of_its_own, recursion,
+        loop,
+        buffer_of_lists,
+        in_place,
+        views,
+        scalars_are_no_views,
+        in_float32,
+        fancy_writes,
+        added_at,
+        out_and_where,
+        column_vectors,
+        dict_of_states,
+        one_hot,
+        shuffled,
+        branches,
+        numbers,
+        least,
+        local_import,
+        default_of_its_own,
+        recursion,
     )
 }
 GIVEN = {"a": A, "b": B, "c": C, "v": V, "s": S}
@@ -259,7 +309,9 @@ def on_torch(function):
     try:
         import torch
 
-        given = [Traced(torch.tensor(value, requires_grad=True).clone()) for value in GIVEN.values()]
+        given = [
+            Traced(torch.tensor(value, requires_grad=True).clone()) for value in GIVEN.values()
+        ]
         with torch.autograd.graph.allow_mutation_on_saved_tensors():
             found = numpy_code.world().copy(function)(*given)
     finally:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import numpy
 import numpy as np
-import numpy.linalg as LA
+import numpy.linalg as LA  # noqa: N812 - as people write it
 from bptt_crosscheck import set_attributes
 from numpy import dot, tanh, zeros
 
@@ -299,7 +299,9 @@ def loops_over_units(params, inputs):
                 z += params["U"][j][k] * h[k]
             new.append(math.tanh(z))
         h = new
-        scores = [sum(params["V"][k, j] * h[j] for j in range(H)) + params["c"][k] for k in range(O)]
+        scores = [
+            sum(params["V"][k, j] * h[j] for j in range(H)) + params["c"][k] for k in range(O)
+        ]
         total = sum(exp(score) for score in scores)
         loss -= log(exp(scores[inputs["y"][t]]) / total)
     return loss
@@ -331,8 +333,8 @@ def one_hot_targets(params, inputs):
 def prints_on_the_way(params, inputs):
     loss = lists_that_grow(params, inputs)
     if loss > 1e9:
-        print("loss %.3f" % loss, f"{loss:.4f}", "{:10.2f}".format(loss), loss)
-    text = "loss %.3f, %s" % (loss, loss) + f"{loss:>10.2e}" + str(loss)
+        print("loss %.3f" % loss, f"{loss:.4f}", loss)  # noqa: UP031 - as people write it
+    text = "loss %.3f, %s" % (loss, loss) + f"{loss:>10.2e}"  # noqa: UP031
     return loss if text else 0.0
 
 

@@ -100,6 +100,4 @@ def test_a_choice_that_a_framework_does_not_make_is_still_at_a_kink():
             lambda p, i: {"w": np.where(p["w"] >= 0, i["c"], 0.0)}, at_zero, given, inputs
         )
     with pytest.raises(GradientMismatch):
-        check_gradients(
-            lambda p, i: {"w": np.array([3.0, 2.0, 0.0])}, at_zero, given, inputs
-        )
+        check_gradients(lambda p, i: {"w": np.array([3.0, 2.0, 0.0])}, at_zero, given, inputs)

@@ -58,11 +58,11 @@ def test_nothing_is_left_on_the_objects_and_in_the_modules_of_the_user():
     before = vars(numpy_manners).copy()
     for manner in ("class_with_a_buffer_and_index_minus_one", "module_globals"):
         check_gradients(gradients, MANNERS[manner], PARAMS, INPUTS)
-    check_gradients(
-        gradients, MANNERS["a_state_on_the_object_and_a_generator"], PARAMS, INPUTS
-    )
+    check_gradients(gradients, MANNERS["a_state_on_the_object_and_a_generator"], PARAMS, INPUTS)
     assert numpy_manners.np is np
-    assert {name for name in before if vars(numpy_manners)[name] is not before[name]} <= set("WUVbc")
+    assert {name for name in before if vars(numpy_manners)[name] is not before[name]} <= set(
+        "WUVbc"
+    )
     for value in (*vars(NET).values(), STATEFUL.h, numpy_manners.W):
         assert type(value) is np.ndarray
         assert value.dtype == np.float64

@@ -1,11 +1,10 @@
 """Built-in derivations against their losses as NumPy code."""
 
+import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.trial.mutation_score import ON_TRIAL, REGIMES
 from bptt_crosscheck.comparisons.trial.numpy_code import NUMPY_REGIMES, experiment_on_numpy_code
 from bptt_crosscheck.comparisons.trial.sensitivity import OF_GRADIENT, sensitivities
-
-import numpy as np
 
 PLACES = {place.name: place for place in REGIMES}
 
