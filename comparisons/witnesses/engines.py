@@ -285,7 +285,10 @@ def _ask_numeric(module: Any, problem: AnyProblem) -> Answer:
 
 def _ask_numpy_code(module: Any, problem: FunctionProblem, **keywords: Any) -> Answer:
     told = dict(problem.variables), dict(problem.constants)
-    copied = problem.copied or (lambda world: world.copy(problem.function))
+
+    def copied(world: World) -> Any:
+        return problem.function if problem.copied is None else problem.copied(world)
+
     try:
         loss, states, gradients, narrowed = module.gradients(copied, *told, **keywords)
     except module.DoesNotFollow as error:

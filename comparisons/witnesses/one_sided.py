@@ -42,7 +42,7 @@ def slopes_along(problem: AnyProblem, name: str, direction: Array) -> Slopes:
 
     def along(distance: Arrays) -> float:
         moved = point[name] + distance["d"] * direction
-        return float(np.real(value({**point, name: moved})))
+        return float(value({**point, name: moved}))
 
     module = DIFFERENCES.load()
     _, found, _, uncertainty, kinks, _ = module.gradients(along, {"d": np.zeros(())}, problem.seed)

@@ -156,7 +156,8 @@ def ravel(value: TorchArray, order: str = "C") -> TorchArray:
 def reshape(value: TorchArray, *args: Any, order: str = "C", **kwargs: Any) -> TorchArray:
     """np.reshape(a, shape)."""
     wanted = args[0] if args else kwargs.get("shape", kwargs.get("newshape"))
-    sizes = (wanted,) if isinstance(wanted, int) else tuple(int(size) for size in wanted)
+    given: Any = wanted
+    sizes = (given,) if isinstance(given, int) else tuple(int(size) for size in given)
     if order == "F":
         axes = range(value.ndim)[::-1]
         turned = value.tensor.permute(*axes).reshape(sizes[::-1])
