@@ -9,13 +9,13 @@ silently wrong. Therefore the result is held against central differences before 
 along one random direction; where they disagree, `DoesNotFollow` is raised.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Arrays, Named
 from . import finite_difference
+from .discarded import discarding_is_an_error
 from .finite_difference import Value
 
 STEP = 1e-30
@@ -61,8 +61,7 @@ def gradients(value: Value, variables: Named, seed: int) -> tuple[float, Arrays,
 
 def _slope(value: Value, point: Arrays, directions: Arrays) -> float:
     moved = {name: point[name] + 1j * STEP * direction for name, direction in directions.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with discarding_is_an_error():
         try:
             result = np.asarray(value({**point, **moved}))
         except (TypeError, ValueError, Warning) as error:
