@@ -2,50 +2,25 @@
 line.
 
 The code runs in this process with the caller's rights. What it prints goes to standard error, up
-to a bound; an exception, a sys.exit or a flood of output becomes `CandidateFailed`. An endless
-silent loop is not caught.
+to a bound (comparisons.output); an exception, a sys.exit or printing without end becomes
+`CandidateFailed`. An endless silent loop is not caught.
 """
 
-import contextlib
 import inspect
-import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
+from . import output
 from .errors import CandidateFailed, InputsChanged, QuestionError
 from .places import ROOT
 
 STDLIB = sysconfig.get_paths()["stdlib"]
-OUTPUT_LIMIT = 200_000  # characters that one call may print
-
-
-class OutputFlood(RuntimeError):
-    """More was printed than anybody will read."""
-
-
-class BoundedOutput:
-    """A text stream that passes on what it gets until the bound is reached, and raises then."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.left = OUTPUT_LIMIT
-
-    def write(self, text: str) -> int:
-        """Pass the text on. Raises OutputFlood."""
-        self.left -= len(text)
-        if self.left < 0:
-            raise OutputFlood(f"it printed more than {OUTPUT_LIMIT:,} characters in one call")
-        return self.stream.write(text)
-
-    def flush(self) -> None:
-        """Flush what it passes on to."""
-        self.stream.flush()
 
 
 def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -53,8 +28,8 @@ def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
     wrong inside.
     """
     try:
-        with contextlib.redirect_stdout(BoundedOutput(sys.stderr)):  # pyright: ignore[reportArgumentType]
-            return function(*args)
+        with output.kept():
+            return evaluated(function, *args)
     except (QuestionError, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -64,6 +39,14 @@ def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
             else f"raised {describe(error)}"
         )
         raise CandidateFailed(f"{part} {what}{at_line(error.__traceback__)}") from error
+
+
+def evaluated(function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args), code from outside that somebody else answers for where it fails."""
+    printing = output.current()
+    if printing is not None:
+        printing.begin_call()
+    return function(*args)
 
 
 def unchanged(part: str, after: Mapping[str, Any], before: Mapping[str, Any]) -> None:

@@ -2,8 +2,6 @@
 contracts and every message.
 """
 
-import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -11,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .. import user_code
+from .. import output, user_code
 from ..candidates.built_in_cells import CellCandidate, FunctionCandidate, SharedForward
 from ..candidates.draw import cell_problem
 from ..candidates.user_cell import UserCell, as_array
@@ -231,7 +229,7 @@ def _report(
     try:
         asked = setting.engines()[0] if setting.device != "cpu" else ()
         with (
-            contextlib.redirect_stdout(sys.stderr),
+            output.kept(),
             np.errstate(all="ignore"),
             computing_on(setting.device, asked),
         ):

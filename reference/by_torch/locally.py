@@ -48,7 +48,8 @@ class DefaultDtype(TorchFunctionMode):
     """Operations make numbers of this dtype where torch would take the process's default.
 
     That is where no dtype is named and no argument has one: torch.zeros(3), and integers times or
-    divided by Python's floats.
+    divided by Python's floats. torch.autograd.grad leaves the context before it begins, so that a
+    backward in Python is outside of it.
     """
 
     def __init__(self, wanted: torch.dtype | None = None) -> None:

@@ -328,10 +328,9 @@ def differentiate(
             value = torch.as_tensor(value)
         if not value.requires_grad:
             value = value + 0 * sum(leaf.sum() for leaf in leaves.values())
-        with in_default_dtype(dtype):
-            found = torch.autograd.grad(
-                value, list(leaves.values()), allow_unused=True, materialize_grads=True
-            )
+        found = torch.autograd.grad(
+            value, list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
     arrays = {name: array_of(output) for name, output in outputs.items()}
     gradients = {name: array_of(d) for name, d in zip(leaves, found, strict=True)}
     return float(value.detach()), arrays, gradients
@@ -358,7 +357,7 @@ def gradients_of_several(
             states = function.run(xp, loop, leaves, fixed[0])
         with in_default_dtype(dtype):
             values, arriving = read_apart(function, leaves, states, fixed)
-            found = pull_back(states, arriving, list(leaves.values()))
+        found = pull_back(states, arriving, list(leaves.values()))
     outputs = {name: array_of(state) for name, state in states.items()}
     answers: list[tuple[float, Arrays, Arrays]] = []
     for k, value in enumerate(values):

@@ -1,4 +1,4 @@
-"""Numbers whose imaginary part NumPy is about to discard: an error, in the context that asks for it.
+"""An imaginary part that NumPy is about to discard: an error, in the context that asks for it.
 
 NumPy only warns of it, and Python's warning filters are the process's: set to "error" here, they
 would be so in every other thread, and two threads that set and restore them side by side leave one
