@@ -3,7 +3,8 @@ line.
 
 The code runs in this process with the caller's rights. What it prints goes to standard error, up
 to a bound (comparisons.output); an exception, a sys.exit or printing without end becomes
-`CandidateFailed`. An endless silent loop is not caught.
+`CandidateFailed`. What does not return is ended where the time of a call is limited
+(comparisons.time_limit).
 """
 
 import inspect
@@ -12,15 +13,17 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from . import output
-from .errors import CandidateFailed, InputsChanged, QuestionError
+from . import output, time_limit
+from .errors import CandidateFailed, DoesNotReturn, InputsChanged, QuestionError
 from .places import ROOT
 
 STDLIB = sysconfig.get_paths()["stdlib"]
+
+Result = TypeVar("Result")
 
 
 def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -29,8 +32,8 @@ def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
     """
     try:
         with output.kept():
-            return evaluated(function, *args)
-    except (QuestionError, KeyboardInterrupt):
+            return evaluated(part, function, *args)
+    except (QuestionError, KeyboardInterrupt, time_limit.Ended):
         raise
     except BaseException as error:
         what = (
@@ -41,12 +44,30 @@ def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
         raise CandidateFailed(f"{part} {what}{at_line(error.__traceback__)}") from error
 
 
-def evaluated(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args), code from outside that somebody else answers for where it fails."""
-    printing = output.current()
+def evaluated(part: str, function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args), code from outside, for somebody who knows what it means where it fails."""
+    printing, clock = output.current(), time_limit.current()
     if printing is not None:
         printing.begin_call()
-    return function(*args)
+    if clock is None:
+        return function(*args)
+    with clock.running(part):
+        return function(*args)
+
+
+def limited(seconds: float | None, work: Callable[[], Result]) -> Result:
+    """work(), in which no call of code from outside takes longer than so many seconds.
+
+    Raises DoesNotReturn, with its line, where one does (comparisons.time_limit).
+    """
+    if seconds is None:
+        return work()
+    try:
+        return time_limit.limited(seconds, work)
+    except time_limit.Expired as expired:
+        where = line_in(expired.stack)
+        what = f"{expired.part} did not return within {seconds:g} s"
+        raise DoesNotReturn(f"{what}: it was{where}" if where else what) from None
 
 
 def unchanged(part: str, after: Mapping[str, Any], before: Mapping[str, Any]) -> None:
@@ -80,7 +101,12 @@ def at_line(trace: TracebackType | None) -> str:
     """' at file.py:12: the line', of the innermost frame that belongs to neither an installed
     package nor this one.
     """
-    for frame in reversed(traceback.extract_tb(trace)):
+    return line_in(traceback.extract_tb(trace))
+
+
+def line_in(stack: traceback.StackSummary) -> str:
+    """The same, of a stack."""
+    for frame in reversed(stack):
         path = Path(frame.filename)
         if (
             "site-packages" in path.parts
