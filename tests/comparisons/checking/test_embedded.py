@@ -119,7 +119,7 @@ def notebook(monkeypatch):
 
     yield run
     for name in names:
-        del linecache.cache[name]
+        linecache.cache.pop(name, None)
 
 
 NAMES = ["<ipython-input-1-0123456789ab>", "/tmp/ipykernel_1234/567890.py"]
