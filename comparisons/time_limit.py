@@ -121,7 +121,8 @@ def limited(seconds: float, function: Callable[[], Result]) -> Result:
 
 
 def _stack_of(thread: threading.Thread) -> traceback.StackSummary:
-    frame = sys._current_frames().get(thread.ident or 0)
+    running = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+    frame = running.get(thread.ident or 0)
     return traceback.StackSummary() if frame is None else traceback.extract_stack(frame)
 
 

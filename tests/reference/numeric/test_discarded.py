@@ -35,14 +35,19 @@ def test_it_is_an_error_whatever_the_filters_say(discard, action):
                 discard()
 
 
+def meanwhile_in_another_thread(discard):
+    with discarding_is_an_error():
+        other = threading.Thread(target=discard)
+        other.start()
+        other.join()
+
+
 @every_way
 def test_elsewhere_it_is_the_warning_that_it_was(discard):
     with pytest.warns(ComplexWarning, match="imaginary part") as before:
         discard()
-    other = threading.Thread(target=discard)
-    with pytest.warns(ComplexWarning) as meanwhile, discarding_is_an_error():
-        other.start()
-        other.join()
+    with pytest.warns(ComplexWarning) as meanwhile:
+        meanwhile_in_another_thread(discard)
     with pytest.warns(ComplexWarning) as after:
         discard()
     texts = [str(told.list[0].message) for told in (before, meanwhile, after)]
