@@ -106,7 +106,7 @@ def check_gradients(
     differences. gradients returns a dict whose keys name params, or inputs it also differentiates;
     or a tuple or list in the order of params; nests as params does. What it does not return is
     listed as not given. `setup` runs before every evaluation. `convention` declares what the code
-    means to return (see comparisons/problems/convention.py).
+    means to return (see comparisons/problems/convention.py). `timeout` is as in check_cell.
 
     Raises as check_cell does.
     """
