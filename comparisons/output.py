@@ -21,6 +21,8 @@ from typing import Any
 
 LINES = 5  # of one check that are shown
 CHARACTERS = 1_000  # likewise
+DEBUGGERS = ("pdb", "bdb", "cmd", "ipdb")  # modules
+FRAMES = 8  # above a write, in which one of them is looked for
 FLOOD = 10_000_000  # characters in one call: it prints without end
 
 Write = Callable[[str], int]
@@ -59,6 +61,8 @@ class Kept:
         if self.in_this_call > FLOOD:
             raise OutputFlood(f"it printed more than {FLOOD:,} characters in one call")
         shown = "" if self.is_over else self._within_bound(text)
+        if not shown and _is_debugged():
+            return self.pass_on(text)
         if shown:
             self.pass_on(shown)
             self.shown_last = shown[-1]
@@ -93,6 +97,18 @@ class Kept:
             what = f"{counted} ({self.characters_more:,} characters) that the code under test"
             with suppress(OSError, ValueError):  # nobody is left to read it
                 self.pass_on(f"{start}… {what} printed\n")
+
+
+def _is_debugged() -> bool:
+    """Whether a debugger writes, or what was typed at its prompt: that is somebody who reads."""
+    frame = sys._getframe()  # pyright: ignore[reportPrivateUsage]
+    for _ in range(FRAMES):
+        if frame is None:
+            return False
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in DEBUGGERS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 _kept: ContextVar[Kept | None] = ContextVar("kept", default=None)

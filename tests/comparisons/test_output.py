@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import pdb
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -80,6 +81,20 @@ def test_two_million_characters_are_no_obstacle(text, capsys):
     err = capsys.readouterr().err
     assert len(err) < 1_200
     assert len(err.splitlines()) <= output.LINES + 2
+
+
+def test_a_debugger_is_heard_after_any_number_of_lines(capsys):
+    typed = io.StringIO("p 40 + 2\nprint('typed')\nc\n")
+    with output.kept():
+        for _ in range(100):
+            print("line")
+        pdb.Pdb(stdin=typed, stdout=sys.stdout, nosigint=True, readrc=False).set_trace()
+        print("line")
+    err = capsys.readouterr().err
+    assert "(Pdb) 42\n" in err
+    assert "typed" in err
+    assert err.count("line\n") == output.LINES
+    assert err.endswith("… 96 more lines (480 characters) that the code under test printed\n")
 
 
 def test_each_check_has_its_own_lines(capsys):
