@@ -21,7 +21,9 @@ from typing import Any
 
 LINES = 5  # of one check that are shown
 CHARACTERS = 1_000  # likewise
-DEBUGGERS = ("pdb", "bdb", "cmd", "ipdb")  # modules
+DEBUGGERS = frozenset(  # modules
+    ("pdb", "bdb", "cmd", "IPython.core.debugger", "IPython.terminal.debugger")
+)
 FRAMES = 8  # above a write, in which one of them is looked for
 FLOOD = 10_000_000  # characters in one call: it prints without end
 
@@ -105,7 +107,7 @@ def _is_debugged() -> bool:
     for _ in range(FRAMES):
         if frame is None:
             return False
-        if str(frame.f_globals.get("__name__")).partition(".")[0] in DEBUGGERS:
+        if frame.f_globals.get("__name__") in DEBUGGERS:
             return True
         frame = frame.f_back
     return False
