@@ -15,6 +15,7 @@
 Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked.
 """
 
+import contextlib
 import sys
 import tempfile
 import time
@@ -228,6 +229,12 @@ def check(
         float | None,
         typer.Option(min=0, help="Allowed absolute error.", show_default="measured noise"),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, metavar="SECONDS", help="For one call of it.", show_default="no limit"
+        ),
+    ] = None,
     json: Json = None,
     verbose: Verbose = False,
 ) -> None:
@@ -244,9 +251,12 @@ def check(
         "atol": atol,
         "dtype": dtype.value,
         "device": device,
+        "timeout": timeout,
     }
-    checks = checks_in(target, sizes, asked)
-    report = merged([made() for made in checks])
+    # Standard output is for the report: threads that the code starts print beside it, too.
+    with contextlib.redirect_stdout(sys.stderr):
+        checks = checks_in(target, sizes, asked)
+        report = merged([made() for made in checks])
     show(tables.rendered_check(report, time.perf_counter() - start, verbose), report, json)
     raise typer.Exit(exit_status(report, {}))
 

@@ -55,6 +55,10 @@ class CandidateFailed(QuestionError):
     """The code under test raised an exception, left the interpreter, or flooded the output."""
 
 
+class DoesNotReturn(QuestionError):
+    """A call of the code under test took longer than the time limit; the text has its line."""
+
+
 class ForwardMismatch(QuestionError):
     """The forward pass differs between NumPy and a reference: their gradients are those of
     different functions.

@@ -4,8 +4,8 @@
         gradient_oracle.check_cell(MyCell())
 
 Options: --oracle-seed N (else every test has its own seed, made from its name, and says it when it
-fails), --oracle-references torch,jax, and --oracle-report DIR, which gets `oracle.json`. Works
-under pytest-xdist. Neither torch nor jax is imported before a check runs.
+fails), --oracle-references torch,jax, --oracle-timeout SECONDS, and --oracle-report DIR, which gets
+`oracle.json`. Works under pytest-xdist. Neither torch nor jax is imported before a check runs.
 """
 
 import json
@@ -43,6 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="references to ask, by comma (default: all)",
     )
     group.addoption(
+        "--oracle-timeout",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="for one call of the code under test (default: no limit)",
+    )
+    group.addoption(
         "--oracle-report",
         default=None,
         metavar="DIR",
@@ -56,6 +63,7 @@ class GradientOracle:
 
     seed: int
     references: list[str] | None
+    timeout: float | None = None
     reports: list[Report] = field(default_factory=list[Report], repr=False)
 
     def check_cell(self, cell: Any, **options: Any) -> Report:
@@ -82,7 +90,8 @@ class GradientOracle:
         self, check: Any, *arguments: Any, raise_exception: bool = True, **options: Any
     ) -> Report:
         __tracebackhide__ = True
-        asked = {"seed": self.seed, "references": self.references, **options}
+        session = {"seed": self.seed, "references": self.references, "timeout": self.timeout}
+        asked = {**session, **options}
         report = check(*arguments, raise_exception=False, **asked)
         self.reports.append(report)
         if raise_exception:
@@ -97,7 +106,7 @@ def gradient_oracle(request: pytest.FixtureRequest) -> Generator[GradientOracle]
     seed = zlib.crc32(request.node.nodeid.encode()) if given is None else int(given)
     names = request.config.getoption("--oracle-references")
     asked = names_in(names)
-    oracle = GradientOracle(seed, asked)
+    oracle = GradientOracle(seed, asked, request.config.getoption("--oracle-timeout"))
     request.node.stash[CHECKS] = []
     repeat = f"seed {seed}; repeat with --oracle-seed {seed}"
     request.node.add_report_section("call", "gradient oracle", repeat)

@@ -2,50 +2,28 @@
 line.
 
 The code runs in this process with the caller's rights. What it prints goes to standard error, up
-to a bound; an exception, a sys.exit or a flood of output becomes `CandidateFailed`. An endless
-silent loop is not caught.
+to a bound (comparisons.output); an exception, a sys.exit or printing without end becomes
+`CandidateFailed`. What does not return is ended where the time of a call is limited
+(comparisons.time_limit).
 """
 
-import contextlib
 import inspect
-import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .errors import CandidateFailed, InputsChanged, QuestionError
+from . import output, time_limit
+from .errors import CandidateFailed, DoesNotReturn, InputsChanged, QuestionError
 from .places import ROOT
 
 STDLIB = sysconfig.get_paths()["stdlib"]
-OUTPUT_LIMIT = 200_000  # characters that one call may print
 
-
-class OutputFlood(RuntimeError):
-    """More was printed than anybody will read."""
-
-
-class BoundedOutput:
-    """A text stream that passes on what it gets until the bound is reached, and raises then."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.left = OUTPUT_LIMIT
-
-    def write(self, text: str) -> int:
-        """Pass the text on. Raises OutputFlood."""
-        self.left -= len(text)
-        if self.left < 0:
-            raise OutputFlood(f"it printed more than {OUTPUT_LIMIT:,} characters in one call")
-        return self.stream.write(text)
-
-    def flush(self) -> None:
-        """Flush what it passes on to."""
-        self.stream.flush()
+Result = TypeVar("Result")
 
 
 def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -53,9 +31,9 @@ def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
     wrong inside.
     """
     try:
-        with contextlib.redirect_stdout(BoundedOutput(sys.stderr)):  # pyright: ignore[reportArgumentType]
-            return function(*args)
-    except (QuestionError, KeyboardInterrupt):
+        with output.kept():
+            return evaluated(part, function, *args)
+    except (QuestionError, KeyboardInterrupt, time_limit.Ended):
         raise
     except BaseException as error:
         what = (
@@ -64,6 +42,32 @@ def call(part: str, function: Callable[..., Any], *args: Any) -> Any:
             else f"raised {describe(error)}"
         )
         raise CandidateFailed(f"{part} {what}{at_line(error.__traceback__)}") from error
+
+
+def evaluated(part: str, function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args), code from outside, for somebody who knows what it means where it fails."""
+    printing, clock = output.current(), time_limit.current()
+    if printing is not None:
+        printing.begin_call()
+    if clock is None:
+        return function(*args)
+    with clock.running(part):
+        return function(*args)
+
+
+def limited(seconds: float | None, work: Callable[[], Result]) -> Result:
+    """work(), in which no call of code from outside takes longer than so many seconds.
+
+    Raises DoesNotReturn, with its line, where one does (comparisons.time_limit).
+    """
+    if seconds is None:
+        return work()
+    try:
+        return time_limit.limited(seconds, work)
+    except time_limit.Expired as expired:
+        where = line_in(expired.stack)
+        what = f"{expired.part} did not return within {seconds:g} s"
+        raise DoesNotReturn(f"{what}: it was{where}" if where else what) from None
 
 
 def unchanged(part: str, after: Mapping[str, Any], before: Mapping[str, Any]) -> None:
@@ -97,7 +101,12 @@ def at_line(trace: TracebackType | None) -> str:
     """' at file.py:12: the line', of the innermost frame that belongs to neither an installed
     package nor this one.
     """
-    for frame in reversed(traceback.extract_tb(trace)):
+    return line_in(traceback.extract_tb(trace))
+
+
+def line_in(stack: traceback.StackSummary) -> str:
+    """The same, of a stack."""
+    for frame in reversed(stack):
         path = Path(frame.filename)
         if (
             "site-packages" in path.parts

@@ -114,7 +114,8 @@ class UserCell:
 
     def differentiable_step(self, xp: Any, params: Any, state: Any, x: Any) -> Any:
         """step without its cache, for the references: nothing is copied or checked."""
-        return self.cell.step(xp, dict(params), dict(state), x)[0]
+        part = f"{self.name}.step"
+        return user_code.evaluated(part, self.cell.step, xp, dict(params), dict(state), x)[0]
 
     def _forward(self, xp: Any, recipe: Any) -> tuple[dict[str, Array], Any]:
         params, state, x = recipe

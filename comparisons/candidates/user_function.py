@@ -87,7 +87,7 @@ class UserFunction:
             user_code.call("setup", self.setup)
         namespace = [] if self.numpy_only else [xp]
         params, inputs = rebuild(self.params, named), rebuild(self.inputs, named)
-        return (function or self.function)(*namespace, params, inputs)
+        return user_code.evaluated(self.role, function or self.function, *namespace, params, inputs)
 
     def numpy(self, named: Mapping[str, Array], function: Callable[..., Any] | None = None) -> Any:
         """The same in NumPy, on copies; what goes wrong inside is said of the user's function."""

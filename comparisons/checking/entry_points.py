@@ -2,8 +2,6 @@
 contracts and every message.
 """
 
-import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -11,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .. import user_code
+from .. import output, user_code
 from ..candidates.built_in_cells import CellCandidate, FunctionCandidate, SharedForward
 from ..candidates.draw import cell_problem
 from ..candidates.user_cell import UserCell, as_array
@@ -35,6 +33,8 @@ from .ties import ties_in
 COMPUTED_IN = ("float16", "float32", "float64")
 # How much larger cotangents on the final states are: a clip inside step_backward shows.
 AT_THE_END = 1000.0
+# Seconds that a time limit may be at most, a year: what the clocks of all systems can count.
+LONGEST = 31_536_000
 
 References: TypeAlias = Sequence[str] | str | None
 ConventionLike: TypeAlias = Convention | Mapping[str, Any] | None
@@ -55,6 +55,7 @@ def check_cell(
     device: str = "cpu",
     rtol: float | None = None,
     atol: float | None = None,
+    timeout: float | None = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether step_backward is the derivative of step: over a sequence, and at every step alone.
@@ -65,13 +66,14 @@ def check_cell(
     differentiating its own step, on the `device`. Errors are judged by measured rounding noise, or
     by rtol and atol where they are given. `dtype` is what the cell is run in: "float64", or
     "float32" or "float16", in which it may err by a small multiple of what the frameworks err by
-    in it. The true gradient is always that in float64.
+    in it. The true gradient is always that in float64. `timeout`: seconds after which a call of the
+    cell that has not returned is ended (comparisons/time_limit.py); no limit unless given.
 
     Raises GradientMismatch where a gradient is wrong and a QuestionError where none can be judged,
     unless raise_exception is False: then the report says so.
     """
     sizes = {"steps": steps, "batch": batch, "input_size": input_size, "hidden_size": hidden_size}
-    setting = Setting(seed, references, device, dtype)
+    setting = Setting(seed, references, device, dtype, timeout)
 
     def cases() -> Iterator[CaseReport]:
         setting.must_be_valid(sizes)
@@ -94,6 +96,7 @@ def check_gradients(
     setup: Callable[[], Any] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    timeout: float | None = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether gradients(params, inputs) is the derivative of the loss.
@@ -103,11 +106,11 @@ def check_gradients(
     as it stands, by complex step where it follows, and by differences. gradients returns a dict
     whose keys name params, or inputs it also differentiates; or a tuple or list in the order of params; nests as params does. What it does not return is
     listed as not given. `setup` runs before every evaluation. `convention` declares what the code
-    means to return (see comparisons/problems/convention.py).
+    means to return (see comparisons/problems/convention.py). `timeout` is as in check_cell.
 
     Raises as check_cell does.
     """
-    setting = Setting(seed, references, device)
+    setting = Setting(seed, references, device, timeout=timeout)
 
     def cases() -> Iterator[CaseReport]:
         setting.must_be_valid()
@@ -145,6 +148,7 @@ def check_vjp(
     setup: Callable[[], Any] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    timeout: float | None = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether vjp(params, inputs, cotangents) is function(xp, params, inputs)'s.
@@ -155,7 +159,7 @@ def check_vjp(
     all outputs together, then on each output alone with zeros on the others. Everything else is as
     in check_gradients.
     """
-    setting = Setting(seed, references, device)
+    setting = Setting(seed, references, device, timeout=timeout)
 
     def cases() -> Iterator[CaseReport]:
         setting.must_be_valid()
@@ -185,13 +189,15 @@ def check_vjp(
 class Setting:
     """Under what a check runs.
 
-    The seed, whom to ask, where they compute, in what the candidate computes.
+    The seed, whom to ask, where they compute, in what the candidate computes, how many seconds one
+    call of it may take.
     """
 
     seed: int
     references: References
     device: str = "cpu"
     dtype: str = "float64"
+    timeout: float | None = None
 
     def must_be_valid(self, sizes: Mapping[str, Any] | None = None) -> None:
         """Raises BadOption for a seed below 0, a size below 1, or what is no integer.
@@ -204,6 +210,18 @@ class Setting:
             _must_be_at_least(1, name, size)
         if self.dtype not in COMPUTED_IN:
             raise BadOption(f"dtype is one of {', '.join(COMPUTED_IN)}, not {self.dtype!r}")
+
+    def time_limit(self) -> float | None:
+        """The seconds. Raises BadOption for what is no number above 0."""
+        seconds = self.timeout
+        if seconds is None:
+            return None
+        is_number = isinstance(seconds, int | float | np.integer | np.floating)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_number or isinstance(seconds, bool) or not 0 < seconds <= LONGEST:
+            raise BadOption(
+                f"timeout is a number of seconds above 0, {LONGEST:,} at most, not {seconds!r}"
+            )
+        return float(seconds)
 
     def engines(self, numpy_only: bool = False) -> tuple[tuple[Engine, ...], dict[str, LeftOut]]:
         """(the engines to ask, {those that are missing: how to install them}).
@@ -240,11 +258,11 @@ def _report(
     try:
         asked = setting.engines()[0] if setting.device != "cpu" else ()
         with (
-            contextlib.redirect_stdout(sys.stderr),
+            output.kept(),
             np.errstate(all="ignore"),
             computing_on(setting.device, asked),
         ):
-            done.extend(cases())
+            user_code.limited(setting.time_limit(), lambda: done.extend(cases()))
             setting.all_that_were_named()
     except QuestionError as error:
         errors.append(error)

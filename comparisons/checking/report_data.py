@@ -72,6 +72,10 @@ class Report:
         """The text of to_dict()."""
         return json_text(self)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a notebook shows of it: the text."""
+        printer.text("Report(...)" if cycle else str(self))
+
     def __str__(self) -> str:
         said = [f"{type(error).__name__}: {error}" for error in self.errors]
         return "\n".join([*report_lines(self.cases), *said])

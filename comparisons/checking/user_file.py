@@ -14,6 +14,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -39,7 +40,7 @@ def checks_in(target: str, sizes: dict[str, int], options: dict[str, Any]) -> li
     that fails while it runs.
     """
     path, name = _split(target)
-    module = _run(path)
+    module = user_code.limited(options.get("timeout"), lambda: _run(path))
     if name is not None:
         return [_check_of_name(module, name, path, {**sizes, **options})]
     found: list[Pending] = []
@@ -106,7 +107,10 @@ def _check_of_name(module: ModuleType, name: str, path: Path, options: dict[str,
 
 def _check_of_cell(cell: Any, options: dict[str, Any]) -> Pending:
     def check() -> Report:
-        made = user_code.call(f"{cell.__name__}()", cell) if isinstance(cell, type) else cell
+        made = cell
+        if isinstance(cell, type):
+            make = partial(user_code.call, f"{cell.__name__}()", cell)
+            made = user_code.limited(options.get("timeout"), make)
         return check_cell(made, raise_exception=False, **options)
 
     return check
@@ -122,7 +126,8 @@ def _check_of_functions(
         )
 
     def run() -> Report:
-        example = user_code.call("example", module.example)
+        make = partial(user_code.call, "example", module.example)
+        example = user_code.limited(options.get("timeout"), make)
         params, inputs = tuple_of("example", example, 2, "(params, inputs)")
         more = {name: getattr(module, name) for name in OPTIONAL if hasattr(module, name)}
         functions = (getattr(module, backward), getattr(module, forward))

@@ -1,13 +1,12 @@
 """Ask the references: their answers, and the noise of the problem."""
 
-import contextlib
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from .. import output
 from ..errors import CannotFollow, MissingFramework, NothingFollows
 from ..problems.answer import Answer
 from ..problems.convention import Convention
@@ -75,7 +74,7 @@ def _ask_one(problem: AnyProblem, engine: Engine) -> Answer | LeftOut:
     if reason is not None:
         return LeftOut(WhyLeftOut.NOT_APPLICABLE, reason)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with output.kept():
             return engine.answer(problem)
     except CannotFollow as error:
         return LeftOut(WhyLeftOut.CANNOT_FOLLOW, f"cannot follow: {error}")

@@ -3,7 +3,8 @@
 `torch.autograd.grad` of the equations, and `torch.func.jacrev` of their steps.
 
 Everything runs eagerly, on the CPU unless another device is chosen (reference.devices); nothing of
-the caller's global state (default dtype, gradient mode, threads) is changed.
+the process's or the caller's state (default dtype, gradient mode, threads) is changed, not even
+meanwhile (reference.by_torch.locally).
 
 `RandomRounding` is stochastic arithmetic: within it the result of every floating-point operation,
 of the forward and of torch's own backward, is moved at random by up to one unit roundoff. How far a
@@ -12,7 +13,6 @@ stochastic arithmetic for reliable scientific computation").
 """
 
 import random
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -21,13 +21,13 @@ from typing import Any
 import array_api_compat.torch as xp
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import devices
 from ..arrays import Array, Arrays, Named
 from ..equations.parts import ScalarFunction, Step
 from ..equations.unrolling import SequenceLoss
+from .locally import DefaultDtype, in_default_dtype, on_one_thread
 
 # Operations that choose, move or make numbers and never round: perturbed, a maximum would no longer
 # be one of its arguments.
@@ -137,10 +137,11 @@ def computes(func: Any) -> bool:
     )
 
 
-class NoEscape(TorchFunctionMode):
+class NoEscape(DefaultDtype):
     """Context in which taking a number out of differentiation is an error.
 
-    float(tensor) would silently cut the gradient.
+    float(tensor) would silently cut the gradient. One context for both: each costs time at every
+    operation.
     """
 
     EXITS = (
@@ -159,7 +160,7 @@ class NoEscape(TorchFunctionMode):
         if func in self.EXITS and args[0].requires_grad:
             what = f"{func.__name__} takes a number out of differentiation"
             raise TypeError(f"{what}, and cuts its gradient: stay with xp")
-        return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def on_device() -> AbstractContextManager[Any]:
@@ -185,19 +186,17 @@ def rounding(seed: int | None) -> AbstractContextManager[Any]:
     return nullcontext() if seed is None else RandomRounding(seed)
 
 
-@contextmanager
-def default_dtype(variables: Named) -> Iterator[None]:
-    """torch's default dtype as that of the variables, restored afterwards.
-
-    So `xp.zeros(…)` is as precise as in NumPy.
+def widest_dtype(variables: Named) -> torch.dtype:
+    """That of the variables, the thread's default meanwhile: `xp.zeros(…)` is as precise as in
+    NumPy.
     """
-    before = torch.get_default_dtype()
     widest = np.result_type(*(value.dtype for value in variables.values()))
-    torch.set_default_dtype(getattr(torch, widest.name))
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    return getattr(torch, widest.name)
+
+
+def arithmetic(dtype: torch.dtype, watched: bool) -> AbstractContextManager[Any]:
+    """The context of a forward pass in this dtype, `watched` by NoEscape."""
+    return NoEscape(dtype) if watched else in_default_dtype(dtype)
 
 
 def tensor(array: Array) -> torch.Tensor:
@@ -287,18 +286,9 @@ def rounding_as_summed(value: torch.Tensor, rng: np.random.Generator) -> torch.T
 SMALL = 1 << 22
 
 
-@contextmanager
-def one_thread_if_small(variables: Named) -> Iterator[None]:
+def one_thread_if_small(variables: Named) -> AbstractContextManager[None]:
     """torch on one thread where the problem is small, as many as before afterwards."""
-    before = torch.get_num_threads()
-    small = before > 1 and sum(value.size for value in variables.values()) < SMALL
-    if small:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if small:
-            torch.set_num_threads(before)
+    return on_one_thread(sum(value.size for value in variables.values()) < SMALL)
 
 
 def gradients(
@@ -316,12 +306,9 @@ def gradients(
 
 
 @contextmanager
-def differentiable(variables: Named) -> Iterator[None]:
-    """Gradients are recorded whatever the caller does.
-
-    Computed is on the chosen device and in the dtype of the variables.
-    """
-    with torch.inference_mode(False), torch.enable_grad(), on_device(), default_dtype(variables):
+def differentiable() -> Iterator[None]:
+    """Gradients are recorded whatever the caller does, on the chosen device."""
+    with torch.inference_mode(False), torch.enable_grad(), on_device():
         yield
 
 
@@ -332,12 +319,13 @@ def differentiate(
 
     forward is on tensors, `watched` by NoEscape.
     """
-    with differentiable(variables):
+    dtype = widest_dtype(variables)
+    with differentiable():
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
         fixed = {name: tensor(value) for name, value in constants.items()}
-        with NoEscape() if watched else nullcontext():
+        with arithmetic(dtype, watched):
             value, outputs = forward(leaves, fixed)
-        value = torch.as_tensor(value)
+            value = torch.as_tensor(value)
         if not value.requires_grad:
             value = value + 0 * sum(leaf.sum() for leaf in leaves.values())
         found = torch.autograd.grad(
@@ -361,12 +349,14 @@ def gradients_of_several(
     They may differ in what the readout alone reads, and the readout reads no variable.
     """
     loop = scan_apart if rounding_seed is None else scan_rounding(rounding_seed)
-    with one_thread_if_small(variables), rounding(rounding_seed), differentiable(variables):
+    dtype = widest_dtype(variables)
+    with one_thread_if_small(variables), rounding(rounding_seed), differentiable():
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}
         fixed = [{name: tensor(value) for name, value in each.items()} for each in constants]
-        with NoEscape() if rounding_seed is None else nullcontext():
+        with arithmetic(dtype, watched=rounding_seed is None):
             states = function.run(xp, loop, leaves, fixed[0])
-        values, arriving = read_apart(function, leaves, states, fixed)
+        with in_default_dtype(dtype):
+            values, arriving = read_apart(function, leaves, states, fixed)
         found = pull_back(states, arriving, list(leaves.values()))
     outputs = {name: array_of(state) for name, state in states.items()}
     answers: list[tuple[float, Arrays, Arrays]] = []
@@ -405,9 +395,7 @@ def pull_back(states: Named, arriving: Named, leaves: list[torch.Tensor]) -> lis
         return [torch.zeros((count, *leaf.shape), dtype=leaf.dtype) for leaf in leaves]
     start = root(list(outputs.values()))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return list(torch.vmap(lambda *given: start(given, leaves))(*cotangents))
+        return list(torch.vmap(lambda *given: start(given, leaves))(*cotangents))
     except Exception:
         # Code from outside has a backward of its own, which knows nothing of a further axis.
         each = [start(given, leaves) for given in zip(*cotangents, strict=True)]

@@ -1,6 +1,7 @@
 """torch.autograd.gradcheck on a derivation in NumPy, wrapped as a torch.autograd.Function.
 
-A checker to compare ours with.
+A checker to compare ours with. No check of a derivation asks it, the trial alone, in processes of
+its own: the warning filter that is set here is in nobody else's way.
 """
 
 import warnings

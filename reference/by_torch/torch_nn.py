@@ -8,7 +8,6 @@ PackedSequence) are the module's own; with given dropout masks each layer is a m
 since a module draws its own; chunks of a sequence are calls that hand on a detached state.
 """
 
-import warnings
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -59,7 +58,7 @@ def initial(leaves: Named, suffixes: list[str], names: tuple[str, ...]) -> list[
 
 def module_of(
     cell: str, options: Named, leaves: Named, suffixes: list[str], layers: int
-) -> torch.nn.Module:
+) -> torch.nn.RNNBase:
     """torch's module of these sizes, without numbers of its own."""
     cell_of_rnn = (
         {"nonlinearity": options.get("activation", "relu")} if MODULES[cell] is torch.nn.RNN else {}
@@ -74,13 +73,14 @@ def module_of(
         layers,
         bidirectional=both,
         device="meta",
+        dtype=W_xh.dtype,
         **cell_of_rnn,
         **projection,
     )
 
 
 def call(
-    module: torch.nn.Module,
+    module: torch.nn.RNNBase,
     named: Named,
     x: torch.Tensor,
     state: State,
@@ -94,14 +94,13 @@ def call(
         x = torch.nn.functional.one_hot(x, named["weight_ih_l0"].shape[1]).to(
             named["weight_ih_l0"].dtype
         )
+    if lengths is None and module.proj_size and x.dtype != torch.float64:
+        # Given as it is, torch warns of oneDNN before it computes the same, bit for bit.
+        lengths = torch.full((x.shape[1],), len(x))
     given = x if lengths is None else pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="LSTM with projections is not supported with oneDNN"
-        )
-        output, last = torch.func.functional_call(
-            module, dict(named), (given, tuple(state) if len(state) > 1 else state[0])
-        )
+    output, last = torch.func.functional_call(
+        module, dict(named), (given, tuple(state) if len(state) > 1 else state[0])
+    )
     if lengths is not None:
         output = pad_packed_sequence(output, total_length=len(x))[0]
     return output, list(last) if len(state) > 1 else [last]

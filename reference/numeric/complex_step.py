@@ -12,13 +12,13 @@ sight, conversions to float above all, is found out by holding the result agains
 differences along one random direction, and `DoesNotFollow` raised where they disagree.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Arrays, Named
 from . import finite_difference
+from .discarded import discarding_is_an_error
 from .finite_difference import Value
 
 STEP = 1e-30
@@ -166,8 +166,7 @@ def _slope(value: Value, point: Arrays, directions: Arrays) -> float:
     moved: Arrays = {}
     for name, direction in directions.items():
         moved[name] = (point[name] + 1j * STEP * direction).view(Watched)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with discarding_is_an_error():
         try:
             result = np.asarray(value({**point, **moved}))
         except DoesNotFollow as error:

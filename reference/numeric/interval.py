@@ -20,7 +20,8 @@ no derivative to enclose.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from threading import Lock
+from typing import Any, ClassVar
 
 import flint
 import numpy as np
@@ -445,17 +446,29 @@ def _distance(found: arb, exact: arb) -> float:
 
 
 class Precision:
-    """Arb's working precision in bits, restored afterwards."""
+    """Arb's working precision in bits, restored when the last one leaves.
+
+    It has one for all threads: meanwhile that is the highest that any of them asks for.
+    """
+
+    lock = Lock()
+    asked: ClassVar[list[int]] = []
+    before = 0
 
     def __init__(self, bits: int) -> None:
         self.bits = bits
 
     def __enter__(self) -> None:
-        self.before = flint.ctx.prec
-        flint.ctx.prec = self.bits
+        with self.lock:
+            if not self.asked:
+                Precision.before = flint.ctx.prec
+            self.asked.append(self.bits)
+            flint.ctx.prec = max(self.asked)
 
     def __exit__(self, *_: object) -> None:
-        flint.ctx.prec = self.before
+        with self.lock:
+            self.asked.remove(self.bits)
+            flint.ctx.prec = max(self.asked, default=self.before)
 
 
 def directional(

@@ -515,3 +515,63 @@ def test_the_json_of_a_trial_is_json(monkeypatch, command):
     told = strictly(out)
     assert status == 0
     assert (told["largest"], told["smallest"], told["none"]) == ("Infinity", "-Infinity", "NaN")
+
+
+TALKING = """
+import threading
+import time
+import numpy as np
+
+
+def loss(params, inputs):
+    print("w is", params["w"][0])
+    thread = threading.Thread(target=print, args=("of a thread",))
+    thread.start()
+    thread.join()
+    return np.sum(np.sin(params["w"]))
+
+
+def gradients(params, inputs):
+    return {"w": np.cos(params["w"])}
+
+
+def example():
+    return {"w": np.ones(3)}, {}
+"""
+SLEEPING = "    time.sleep(3600)\n"
+
+
+def test_what_the_code_under_test_prints_is_not_on_standard_output(command, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(TALKING)
+    status, out, err = command("check", path, "--json", "-")
+    assert status == 0
+    assert strictly(out)["passed"]
+    assert 0 < err.count("w is") <= 5
+    assert "more lines" in err
+    assert "of a thread" in err
+
+
+def test_code_that_does_not_return_is_a_question_that_could_not_be_asked(command, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(TALKING.replace('    return {"w"', f'{SLEEPING}    return {{"w"', 1))
+    status, out, _ = command("check", path, "--timeout", "0.5")
+    assert status == command_line.NOT_ASKED
+    assert folded(out).startswith(
+        "DoesNotReturn: gradients did not return within 0.5 s: it was at mine.py:16: time.sleep"
+    )
+
+
+def test_a_file_that_does_not_return_is_one_line(command, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("while True: pass\n")
+    status, out, err = command("check", path, "--timeout", "0.5")
+    assert (status, out) == (command_line.NOT_ASKED, "")
+    assert err.count("\n") == 1
+    assert "did not return within 0.5 s: it was at mine.py:1: while True: pass" in err
+
+
+def test_a_time_limit_that_is_none(command, tmp_path):
+    status, _, err = command("check", tmp_path / "mine.py", "--timeout", "0")
+    assert status == command_line.NOT_ASKED
+    assert "--timeout" in err

@@ -239,6 +239,28 @@ def test_two_processes_report_to_one(tmp_path, once):
     assert said(written) == said(once[2])
 
 
+HANGS = """
+import numpy as np
+
+
+def test_hangs(gradient_oracle):
+    def hangs(params, inputs):
+        while True: pass
+
+    gradient_oracle.check_gradients(hangs, lambda p, i: np.sum(p["w"]), {"w": np.ones(2)}, {})
+"""
+
+
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_what_does_not_return_is_ended_where_a_time_limit_is_given(processes, tmp_path):
+    options = ("--oracle-timeout", "0.5", "-n", processes)
+    status, output, written = pytest_run(tmp_path, *options, tests=HANGS)
+    assert status == 1
+    assert "did not return within 0.5 s: it was at test_mine.py:7: while True: pass" in output
+    [check] = written["checks"]
+    assert check["report"]["errors"][0]["error"] == "DoesNotReturn"
+
+
 def test_without_checks_there_is_nothing_to_say(pytestconfig):
     said = []
     terminal = SimpleNamespace(section=said.append, write_line=said.append)

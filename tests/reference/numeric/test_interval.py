@@ -4,6 +4,7 @@ That they contain what is known exactly, that they are tight, and that a wrong g
 """
 
 from fractions import Fraction
+from threading import Event, Thread
 
 import flint
 import mpmath
@@ -243,3 +244,24 @@ def test_products_by_arb_s_matrices_are_those_entry_by_entry():
 def test_the_shift_of_a_softmax_is_a_constant():
     y = Dual(interval._balls(np.array([[1.0, 3.0]])), interval._balls(np.ones((1, 2))))
     assert BALLS.max(y, axis=-1, keepdims=True).tangent is None
+
+
+def test_precision_is_as_before_when_the_last_of_several_threads_leaves():
+    """One that leaves first neither takes the bits from the other nor leaves its own behind."""
+    before, entered, left = flint.ctx.prec, Event(), Event()
+
+    def other():
+        with interval.Precision(300):
+            entered.set()
+            left.wait()
+            seen.append(flint.ctx.prec)
+
+    seen = []
+    thread = Thread(target=other)
+    with interval.Precision(200):
+        thread.start()
+        entered.wait()
+    left.set()
+    thread.join()
+    assert seen == [300]
+    assert flint.ctx.prec == before
