@@ -12,7 +12,9 @@
                                                  sensitivity, false alarms
     python comparisons/report.py --help          everything else
 
-Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked.
+Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked or its
+answer not be written, 3 a mistake of this program's own; after a signal 128 and its number: 130
+Ctrl-C, 141 nobody reads on, 143 terminated.
 """
 
 import sys
@@ -21,6 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,18 +31,17 @@ import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import Progress
-from typer.exceptions import TyperException
 
 from .checking.report_data import Report
-from .errors import BadOption, QuestionError
+from .errors import BadOption
 from .plain_data import json_text
 from .reporting import files, tables
+from .reporting.terminal import Status, Visible, run, telling, visible
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help answers at once
     from .studies.built_in_cases import RunOptions
     from .witnesses.engines import Engine
 
-AGREE, DISAGREE, NOT_ASKED = 0, 1, 2
 MOST_JOBS = 4
 CURES_INPUTS = 4
 
@@ -59,7 +61,7 @@ def bar_on(console: Console) -> Progress:
     return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
-def run(
+def checked(
     options: "RunOptions", engines: "Sequence[Engine]", notes: Sequence[str], jobs: int
 ) -> Report:
     """The report that is asked for; a progress bar on a terminal while it is worked out."""
@@ -67,7 +69,7 @@ def run(
         bar = progress.add_task("checking", total=None)
 
         def watch(pieces: int, name: str) -> None:
-            progress.update(bar, total=pieces, advance=1, description=escape(name))
+            progress.update(bar, total=pieces, advance=1, description=escape(visible(name)))
 
         return options.report(engines, notes, jobs, watch)
 
@@ -75,11 +77,11 @@ def run(
 def exit_status(report: Report, missing: Mapping[str, Any]) -> int:
     """0, 1 or 2: a disagreement outweighs a question that could only be asked in part."""
     if report.passed:
-        return NOT_ASKED if missing else AGREE
+        return Status.NOT_ASKED if missing else Status.AGREE
     if any(not row.passed for row in report.rows):
-        return DISAGREE
+        return Status.DISAGREE
     not_asked = bool(report.errors) or any(case.forward_differs for case in report.cases)
-    return NOT_ASKED if not_asked else DISAGREE
+    return Status.NOT_ASKED if not_asked else Status.DISAGREE
 
 
 Cell = Annotated[str | None, typer.Option(help="Only the cases of this cell.", show_default=False)]
@@ -198,7 +200,7 @@ def crosscheck(
     with computing_on(device, engines):  # raises now where there is no such device
         pass
     notes = [str(left) for left in missing.values()]
-    report = run(options, engines, notes, jobs or min(cores(), MOST_JOBS))
+    report = checked(options, engines, notes, jobs or min(cores(), MOST_JOBS))
     show(tables.rendered(report, time.perf_counter() - start, verbose), report, json)
     raise typer.Exit(exit_status(report, missing))
 
@@ -291,7 +293,7 @@ def cures(
     if plot is not None:
         draw_figure(found, plot)
     show_text(rendered_cures(found, time.perf_counter() - start), found.to_json(), json)
-    raise typer.Exit(AGREE if found.passed else DISAGREE)
+    raise typer.Exit(Status.AGREE if found.passed else Status.DISAGREE)
 
 
 @app.command()
@@ -335,7 +337,7 @@ def trial(
     ran_on = environment(seed, "float64, float32 and float16")
     told = {**ran_on, **found.to_dict(), "seconds": seconds}
     show_text(rendered_trial(found, seconds), json_text(told, indent=None), json)
-    raise typer.Exit(AGREE if found.passed else DISAGREE)
+    raise typer.Exit(Status.AGREE if found.passed else Status.DISAGREE)
 
 
 def given_sizes(**sizes: int | None) -> dict[str, int]:
@@ -357,13 +359,27 @@ def show(rendered: RenderableType, report: Report, json: str | None) -> None:
 def show_text(rendered: RenderableType, text: str, json: str | None) -> None:
     """What is for a person on standard output; the JSON text where it was asked for.
 
-    For - the JSON is alone on standard output.
+    For - the JSON is alone on standard output. A file has it before anything is printed: it is
+    whole though nobody reads what is printed to its end.
     """
-    tables.console(stderr=json == "-").print(rendered)
+    try:
+        if json is not None and json != "-":
+            files.write_text(Path(json), text + "\n")
+    finally:
+        with telling():
+            tables.console(stderr=json == "-").print(Visible(rendered))
     if json == "-":
-        typer.echo(text)
-    elif json is not None:
-        files.write_text(Path(json), text + "\n")
+        with telling():
+            typer.echo(encodable(text))
+
+
+def encodable(text: str) -> str:
+    """The JSON text, in ASCII where standard output has less than all characters."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return dumps(loads(text))
+    return text
 
 
 def merged(reports: Sequence[Report]) -> Report:
@@ -378,12 +394,7 @@ def main() -> None:
 
     Whatever is wrong with the question is one line on standard error, and exit status 2.
     """
-    try:
-        sys.exit(app(standalone_mode=False))
-    except (QuestionError, TyperException) as error:
-        message = str(error) if isinstance(error, QuestionError) else error.format_message()
-        typer.echo(f"bptt-crosscheck: {message}", err=True)
-        sys.exit(NOT_ASKED)
+    sys.exit(run("bptt-crosscheck", app))
 
 
 if __name__ == "__main__":
