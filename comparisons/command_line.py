@@ -193,9 +193,8 @@ def crosscheck(
         device=device,
     )
     options.validate()
-    if dump is not None:
-        files.prepare_folder(dump)
     prepare_json(json)
+    options.prepare_dumps()
     engines, missing = available(names_in(references))
     with computing_on(device, engines):  # raises now where there is no such device
         pass

@@ -32,9 +32,10 @@ from ..errors import (
 )
 from ..problems.cases import CASES, QUICK, Case
 from ..reporting import dump as dumping
+from ..reporting.files import prepare_file, prepare_folder
 from ..witnesses.engines import Engine, computing_on
 from .language_model import Corpus, Recipe, Training, recipes, text_case, train_side_by_side
-from .model_file import CaseAtWeights, ModelFile, cases_of
+from .model_file import CaseAtWeights, ModelFile, cases_of, named_apart
 
 TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 6, 8, 24
 UPDATES, QUICK_UPDATES = 100, 6
@@ -82,7 +83,7 @@ class RunOptions:
         chosen = [each for each in there_are if self.cell in (None, each.case.cell)]
         if not chosen:
             raise BadOption(f"there is no case of the cell {self.cell}")
-        return [self._perhaps_without_jacobians(each) for each in chosen]
+        return _named_apart([self._perhaps_without_jacobians(each) for each in chosen])
 
     def _of_the_table(self) -> list[CaseAtWeights]:
         chosen = [case for case in CASES if case.name in QUICK or not self.quick]
@@ -101,9 +102,17 @@ class RunOptions:
     def validate(self) -> None:
         """Raise now, before any framework is loaded, what would be raised later."""
         for asked in self.cases():
-            must_fit(asked.case)
+            must_fit(asked.case, dumped=self.dump is not None)
         for recipe in self.recipes():
             must_fit(self.text_case(recipe.cell))
+
+    def prepare_dumps(self) -> None:
+        """Make the folder of the dumps. Raises BadTarget where one of them cannot be written."""
+        if self.dump is None:
+            return
+        prepare_folder(self.dump)
+        for asked in self.cases():
+            prepare_file(dumping.path_of(self.dump, asked.case.name))
 
     def recipes(self) -> list[Recipe]:
         """How the character models are trained, a cell each; one alone if quick.
@@ -191,6 +200,15 @@ class RunOptions:
         rows = [training.row for training in trained]
         plain = report_of(cases, self.seed, self.dtype, said)
         return replace(plain, training=rows, errors=errors)
+
+
+def _named_apart(asked: Sequence[CaseAtWeights]) -> list[CaseAtWeights]:
+    """The same cases, each with a name of its own: that of one before gets a number."""
+    names = named_apart([each.case.name for each in asked])
+    found: list[CaseAtWeights] = []
+    for each, name in zip(asked, names, strict=True):
+        found.append(replace(each, case=replace(each.case, name=name)))
+    return found
 
 
 def _told_or_refused(piece: Piece) -> Result:
