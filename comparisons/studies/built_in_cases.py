@@ -4,10 +4,9 @@ Each is independent of the others, so that several processes can share the work;
 compilation, which fills one core. The report is the same, in the same order, by however many.
 """
 
-import multiprocessing
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,6 +35,7 @@ from ..reporting.files import prepare_file, prepare_folder
 from ..witnesses.engines import Engine, computing_on
 from .language_model import Corpus, Recipe, Training, recipes, text_case, train_side_by_side
 from .model_file import CaseAtWeights, ModelFile, cases_of, named_apart
+from .worker_pool import workers
 
 TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 6, 8, 24
 UPDATES, QUICK_UPDATES = 100, 6
@@ -227,29 +227,18 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def one_thread() -> None:
-    """Leave the other cores to the other processes: torch's threads would wait for each other.
-
-    Read where torch is loaded.
-    """
-    os.environ["OMP_NUM_THREADS"] = "1"
-
-
 @contextmanager
 def results(pieces: Sequence[Piece], jobs: int) -> Generator[Iterator[Result]]:
     """The results of all pieces in their order, as they become known.
 
     By processes of their own if jobs is more than one.
     """
-    if jobs == 1:
-        yield (piece() for piece in pieces)
-        return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), one_thread) as pool:
+    with workers(jobs) as pool:
+        if pool is None:
+            yield (piece() for piece in pieces)
+            return
         futures: dict[int, Future[Result]] = {}
         # The trainings, which take longest, are the last pieces: begin with them.
         for at in reversed(range(len(pieces))):
             futures[at] = pool.submit(pieces[at])
-        try:
-            yield (futures[at].result() for at in range(len(pieces)))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield (futures[at].result() for at in range(len(pieces)))
