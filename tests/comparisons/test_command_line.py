@@ -16,6 +16,7 @@ from bptt_crosscheck.comparisons.checking.environment import report_of
 from bptt_crosscheck.comparisons.checking.training_row import ParameterVerdict, TrainingRow
 from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
 from bptt_crosscheck.comparisons.reporting.dump import load
+from bptt_crosscheck.comparisons.studies import built_in_cases, language_model
 from bptt_crosscheck.manual.cells.rnn import RNN
 
 SMALL = ("--quick", "--steps", "2", "--batch", "2", "--input-size", "2", "--hidden-size", "3")
@@ -362,7 +363,7 @@ def test_a_text_that_cannot_be(command, tmp_path, content, words):
 
 
 def test_a_text_that_is_a_folder(command, tmp_path):
-    refused(command("--text", tmp_path), "cannot be read")
+    refused(command("--text", tmp_path), "is no regular file")
 
 
 def test_a_text_shorter_than_the_window_that_is_asked_for(command, text):
@@ -402,6 +403,83 @@ def test_a_file_that_cannot_be_completed(monkeypatch, small, tmp_path):
     assert err.count("\n") == 1
     assert "No space left on device" in err
     assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["none/r.json", "x" * 256, "a/b/r.json"])
+@pytest.mark.parametrize("asked", [SMALL, ("check", "mine.py"), ("cures",), ("trial", "--quick")])
+def test_json_that_cannot_be_written_is_refused_before_the_work(
+    command, monkeypatch, tmp_path, asked, name
+):
+    (tmp_path / "mine.py").write_text("raise SystemExit('it is run')")
+    monkeypatch.chdir(tmp_path)
+    refused(command(*asked, "--json", name), name, "cannot be written")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+@pytest.mark.parametrize("given", [("--plot", "none/p.png"), ("--dump", "mine.py")])
+def test_what_else_of_a_study_cannot_be_written(command, monkeypatch, tmp_path, given):
+    (tmp_path / "mine.py").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    refused(command("cures", *given), given[1], "cannot be written")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_a_dump_of_which_one_file_cannot_be_written(small, tmp_path):
+    name = f"{QUICK_RNN[-1]}.npz"
+    (tmp_path / "dumps" / name).mkdir(parents=True)
+    refused(small("--dump", tmp_path / "dumps"), name, "folder")
+    assert [path.name for path in (tmp_path / "dumps").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/dev/null", "/dev/urandom"])
+def test_a_text_without_an_end(command, target):
+    refused(command("--quick", "--text", target), f"{target} is no regular file")
+
+
+def test_a_text_that_is_too_long(command, monkeypatch, text):
+    monkeypatch.setattr(language_model, "LONGEST", 50)
+    refused(command("--quick", "--text", text), "has more than 50 bytes: give a part of it")
+
+
+def test_the_lines_of_a_text_end_alike(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"a\r\nb\rc\n")
+    assert language_model.read_corpus(tmp_path / "t.txt").vocabulary == "\nabc"
+
+
+def test_jacobians_that_would_not_fit(command):
+    refused(command("--hidden-size", "600", "--batch", "60"), "too large for its Jacobians")
+
+
+def test_a_device_is_no_file_to_replace(small):
+    status, _, _ = small("--json", "/dev/null")
+    assert status == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_file_keeps_its_mode(small, tmp_path):
+    target = tmp_path / "r.json"
+    target.write_text("before")
+    target.chmod(0o600)
+    (tmp_path / "link").symlink_to("r.json")
+    assert small("--json", tmp_path / "link")[0] == 0
+    assert strictly(target.read_text())["passed"]
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def raising(error):
+    def check(*_, **__):
+        raise error
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ZeroDivisionError("ours"), 3), (MemoryError(), 3), (KeyboardInterrupt(), 130)],
+)
+def test_status_1_is_a_wrong_gradient_and_nothing_else(monkeypatch, small, error, status):
+    monkeypatch.setattr(built_in_cases, "check_problem", raising(error))
+    assert small()[0] == status
 
 
 def test_one_hidden_unit(small):
