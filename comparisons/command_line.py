@@ -13,8 +13,8 @@
     python comparisons/report.py --help          everything else
 
 Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked or its
-answer not be written, 3 a mistake of this program's own; after a signal 128 and its number: 130
-Ctrl-C, 141 nobody reads on, 143 terminated.
+answer not be written, 3 a mistake of this program's own, 4 a goal of the trial is missed; after a
+signal 128 and its number: 130 Ctrl-C, 141 nobody reads on, 143 terminated.
 """
 
 import sys
@@ -81,7 +81,8 @@ def exit_status(report: Report, missing: Mapping[str, Any]) -> int:
     if any(not row.passed for row in report.rows):
         return Status.DISAGREE
     not_asked = bool(report.errors) or any(case.forward_differs for case in report.cases)
-    return Status.NOT_ASKED if not_asked else Status.DISAGREE
+    apart = any(not run.passed for run in report.training)
+    return Status.DISAGREE if apart and not not_asked else Status.NOT_ASKED
 
 
 Cell = Annotated[str | None, typer.Option(help="Only the cases of this cell.", show_default=False)]
@@ -336,7 +337,7 @@ def trial(
     ran_on = environment(seed, "float64, float32 and float16")
     told = {**ran_on, **found.to_dict(), "seconds": seconds}
     show_text(rendered_trial(found, seconds), json_text(told, indent=None), json)
-    raise typer.Exit(Status.AGREE if found.passed else Status.DISAGREE)
+    raise typer.Exit(Status.AGREE if found.passed else Status.MISSED)
 
 
 def given_sizes(**sizes: int | None) -> dict[str, int]:

@@ -37,6 +37,7 @@ class Status(IntEnum):
     DISAGREE = 1
     NOT_ASKED = 2
     FAILED = 3
+    MISSED = 4  # a goal of the trial
     CLOSED_PIPE = 128 + 13
 
 

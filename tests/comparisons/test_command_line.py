@@ -233,6 +233,10 @@ def test_exit_status(trial, with_gradient, kinds, missing, status):
         assert command_line.exit_status(apart, missing) == 1
 
 
+def test_nothing_to_compare_is_no_disagreement():
+    assert command_line.exit_status(report_of([], 0, "float64"), {}) == 2
+
+
 def test_a_wrong_gradient_outweighs_a_missing_framework(monkeypatch, small):
     without(monkeypatch, "jax")
     monkeypatch.setitem(built_in_cells.CELLS, "rnn", Broken)
@@ -573,23 +577,24 @@ def test_the_script_works_with_processes_of_its_own(monkeypatch, tmp_path):
     assert "comparisons agree" in done.stdout
 
 
-def test_the_json_of_a_trial_is_json(monkeypatch, command):
-    """Infinities are text there as well."""
+@pytest.mark.parametrize(("passed", "expected"), [(True, 0), (False, 4)])
+def test_the_json_of_a_trial_is_json(monkeypatch, command, passed, expected):
+    """Infinities are text there as well; a goal that is missed is no gradient that disagrees."""
 
     @dataclass(frozen=True)
     class Found:
-        passed: bool = True
+        passed: bool
 
         def to_dict(self):
             return {"largest": math.inf, "smallest": -math.inf, "none": math.nan}
 
     monkeypatch.setattr(
-        "bptt_crosscheck.comparisons.trial.trial.run_trial", lambda plan, watch: Found()
+        "bptt_crosscheck.comparisons.trial.trial.run_trial", lambda plan, watch: Found(passed)
     )
     monkeypatch.setattr(
         "bptt_crosscheck.comparisons.trial.trial_tables.rendered_trial", lambda found, seconds: ""
     )
     status, out, _ = command("trial", "--quick", "--json", "-")
     told = strictly(out)
-    assert status == 0
+    assert status == expected
     assert (told["largest"], told["smallest"], told["none"]) == ("Infinity", "-Infinity", "NaN")
