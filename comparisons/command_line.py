@@ -194,7 +194,7 @@ def crosscheck(
         device=device,
     )
     options.validate()
-    prepare_json(json)
+    json = prepared_json(json)
     options.prepare_dumps()
     engines, missing = available(names_in(references))
     with computing_on(device, engines):  # raises now where there is no such device
@@ -238,7 +238,7 @@ def check(
 
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
-    prepare_json(json)
+    json = prepared_json(json)
     asked = {
         "seed": seed,
         "references": references,
@@ -278,7 +278,7 @@ def cures(
     from .witnesses.ask import available
 
     start = time.perf_counter()
-    prepare_json(json)
+    json = prepared_json(json)
     if plot is not None:
         must_be_drawable(plot)
     (engine, *_), _missing = available(("torch", "jax"))
@@ -319,7 +319,7 @@ def trial(
     from .trial.trial_tables import rendered_trial
 
     start = time.perf_counter()
-    prepare_json(json)
+    json = prepared_json(json)
     plan = replace(QUICK if quick else replace(Plan(), jobs=min(cores(), MOST_JOBS)), seed=seed)
     plan = replace(
         plan,
@@ -345,10 +345,15 @@ def given_sizes(**sizes: int | None) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-def prepare_json(target: str | None) -> None:
-    """Raises BadTarget now where the file could not be written later."""
-    if target is not None and target != "-":
-        files.prepare_file(Path(target))
+def prepared_json(target: str | None) -> str | None:
+    """The same target, wherever code under test may go meanwhile.
+
+    Raises BadTarget now where the file could not be written later.
+    """
+    if target is None or target == "-":
+        return target
+    files.prepare_file(Path(target))
+    return str(Path(target).absolute())
 
 
 def show(rendered: RenderableType, report: Report, json: str | None) -> None:

@@ -420,6 +420,28 @@ def test_json_that_cannot_be_written_is_refused_before_the_work(
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 
+MOVING = """
+import os
+import numpy as np
+
+def loss(xp, params, inputs): return xp.sum(params["w"] ** 2)
+def gradients(params, inputs): return {"w": 2 * params["w"]}
+def example():
+    os.chdir("elsewhere")
+    return {"w": np.ones(3)}, {}
+"""
+
+
+def test_json_is_where_it_was_asked_for(command, monkeypatch, tmp_path):
+    """Though the code under test goes elsewhere."""
+    (tmp_path / "mine.py").write_text(MOVING)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    status, _, _ = command("check", "mine.py", "--references", "torch", "--json", "r.json")
+    assert status == 0
+    assert strictly((tmp_path / "r.json").read_text())["passed"]
+
+
 @pytest.mark.parametrize("given", [("--plot", "none/p.png"), ("--dump", "mine.py")])
 def test_what_else_of_a_study_cannot_be_written(command, monkeypatch, tmp_path, given):
     (tmp_path / "mine.py").write_text("mine")
