@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from json import dumps, loads
@@ -194,8 +195,8 @@ def crosscheck(
         device=device,
     )
     options.validate()
+    options.prepare_dumps()  # first: the folder that it makes may be that of the JSON
     json = prepared_json(json)
-    options.prepare_dumps()
     engines, missing = available(names_in(references))
     with computing_on(device, engines):  # raises now where there is no such device
         pass
@@ -278,6 +279,8 @@ def cures(
     from .witnesses.ask import available
 
     start = time.perf_counter()
+    if dump is not None:
+        files.prepare_folder(dump)
     json = prepared_json(json)
     if plot is not None:
         must_be_drawable(plot)
@@ -288,8 +291,8 @@ def cures(
         "input_size": CURES_INPUTS,
         "hidden_size": hidden_size,
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        found = examine(dump or Path(temporary), engine, seed, sizes)
+    with tempfile.TemporaryDirectory() if dump is None else nullcontext(dump) as folder:
+        found = examine(Path(folder), engine, seed, sizes)
     if plot is not None:
         draw_figure(found, plot)
     show_text(rendered_cures(found, time.perf_counter() - start), found.to_json(), json)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -457,6 +458,14 @@ def test_a_dump_of_which_one_file_cannot_be_written(small, tmp_path):
     assert [path.name for path in (tmp_path / "dumps").iterdir()] == [name]
 
 
+def test_json_beside_the_dumps_and_in_their_place(small, tmp_path):
+    """The folder of the dumps is there before the JSON is to be in it."""
+    assert small("--dump", tmp_path / "new", "--json", tmp_path / "new" / "r.json")[0] == 0
+    assert strictly((tmp_path / "new" / "r.json").read_text())["passed"]
+    both = tmp_path / "both"
+    refused(small("--dump", both, "--json", both), "both is a folder")
+
+
 @pytest.mark.parametrize("target", ["/dev/zero", "/dev/null", "/dev/urandom"])
 def test_a_text_without_an_end(command, target):
     refused(command("--quick", "--text", target), f"{target} is no regular file")
@@ -577,6 +586,21 @@ def test_a_script_without_the_package_says_so_in_one_line(tmp_path, script):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("bptt-crosscheck is not installed: pip install -e .")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["report.py", "benchmark.py"])
+def test_a_script_without_what_the_package_needs_says_so_in_one_line(tmp_path, script):
+    (tmp_path / "typer.py").write_text("raise ImportError('no typer here')")
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, ROOT / "comparisons" / script, "--help"],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "bptt-crosscheck cannot be started: no typer here\n"
 
 
 def test_the_script_works_with_processes_of_its_own(monkeypatch, tmp_path):

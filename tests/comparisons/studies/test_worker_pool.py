@@ -54,6 +54,16 @@ def test_nobody_outlives_the_parent(tmp_path, name, work):
     assert "Traceback" not in err
 
 
+def test_a_process_that_is_ended_from_outside_is_one_line(tmp_path):
+    """As the system does it where memory runs out."""
+    starter = tmp_path / "starter.py"
+    work = "import os; os.kill(os.getpid(), signal.SIGKILL)"
+    starter.write_text(STARTER.format(work=work))
+    done = subprocess.run([sys.executable, starter], capture_output=True, text=True, check=False)
+    said = "a command: a process at work was ended from outside, perhaps for want of memory\n"
+    assert (done.returncode, done.stderr) == (3, said)
+
+
 def test_one_job_is_no_process():
     with workers(1) as pool:
         assert pool is None
