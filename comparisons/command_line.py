@@ -375,7 +375,7 @@ def show_text(rendered: RenderableType, text: str, json: str | None) -> None:
             files.write_text(Path(json), text + "\n")
     finally:
         with telling():
-            tables.console(stderr=json == "-").print(Visible(rendered))
+            tables.console(stderr=json == "-").print(Visible(rendered), crop=False)
     if json == "-":
         with telling():
             typer.echo(encodable(text))

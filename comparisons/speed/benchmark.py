@@ -109,7 +109,7 @@ def benchmark(
         raise typer.Exit(Status.DISAGREE) from error
     found.finish()
     with telling():
-        console().print(Visible(rendered(found)))
+        console().print(Visible(rendered(found)), crop=False)
 
 
 def markdown_in(path: Path) -> str:

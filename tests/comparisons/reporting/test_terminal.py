@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from bptt_crosscheck.comparisons.command_line import show_text
 from bptt_crosscheck.comparisons.errors import BadOption
 from bptt_crosscheck.comparisons.reporting.tables import console
 from bptt_crosscheck.comparisons.reporting.terminal import Status, Visible, run, visible
@@ -44,6 +45,12 @@ def test_rendered_text_has_the_colours_of_its_own_alone(monkeypatch):
     with made.capture() as captured:
         made.print(Visible(Text("a\x1b[31mb", style="bold")))
     assert captured.get() == "\x1b[1ma\\x1b[31mb\x1b[0m\n"
+
+
+def test_what_grows_longer_by_it_is_not_cut_off(monkeypatch, capfd):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    show_text(Text("\x1b" * 10 + "x" * 100 + " end"), "", None)
+    assert capfd.readouterr().out.split() == ["\\x1b" * 10 + "x" * 100, "end"]
 
 
 # Widths.
@@ -276,5 +283,5 @@ def test_a_signal_has_a_status_of_its_own(name):
     ) as process:
         assert process.stdout.readline() == "begun\n"
         process.send_signal(getattr(signal, name))
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (128 + getattr(signal, name), "put away\n", "")

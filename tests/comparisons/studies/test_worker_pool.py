@@ -48,7 +48,7 @@ def test_nobody_outlives_the_parent(tmp_path, name, work):
         for _ in range(2):
             assert parent.stdout.readline() == "begun\n"
         parent.send_signal(number)
-        out, err = parent.communicate(timeout=30)
+        out, err = parent.communicate(timeout=60)
     assert parent.returncode == (-number if name == "SIGKILL" else 128 + number)
     assert out == ""
     assert "Traceback" not in err
