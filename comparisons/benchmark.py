@@ -19,4 +19,9 @@ if __name__ == "__main__":
     if find_spec("bptt_crosscheck") is None:
         print(NOT_INSTALLED, file=sys.stderr)
         sys.exit(2)
-    import_module("bptt_crosscheck.comparisons.speed.benchmark").main()
+    try:
+        command = import_module("bptt_crosscheck.comparisons.speed.benchmark")
+    except ImportError as error:
+        print(f"bptt-crosscheck cannot be started: {error}", file=sys.stderr)
+        sys.exit(2)
+    command.main()

@@ -12,7 +12,9 @@
                                                  sensitivity, false alarms
     python comparisons/report.py --help          everything else
 
-Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked.
+Exit status: 0 everything agrees, 1 a gradient disagrees, 2 the question could not be asked or its
+answer not be written, 3 a mistake of this program's own, 4 a goal of the trial is missed; after a
+signal 128 and its number: 130 Ctrl-C, 141 nobody reads on, 143 terminated.
 """
 
 import contextlib
@@ -20,8 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
+from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,18 +33,17 @@ import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import Progress
-from typer.exceptions import TyperException
 
 from .checking.report_data import Report
-from .errors import BadOption, QuestionError
+from .errors import BadOption
 from .plain_data import json_text
 from .reporting import files, tables
+from .reporting.terminal import Status, Visible, run, telling, visible
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help answers at once
     from .studies.built_in_cases import RunOptions
     from .witnesses.engines import Engine
 
-AGREE, DISAGREE, NOT_ASKED = 0, 1, 2
 MOST_JOBS = 4
 CURES_INPUTS = 4
 
@@ -60,7 +63,7 @@ def bar_on(console: Console) -> Progress:
     return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
-def run(
+def checked(
     options: "RunOptions", engines: "Sequence[Engine]", notes: Sequence[str], jobs: int
 ) -> Report:
     """The report that is asked for; a progress bar on a terminal while it is worked out."""
@@ -68,7 +71,7 @@ def run(
         bar = progress.add_task("checking", total=None)
 
         def watch(pieces: int, name: str) -> None:
-            progress.update(bar, total=pieces, advance=1, description=escape(name))
+            progress.update(bar, total=pieces, advance=1, description=escape(visible(name)))
 
         return options.report(engines, notes, jobs, watch)
 
@@ -76,11 +79,12 @@ def run(
 def exit_status(report: Report, missing: Mapping[str, Any]) -> int:
     """0, 1 or 2: a disagreement outweighs a question that could only be asked in part."""
     if report.passed:
-        return NOT_ASKED if missing else AGREE
+        return Status.NOT_ASKED if missing else Status.AGREE
     if any(not row.passed for row in report.rows):
-        return DISAGREE
+        return Status.DISAGREE
     not_asked = bool(report.errors) or any(case.forward_differs for case in report.cases)
-    return NOT_ASKED if not_asked else DISAGREE
+    apart = any(not run.passed for run in report.training)
+    return Status.DISAGREE if apart and not not_asked else Status.NOT_ASKED
 
 
 Cell = Annotated[str | None, typer.Option(help="Only the cases of this cell.", show_default=False)]
@@ -192,14 +196,13 @@ def crosscheck(
         device=device,
     )
     options.validate()
-    if dump is not None:
-        files.prepare_folder(dump)
-    prepare_json(json)
+    options.prepare_dumps()  # first: the folder that it makes may be that of the JSON
+    json = prepared_json(json)
     engines, missing = available(names_in(references))
     with computing_on(device, engines):  # raises now where there is no such device
         pass
     notes = [str(left) for left in missing.values()]
-    report = run(options, engines, notes, jobs or min(cores(), MOST_JOBS))
+    report = checked(options, engines, notes, jobs or min(cores(), MOST_JOBS))
     show(tables.rendered(report, time.perf_counter() - start, verbose), report, json)
     raise typer.Exit(exit_status(report, missing))
 
@@ -243,7 +246,7 @@ def check(
 
     start = time.perf_counter()
     sizes = given_sizes(steps=steps, batch=batch, input_size=input_size, hidden_size=hidden_size)
-    prepare_json(json)
+    json = prepared_json(json)
     asked = {
         "seed": seed,
         "references": references,
@@ -286,7 +289,9 @@ def cures(
     from .witnesses.ask import available
 
     start = time.perf_counter()
-    prepare_json(json)
+    if dump is not None:
+        files.prepare_folder(dump)
+    json = prepared_json(json)
     if plot is not None:
         must_be_drawable(plot)
     (engine, *_), _missing = available(("torch", "jax"))
@@ -296,12 +301,12 @@ def cures(
         "input_size": CURES_INPUTS,
         "hidden_size": hidden_size,
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        found = examine(dump or Path(temporary), engine, seed, sizes)
+    with tempfile.TemporaryDirectory() if dump is None else nullcontext(dump) as folder:
+        found = examine(Path(folder), engine, seed, sizes)
     if plot is not None:
         draw_figure(found, plot)
     show_text(rendered_cures(found, time.perf_counter() - start), found.to_json(), json)
-    raise typer.Exit(AGREE if found.passed else DISAGREE)
+    raise typer.Exit(Status.AGREE if found.passed else Status.DISAGREE)
 
 
 @app.command()
@@ -327,7 +332,7 @@ def trial(
     from .trial.trial_tables import rendered_trial
 
     start = time.perf_counter()
-    prepare_json(json)
+    json = prepared_json(json)
     plan = replace(QUICK if quick else replace(Plan(), jobs=min(cores(), MOST_JOBS)), seed=seed)
     plan = replace(
         plan,
@@ -345,7 +350,7 @@ def trial(
     ran_on = environment(seed, "float64, float32 and float16")
     told = {**ran_on, **found.to_dict(), "seconds": seconds}
     show_text(rendered_trial(found, seconds), json_text(told, indent=None), json)
-    raise typer.Exit(AGREE if found.passed else DISAGREE)
+    raise typer.Exit(Status.AGREE if found.passed else Status.MISSED)
 
 
 def given_sizes(**sizes: int | None) -> dict[str, int]:
@@ -353,10 +358,15 @@ def given_sizes(**sizes: int | None) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-def prepare_json(target: str | None) -> None:
-    """Raises BadTarget now where the file could not be written later."""
-    if target is not None and target != "-":
-        files.prepare_file(Path(target))
+def prepared_json(target: str | None) -> str | None:
+    """The same target, wherever code under test may go meanwhile.
+
+    Raises BadTarget now where the file could not be written later.
+    """
+    if target is None or target == "-":
+        return target
+    files.prepare_file(Path(target))
+    return str(Path(target).absolute())
 
 
 def show(rendered: RenderableType, report: Report, json: str | None) -> None:
@@ -367,13 +377,27 @@ def show(rendered: RenderableType, report: Report, json: str | None) -> None:
 def show_text(rendered: RenderableType, text: str, json: str | None) -> None:
     """What is for a person on standard output; the JSON text where it was asked for.
 
-    For - the JSON is alone on standard output.
+    For - the JSON is alone on standard output. A file has it before anything is printed: it is
+    whole though nobody reads what is printed to its end.
     """
-    tables.console(stderr=json == "-").print(rendered)
+    try:
+        if json is not None and json != "-":
+            files.write_text(Path(json), text + "\n")
+    finally:
+        with telling():
+            tables.console(stderr=json == "-").print(Visible(rendered), crop=False)
     if json == "-":
-        typer.echo(text)
-    elif json is not None:
-        files.write_text(Path(json), text + "\n")
+        with telling():
+            typer.echo(encodable(text))
+
+
+def encodable(text: str) -> str:
+    """The JSON text, in ASCII where standard output has less than all characters."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return dumps(loads(text))
+    return text
 
 
 def merged(reports: Sequence[Report]) -> Report:
@@ -388,12 +412,7 @@ def main() -> None:
 
     Whatever is wrong with the question is one line on standard error, and exit status 2.
     """
-    try:
-        sys.exit(app(standalone_mode=False))
-    except (QuestionError, TyperException) as error:
-        message = str(error) if isinstance(error, QuestionError) else error.format_message()
-        typer.echo(f"bptt-crosscheck: {message}", err=True)
-        sys.exit(NOT_ASKED)
+    sys.exit(run("bptt-crosscheck", app))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ JSON has no NaN and no infinities: they are written as the strings "NaN", "Infin
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -58,6 +59,16 @@ def _name_of(value: float) -> str:
     return INFINITE if value > 0 else MINUS_INFINITE
 
 
+NOT_ASCII = re.compile(r"[^\x00-\x7e]")
+
+
 def json_text(value: Any, indent: int | None = 1) -> str:
-    """JSON text of a record or of plain data."""
-    return json.dumps(spelled(plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)
+    """JSON text of a record or of plain data; what cannot be printed is escaped."""
+    made = spelled(plain(value))
+    text = json.dumps(made, indent=indent, ensure_ascii=False, allow_nan=False)
+    return NOT_ASCII.sub(_printable, text)
+
+
+def _printable(match: re.Match[str]) -> str:
+    character = match[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]

@@ -19,8 +19,10 @@ import pytest
 
 from .checking import entry_points
 from .checking.report_data import Report
+from .errors import BadTarget
 from .plain_data import json_text
-from .reporting.files import write_text
+from .reporting.files import prepare_file, prepare_folder, write_text
+from .reporting.terminal import visible
 from .witnesses.engines import names_in
 
 CHECKS = pytest.StashKey[list[dict[str, Any]]]()
@@ -146,7 +148,6 @@ class OracleSummary:
         folder = self.config.getoption("--oracle-report")
         if folder is not None:
             path = Path(str(folder))
-            path.mkdir(parents=True, exist_ok=True)
             checks = sorted(self.checks, key=lambda check: str(check["test"]))
             write_text(path / "oracle.json", json_text({"schema": 1, "checks": checks}) + "\n")
 
@@ -165,7 +166,7 @@ class OracleSummary:
         terminalreporter.write_line(counts)
         for check in failed:
             which = f"{check['test']} (seed {check['seed']})"
-            terminalreporter.write_line(f"  {which}: {_why(check['report'])}")
+            terminalreporter.write_line(visible(f"  {which}: {_why(check['report'])}"))
 
 
 def _why(report: dict[str, Any]) -> str:
@@ -178,9 +179,20 @@ def _why(report: dict[str, Any]) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Summarise where the session is reported: not in the workers of pytest-xdist."""
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(OracleSummary(config), "gradient-oracle-summary")
+    """Summarise where the session is reported: not in the workers of pytest-xdist.
+
+    Raises UsageError where the file that is asked for could not be written at the end.
+    """
+    if hasattr(config, "workerinput"):
+        return
+    folder = config.getoption("--oracle-report")
+    if folder is not None:
+        try:
+            prepare_folder(Path(str(folder)))
+            prepare_file(Path(str(folder)) / "oracle.json")
+        except BadTarget as error:
+            raise pytest.UsageError(f"--oracle-report: {error}") from error
+    config.pluginmanager.register(OracleSummary(config), "gradient-oracle-summary")
 
 
 __all__ = ["GradientOracle", "gradient_oracle"]

@@ -170,23 +170,46 @@ MOVED = 0.1
 LARGEST = 50_000_000
 
 
-def must_fit(case: Case, weights: int | None = None) -> None:
+def must_fit(case: Case, weights: int | None = None, dumped: bool = False) -> None:
     """Raises BadOption for sizes whose shares of the steps, T copies of the weights, would not fit
-    into memory.
+    into memory, nor the Jacobians that are compared, or dumped, with them.
 
     weights: how many there are; None for those of the built-in cell.
     """
+    built = weights is None
     if weights is None:
         weights = numbers_in(case)
     runs = case.layers * (1 + case.bidirectional)
     per_row = case.input_size + case.output_size + runs * case.hidden_size
     numbers = case.steps * (weights + case.batch * per_row)
+    sizes = f"T={case.steps}, B={case.batch}, I={case.input_size}, H={case.hidden_size}"
     if numbers > LARGEST:
-        sizes = f"T={case.steps}, B={case.batch}, I={case.input_size}, H={case.hidden_size}"
         raise BadOption(
             f"{case.name}: {sizes} is too large to compare step by step: {numbers:,} numbers, at "
             f"most {LARGEST:,}"
         )
+    with_jacobians = numbers + jacobian_numbers(case, dumped) if built else numbers
+    if with_jacobians > LARGEST:
+        raise BadOption(
+            f"{case.name}: {sizes} is too large for its Jacobians: {with_jacobians:,} numbers, at "
+            f"most {LARGEST:,}"
+        )
+
+
+def jacobian_numbers(case: Case, dumped: bool = False) -> int:
+    """How many numbers its Jacobians have: those of every step and their products to the end, where
+    they are compared or dumped; the influence of the weights, where that is carried forward.
+    """
+    runs = case.layers * (1 + case.bidirectional)
+    whole = state_size(case)
+    numbers = 0
+    if case.jacobians or dumped:
+        numbers += 2 * case.steps * case.batch * runs * (whole // runs) ** 2
+    if dumped:  # norms by t and k: of the products, and of each parameter's terms
+        numbers += (case.steps + 1) ** 2 * (case.batch + len(arranged(case).parameter_shapes(1, 1)))
+    if case.algorithm == "rtrl":
+        numbers += case.batch * whole * numbers_in(case)
+    return numbers
 
 
 def arranged(case: Case) -> Network:

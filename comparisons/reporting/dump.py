@@ -24,12 +24,14 @@ killed run leaves no half file under a good name. `load` gives an xarray.Dataset
     meta                      JSON: schema, case, sizes, seed, dtype, versions, notation
 """
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     import xarray
 
 SCHEMA = 1
+LONGEST, DIGITS = 200, 16  # characters of a file's name, and of the digest in it
 
 DIMENSIONS: dict[str, tuple[str, ...]] = {
     STATE_JACOBIAN: ("step", "batch", "state", "state_prev"),
@@ -90,14 +93,24 @@ def write(
         "environment": environment(problem.seed, problem.dtype.name),
         "notation": NOTATION,
     }
-    return _save(
-        folder / f"{file_name(problem.name)}.npz", {**arrays, "meta": np.array(json.dumps(meta))}
-    )
+    return _save(path_of(folder, problem.name), {**arrays, "meta": np.array(json.dumps(meta))})
+
+
+def path_of(folder: Path, case: str) -> Path:
+    """Where the dump of a case of this name is."""
+    return folder / f"{file_name(case)}.npz"
 
 
 def file_name(case: str) -> str:
-    """The case's name with all but letters, digits, '-' and '.' made '_'."""
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in case)
+    """The case's name as a URL would have it: another for every name, whatever is in it.
+
+    What is too long for a file ends in a digest of the whole.
+    """
+    quoted = quote(case, safe="", errors="surrogatepass")
+    if len(quoted) <= LONGEST:
+        return quoted
+    digest = hashlib.sha256(quoted.encode()).hexdigest()[:DIGITS]
+    return f"{quoted[: LONGEST - DIGITS - 1]}~{digest}"
 
 
 def _told(problem: Problem, answer: Answer) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """A Report as tables for a terminal, by rich."""
 
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -16,6 +17,7 @@ from ..checking.words import report_lines
 from ..judging.verdict import Verdict
 
 NARROW = 120  # columns where the output is not a terminal
+LINES = 25  # likewise
 
 
 def legend() -> str:
@@ -31,11 +33,15 @@ def legend() -> str:
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that wraps at the terminal's width, or at NARROW columns in a pipe."""
+    """A console that wraps at the terminal's width, or at NARROW columns in a pipe.
+
+    COLUMNS says otherwise where it is a width at all.
+    """
+    if "COLUMNS" in os.environ:
+        size = shutil.get_terminal_size((NARROW, LINES))
+        return Console(stderr=stderr, highlight=False, width=size.columns, height=size.lines)
     made = Console(stderr=stderr, highlight=False)
-    if made.is_terminal or "COLUMNS" in os.environ:
-        return made
-    return Console(stderr=stderr, highlight=False, width=NARROW)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=NARROW)
 
 
 def number(value: float | None) -> str:

@@ -13,7 +13,8 @@
                                                      nothing is timed
 
 Told are ratios: below 1 the hand-derived is faster. Exit status: 0, 1 if two contenders differ in a
-gradient, 2 if the question could not be asked.
+gradient, 2 if the question could not be asked or its answer not be written, 3 after a mistake of
+this program's own, 128 and its number after a signal.
 """
 
 import sys
@@ -29,10 +30,11 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import QuestionError
+from ..errors import BadFile
 from ..plain_data import json_text, plain
 from ..reporting import files
 from ..reporting.tables import blank_table, console
+from ..reporting.terminal import Status, Visible, run, telling, visible
 from . import costs, throughput
 from .costs import Cost
 from .throughput import Line, Result, Sizes, Spread
@@ -45,6 +47,9 @@ LEGEND = (
 
 GRADIENTS = "gradients"
 SECTIONS = (GRADIENTS, "Jacobians", "products", "verdict", "start", "memory", "growth")
+MOST_STORED = 1 << 26  # bytes of a file that --read reads
+# What a file of something else may break in.
+NOT_OURS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 PER_LINE, PER_LINE_QUICK = 2.5, 1.0  # seconds
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -81,8 +86,9 @@ def benchmark(
     must_be_one_of(throughput.NAMES, [cell] if cell else [], "--cell")
     must_be_one_of(SECTIONS, only or [], "--only")
     if read is not None:
-        stored = Measured.from_dict(loads(read.read_text()))
-        typer.echo(markdown(stored))
+        told_again = markdown_in(read)
+        with telling():
+            typer.echo(visible(told_again))
         return
     if json is not None:
         files.prepare_file(json)
@@ -99,9 +105,21 @@ def benchmark(
     try:
         measure(found, lines, sections, each, compile)
     except throughput.ContendersDisagree as error:
-        console(stderr=True).print(Text(str(error), style="bold red"))
-        raise typer.Exit(1) from error
-    console().print(rendered(found))
+        console(stderr=True).print(Visible(Text(str(error), style="bold red")))
+        raise typer.Exit(Status.DISAGREE) from error
+    found.finish()
+    with telling():
+        console().print(Visible(rendered(found)), crop=False)
+
+
+def markdown_in(path: Path) -> str:
+    """The tables of what --json wrote. Raises BadFile for what it did not."""
+    stored = files.contents(path, MOST_STORED, BadFile)
+    try:
+        return markdown(Measured.from_dict(loads(stored)))
+    except NOT_OURS as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.160}"
+        raise BadFile(f"{path} is no file that --json wrote: {reason}") from error
 
 
 def must_be_one_of(known: Sequence[str], given: Sequence[str], option: str) -> None:
@@ -121,9 +139,20 @@ class Measured:
     costs: dict[str, list[Cost]] = field(default_factory=dict[str, list[Cost]])
 
     def save(self) -> None:
-        """The file as it would be if this were all. Raises BadTarget."""
-        if self.target is not None:
-            files.write_text(self.target, json_text(self, indent=2) + "\n")
+        """The file as it would be if this were all; a pipe or a device waits for the end.
+
+        Raises BadTarget.
+        """
+        if self.target is not None and files.is_replaceable(self.target):
+            self._write(self.target)
+
+    def finish(self) -> None:
+        """What a pipe or a device gets. Raises BadTarget."""
+        if self.target is not None and not files.is_replaceable(self.target):
+            self._write(self.target)
+
+    def _write(self, target: Path) -> None:
+        files.write_text(target, json_text(self, indent=2) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that was measured."""
@@ -288,13 +317,9 @@ def as_text(found: Spread, as_percent: bool = False) -> str:
 def main() -> None:
     """Run the command line.
 
-    A file that cannot be written is one line on standard error, and exit status 2.
+    Whatever is wrong with the question is one line on standard error, and exit status 2.
     """
-    try:
-        app()
-    except QuestionError as error:
-        typer.echo(f"benchmark: {error}", err=True)
-        sys.exit(2)
+    sys.exit(run("benchmark", app))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,9 @@ Each is independent of the others, so that several processes can share the work;
 compilation, which fills one core. The report is the same, in the same order, by however many.
 """
 
-import multiprocessing
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,9 +31,11 @@ from ..errors import (
 )
 from ..problems.cases import CASES, QUICK, Case
 from ..reporting import dump as dumping
+from ..reporting.files import prepare_file, prepare_folder
 from ..witnesses.engines import Engine, computing_on
 from .language_model import Corpus, Recipe, Training, recipes, text_case, train_side_by_side
-from .model_file import CaseAtWeights, ModelFile, cases_of
+from .model_file import CaseAtWeights, ModelFile, cases_of, named_apart
+from .worker_pool import workers
 
 TEXT_STEPS, TEXT_BATCH, TEXT_HIDDEN = 6, 8, 24
 UPDATES, QUICK_UPDATES = 100, 6
@@ -82,7 +83,7 @@ class RunOptions:
         chosen = [each for each in there_are if self.cell in (None, each.case.cell)]
         if not chosen:
             raise BadOption(f"there is no case of the cell {self.cell}")
-        return [self._perhaps_without_jacobians(each) for each in chosen]
+        return _named_apart([self._perhaps_without_jacobians(each) for each in chosen])
 
     def _of_the_table(self) -> list[CaseAtWeights]:
         chosen = [case for case in CASES if case.name in QUICK or not self.quick]
@@ -101,9 +102,17 @@ class RunOptions:
     def validate(self) -> None:
         """Raise now, before any framework is loaded, what would be raised later."""
         for asked in self.cases():
-            must_fit(asked.case)
+            must_fit(asked.case, dumped=self.dump is not None)
         for recipe in self.recipes():
             must_fit(self.text_case(recipe.cell))
+
+    def prepare_dumps(self) -> None:
+        """Make the folder of the dumps. Raises BadTarget where one of them cannot be written."""
+        if self.dump is None:
+            return
+        prepare_folder(self.dump)
+        for asked in self.cases():
+            prepare_file(dumping.path_of(self.dump, asked.case.name))
 
     def recipes(self) -> list[Recipe]:
         """How the character models are trained, a cell each; one alone if quick.
@@ -193,6 +202,15 @@ class RunOptions:
         return replace(plain, training=rows, errors=errors)
 
 
+def _named_apart(asked: Sequence[CaseAtWeights]) -> list[CaseAtWeights]:
+    """The same cases, each with a name of its own: that of one before gets a number."""
+    names = named_apart([each.case.name for each in asked])
+    found: list[CaseAtWeights] = []
+    for each, name in zip(asked, names, strict=True):
+        found.append(replace(each, case=replace(each.case, name=name)))
+    return found
+
+
 def _told_or_refused(piece: Piece) -> Result:
     """What the piece tells, or why its case could not be judged."""
     try:
@@ -209,29 +227,18 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def one_thread() -> None:
-    """Leave the other cores to the other processes: torch's threads would wait for each other.
-
-    Read where torch is loaded.
-    """
-    os.environ["OMP_NUM_THREADS"] = "1"
-
-
 @contextmanager
 def results(pieces: Sequence[Piece], jobs: int) -> Generator[Iterator[Result]]:
     """The results of all pieces in their order, as they become known.
 
     By processes of their own if jobs is more than one.
     """
-    if jobs == 1:
-        yield (piece() for piece in pieces)
-        return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), one_thread) as pool:
+    with workers(jobs) as pool:
+        if pool is None:
+            yield (piece() for piece in pieces)
+            return
         futures: dict[int, Future[Result]] = {}
         # The trainings, which take longest, are the last pieces: begin with them.
         for at in reversed(range(len(pieces))):
             futures[at] = pool.submit(pieces[at])
-        try:
-            yield (futures[at].result() for at in range(len(pieces)))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield (futures[at].result() for at in range(len(pieces)))

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..candidates.built_in_cells import built_in
+from ..candidates.draw import LARGEST, jacobian_numbers
 from ..checking.environment import environment
-from ..errors import BadTarget, MissingFramework
+from ..errors import BadOption, BadTarget, MissingFramework
 from ..judging.verdict import Verdict
 from ..plain_data import json_text, plain, spelled
+from ..problems.cases import Case
 from ..problems.problem import Problem
 from ..reporting import dump
-from ..reporting.files import complete_or_absent, prepare_file
+from ..reporting.files import complete_or_absent, prepare_file, prepare_folder
 from ..witnesses.engines import Engine
 from .cure_measurements import (
     CLIPPED,
@@ -78,9 +80,13 @@ def examine(
     """Write a dump for every variant, read it back, say what it shows; hold each to the reference.
 
     sizes are steps, batch, input_size, hidden_size. Raises BadOption for sizes that are too large,
-    BadTarget for a folder that cannot be written.
+    BadTarget for a folder or a file in it that cannot be written.
     """
     cases = [case_for(variant, sizes) for variant in variants]
+    _must_fit_together(cases)
+    prepare_folder(folder)
+    for case in cases:
+        prepare_file(dump.path_of(folder, case.name))
     shared = draw(seed, **sizes)
     problems: dict[str, Problem] = {}
     for case, variant in zip(cases, variants, strict=True):
@@ -108,6 +114,16 @@ def examine(
         ],
         failures=_failures(judged),
     )
+
+
+def _must_fit_together(cases: Sequence[Case]) -> None:
+    """Raises BadOption where all dumps, which are held side by side, are too large for memory."""
+    numbers = sum(jacobian_numbers(case, dumped=True) for case in cases)
+    if numbers > LARGEST:
+        raise BadOption(
+            f"the Jacobians of {len(cases)} variants have {numbers:,} numbers, at most "
+            f"{LARGEST:,}: take fewer steps or rows, or a smaller hidden size"
+        )
 
 
 def _dumped(folder: Path, problem: Problem) -> "xarray.Dataset":

@@ -16,6 +16,7 @@ is trained how.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
+from io import BytesIO, TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -35,6 +36,7 @@ from ..problems.answer import Answer
 from ..problems.arrays import Array, frozen
 from ..problems.cases import Case
 from ..problems.problem import Problem
+from ..reporting.files import contents
 from ..witnesses import tolerance
 from ..witnesses.engines import Engine
 from .optimisers import Rule, Settings, by_framework, by_hand
@@ -43,6 +45,7 @@ Window: TypeAlias = tuple[Array, Array]
 Move: TypeAlias = Callable[[Problem], Problem]
 
 EVALUATED_WINDOWS = 32
+LONGEST = 1 << 24  # bytes of a text
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,14 @@ def corpus_of(name: str, text: str) -> Corpus:
 
 
 def read_corpus(path: Path) -> Corpus:
-    """The file as a corpus. Raises BadText when it cannot be read as UTF-8 text or is empty."""
+    """The file as a corpus.
+
+    Raises BadText when it cannot be read as UTF-8 text, is empty, or has no end within LONGEST.
+    """
+    stored = contents(path, LONGEST, BadText)
     try:
-        return corpus_of(path.name, path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadText(f"{path} cannot be read: {error.strerror}") from error
+        with TextIOWrapper(BytesIO(stored), encoding="utf-8") as stream:  # line ends are \n
+            return corpus_of(path.name, stream.read())
     except UnicodeDecodeError as error:
         raise BadText(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from error
 

@@ -14,13 +14,11 @@ side by side   the same mistakes, shown to the checkers that come with the frame
 """
 
 import math
-import multiprocessing
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -29,7 +27,7 @@ import numpy as np
 
 from ..plain_data import plain
 from ..problems.cases import TANH, Case
-from ..studies.built_in_cases import one_thread
+from ..studies.worker_pool import workers
 from ..witnesses.ask import available
 from ..witnesses.engines import Engine
 from .false_alarms import DTYPES, Alarms, alarms_in
@@ -385,19 +383,6 @@ def merge(found: Found, part: Found) -> None:
     found.times.update(part.times)
     for dtype, each in part.alarms.items():
         found.alarms.setdefault(dtype, Alarms()).add(each)
-
-
-@contextmanager
-def workers(jobs: int) -> Generator[ProcessPoolExecutor | None]:
-    """So many processes; none for one."""
-    if jobs <= 1:
-        yield None
-        return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), one_thread) as pool:
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def results_of(pieces: Sequence[Piece], pool: ProcessPoolExecutor | None) -> Iterator[Any]:

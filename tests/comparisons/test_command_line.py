@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from bptt_crosscheck.comparisons.checking.environment import report_of
 from bptt_crosscheck.comparisons.checking.training_row import ParameterVerdict, TrainingRow
 from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
 from bptt_crosscheck.comparisons.reporting.dump import load
+from bptt_crosscheck.comparisons.studies import built_in_cases, language_model
 from bptt_crosscheck.manual.cells.rnn import RNN
 
 SMALL = ("--quick", "--steps", "2", "--batch", "2", "--input-size", "2", "--hidden-size", "3")
@@ -91,7 +93,7 @@ class Another(RNN):
 
 def test_everything_agrees(command, tmp_path):
     """All references, and the README for a text."""
-    target = tmp_path / "made on the way" / "report.json"
+    target = tmp_path / "report.json"
     status, out, err = command(*SMALL, "--json", target)
     assert (status, err) == (0, "")
     for name in QUICK:
@@ -127,7 +129,7 @@ def test_everything_agrees(command, tmp_path):
                     "first_wrong_step", "passed"} <= set(row)  # fmt: skip
     (training,) = data["training"]
     assert (training["text"], training["updates"], training["passed"]) == ("README.md", 6, True)
-    assert list(target.parent.iterdir()) == [target]
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_json_alone_on_standard_output(small):
@@ -230,6 +232,10 @@ def test_exit_status(trial, with_gradient, kinds, missing, status):
     if status == 0:
         apart = replace(found, training=[drifted_apart()])
         assert command_line.exit_status(apart, missing) == 1
+
+
+def test_nothing_to_compare_is_no_disagreement():
+    assert command_line.exit_status(report_of([], 0, "float64"), {}) == 2
 
 
 def test_a_wrong_gradient_outweighs_a_missing_framework(monkeypatch, small):
@@ -362,7 +368,7 @@ def test_a_text_that_cannot_be(command, tmp_path, content, words):
 
 
 def test_a_text_that_is_a_folder(command, tmp_path):
-    refused(command("--text", tmp_path), "cannot be read")
+    refused(command("--text", tmp_path), "is no regular file")
 
 
 def test_a_text_shorter_than_the_window_that_is_asked_for(command, text):
@@ -402,6 +408,113 @@ def test_a_file_that_cannot_be_completed(monkeypatch, small, tmp_path):
     assert err.count("\n") == 1
     assert "No space left on device" in err
     assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["none/r.json", "x" * 256, "a/b/r.json"])
+@pytest.mark.parametrize("asked", [SMALL, ("check", "mine.py"), ("cures",), ("trial", "--quick")])
+def test_json_that_cannot_be_written_is_refused_before_the_work(
+    command, monkeypatch, tmp_path, asked, name
+):
+    (tmp_path / "mine.py").write_text("raise SystemExit('it is run')")
+    monkeypatch.chdir(tmp_path)
+    refused(command(*asked, "--json", name), name, "cannot be written")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+MOVING = """
+import os
+import numpy as np
+
+def loss(xp, params, inputs): return xp.sum(params["w"] ** 2)
+def gradients(params, inputs): return {"w": 2 * params["w"]}
+def example():
+    os.chdir("elsewhere")
+    return {"w": np.ones(3)}, {}
+"""
+
+
+def test_json_is_where_it_was_asked_for(command, monkeypatch, tmp_path):
+    """Though the code under test goes elsewhere."""
+    (tmp_path / "mine.py").write_text(MOVING)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    status, _, _ = command("check", "mine.py", "--references", "torch", "--json", "r.json")
+    assert status == 0
+    assert strictly((tmp_path / "r.json").read_text())["passed"]
+
+
+@pytest.mark.parametrize("given", [("--plot", "none/p.png"), ("--dump", "mine.py")])
+def test_what_else_of_a_study_cannot_be_written(command, monkeypatch, tmp_path, given):
+    (tmp_path / "mine.py").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    refused(command("cures", *given), given[1], "cannot be written")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_a_dump_of_which_one_file_cannot_be_written(small, tmp_path):
+    name = f"{QUICK_RNN[-1]}.npz"
+    (tmp_path / "dumps" / name).mkdir(parents=True)
+    refused(small("--dump", tmp_path / "dumps"), name, "folder")
+    assert [path.name for path in (tmp_path / "dumps").iterdir()] == [name]
+
+
+def test_json_beside_the_dumps_and_in_their_place(small, tmp_path):
+    """The folder of the dumps is there before the JSON is to be in it."""
+    assert small("--dump", tmp_path / "new", "--json", tmp_path / "new" / "r.json")[0] == 0
+    assert strictly((tmp_path / "new" / "r.json").read_text())["passed"]
+    both = tmp_path / "both"
+    refused(small("--dump", both, "--json", both), "both is a folder")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/dev/null", "/dev/urandom"])
+def test_a_text_without_an_end(command, target):
+    refused(command("--quick", "--text", target), f"{target} is no regular file")
+
+
+def test_a_text_that_is_too_long(command, monkeypatch, text):
+    monkeypatch.setattr(language_model, "LONGEST", 50)
+    refused(command("--quick", "--text", text), "has more than 50 bytes: give a part of it")
+
+
+def test_the_lines_of_a_text_end_alike(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"a\r\nb\rc\n")
+    assert language_model.read_corpus(tmp_path / "t.txt").vocabulary == "\nabc"
+
+
+def test_jacobians_that_would_not_fit(command):
+    refused(command("--hidden-size", "600", "--batch", "60"), "too large for its Jacobians")
+
+
+def test_a_device_is_no_file_to_replace(small):
+    status, _, _ = small("--json", "/dev/null")
+    assert status == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_file_keeps_its_mode(small, tmp_path):
+    target = tmp_path / "r.json"
+    target.write_text("before")
+    target.chmod(0o600)
+    (tmp_path / "link").symlink_to("r.json")
+    assert small("--json", tmp_path / "link")[0] == 0
+    assert strictly(target.read_text())["passed"]
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def raising(error):
+    def check(*_, **__):
+        raise error
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ZeroDivisionError("ours"), 3), (MemoryError(), 3), (KeyboardInterrupt(), 130)],
+)
+def test_status_1_is_a_wrong_gradient_and_nothing_else(monkeypatch, small, error, status):
+    monkeypatch.setattr(built_in_cases, "check_problem", raising(error))
+    assert small()[0] == status
 
 
 def test_one_hidden_unit(small):
@@ -475,6 +588,21 @@ def test_a_script_without_the_package_says_so_in_one_line(tmp_path, script):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("script", ["report.py", "benchmark.py"])
+def test_a_script_without_what_the_package_needs_says_so_in_one_line(tmp_path, script):
+    (tmp_path / "typer.py").write_text("raise ImportError('no typer here')")
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, ROOT / "comparisons" / script, "--help"],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "bptt-crosscheck cannot be started: no typer here\n"
+
+
 def test_the_script_works_with_processes_of_its_own(monkeypatch, tmp_path):
     """Each of them finds the package, and not the rooms of comparisons/ in its place."""
     code = (
@@ -495,25 +623,26 @@ def test_the_script_works_with_processes_of_its_own(monkeypatch, tmp_path):
     assert "comparisons agree" in done.stdout
 
 
-def test_the_json_of_a_trial_is_json(monkeypatch, command):
-    """Infinities are text there as well."""
+@pytest.mark.parametrize(("passed", "expected"), [(True, 0), (False, 4)])
+def test_the_json_of_a_trial_is_json(monkeypatch, command, passed, expected):
+    """Infinities are text there as well; a goal that is missed is no gradient that disagrees."""
 
     @dataclass(frozen=True)
     class Found:
-        passed: bool = True
+        passed: bool
 
         def to_dict(self):
             return {"largest": math.inf, "smallest": -math.inf, "none": math.nan}
 
     monkeypatch.setattr(
-        "bptt_crosscheck.comparisons.trial.trial.run_trial", lambda plan, watch: Found()
+        "bptt_crosscheck.comparisons.trial.trial.run_trial", lambda plan, watch: Found(passed)
     )
     monkeypatch.setattr(
         "bptt_crosscheck.comparisons.trial.trial_tables.rendered_trial", lambda found, seconds: ""
     )
     status, out, _ = command("trial", "--quick", "--json", "-")
     told = strictly(out)
-    assert status == 0
+    assert status == expected
     assert (told["largest"], told["smallest"], told["none"]) == ("Infinity", "-Infinity", "NaN")
 
 

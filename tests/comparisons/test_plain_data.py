@@ -123,6 +123,13 @@ def test_letters_of_every_alphabet_stay_letters():
     assert json_text({"∂L/∂W": "wörtlich"}, indent=None) == '{"∂L/∂W": "wörtlich"}'
 
 
+@pytest.mark.parametrize("text", ["\x1b[31m", "\x7f\x9b", "\u202e\u2028", "\udc80", "\U000e0001"])
+def test_what_cannot_be_printed_is_escaped_and_comes_back(text):
+    told = json_text({"name": f"é{text}"})
+    assert all(letter.isprintable() or letter == "\n" for letter in told)
+    assert strictly(told) == {"name": f"é{text}"}
+
+
 def test_what_has_no_spelling_is_an_error():
     with pytest.raises(TypeError, match="set is not JSON serializable"):
         json_text({"known": {1, 2}})

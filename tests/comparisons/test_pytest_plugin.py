@@ -295,3 +295,11 @@ def test_here_too(gradient_oracle):
     """The fixture in this very session."""
     assert gradient_oracle.check_gradients(gradients, numpy_loss, PARAMS, INPUTS).passed
     assert len(gradient_oracle.reports) == 1
+
+
+def test_a_report_that_cannot_be_written_is_said_before_any_test_runs(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    status, output, _ = pytest_run(tmp_path)
+    assert status == pytest.ExitCode.USAGE_ERROR
+    assert "passed" not in output
+    assert (tmp_path / "out").read_text() == "mine"

@@ -50,13 +50,34 @@ def test_the_file_is_named_after_the_case(dumped, dumped_last):
     ("case", "name"),
     [
         ("tanh", "tanh"),
-        ("lstm/softmax-ce", "lstm_softmax-ce"),
-        ("../a b", ".._a_b"),
-        ("text a.txt, update 3", "text_a.txt__update_3"),
+        ("lstm-3-layers_l1_reverse", "lstm-3-layers_l1_reverse"),
+        ("lstm/softmax-ce", "lstm%2Fsoftmax-ce"),
+        ("../a b", "..%2Fa%20b"),
+        ("λ\x1b", "%CE%BB%1B"),
+        ("\udc80", "%ED%B2%80"),
     ],
 )
 def test_file_names(case, name):
     assert file_name(case) == name
+
+
+def test_every_case_has_a_file_of_its_own():
+    names = ["a b", "a_b", "a/b", "a%20b", "a  b", "a", "A", "a\n", "λ", "l"]
+    names += ["x" * 300 + end for end in ("", "y", "z")] + [f"{' ' * 100}{end}" for end in "ab"]
+    found = {file_name(name) for name in names}
+    assert len(found) == len(names)
+    assert max(map(len, found)) <= 200
+
+
+def test_a_dump_goes_through_a_link_and_keeps_its_mode(trial, tmp_path):
+    one = trial("one-step")
+    (tmp_path / "elsewhere").write_text("")
+    (tmp_path / "elsewhere").chmod(0o600)
+    (tmp_path / "one-step.npz").symlink_to("elsewhere")
+    path = write(tmp_path, one.problem, one.candidate, [])
+    assert path.is_symlink()
+    assert load(path).attrs["case"] == "one-step"
+    assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o600
 
 
 def test_dimensions_are_named(dumped):

@@ -4,11 +4,13 @@ times.
 
 import json
 import os
+import sys
+import threading
 
 import numpy as np
 import pytest
 import threadpoolctl
-from bptt_crosscheck.comparisons.speed import throughput
+from bptt_crosscheck.comparisons.speed import benchmark, throughput
 from bptt_crosscheck.comparisons.speed.benchmark import app
 from bptt_crosscheck.comparisons.speed.throughput import (
     EAGER,
@@ -87,6 +89,60 @@ def test_the_json_read_again_is_markdown_of_ratios(tmp_path):
     assert any(line.startswith("| all ∂s_t/∂s_k |") for line in others)
     assert others[-1].startswith("threads 1, numpy ")
     assert " s |" not in said.output, "no seconds, which are those of one machine"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"\x80",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b'{"versions": {}, "results": [{"cell": "rnn"}], "costs": {}}',
+        b'{"versions": [], "results": [], "costs": {}}',
+        b'{"versions": {}, "results": 3, "costs": {}}',
+    ],
+)
+def test_what_is_no_json_of_it_is_refused_in_one_line(monkeypatch, capfd, tmp_path, content):
+    path = tmp_path / "times.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert refusal(monkeypatch, capfd, "--read", path).startswith(f"benchmark: {path} ")
+
+
+def refusal(monkeypatch, capfd, *arguments):
+    """The one line with which the command refuses."""
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        benchmark.main()
+    out, err = capfd.readouterr()
+    assert (left.value.code, out, err.count("\n")) == (2, "", 1)
+    return err
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "."])
+def test_what_has_no_end_is_not_read(monkeypatch, capfd, target):
+    assert "is no regular file" in refusal(monkeypatch, capfd, "--read", target)
+
+
+@pytest.mark.parametrize("name", ["none/times.json", "x" * 256])
+def test_json_that_cannot_be_written_is_refused_before_the_work(monkeypatch, capfd, tmp_path, name):
+    monkeypatch.setattr(benchmark, "measure", None)
+    assert "cannot be written" in refusal(monkeypatch, capfd, "--json", tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_gets_the_json_once_and_whole(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    read = []
+    thread = threading.Thread(target=lambda: read.append((tmp_path / "fifo").read_text()))
+    thread.start()
+    said = asked("--json", str(tmp_path / "fifo"), "--cell", "rnn", "--only", "gradients")
+    thread.join()
+    assert said.exit_code == 0
+    assert len(json.loads(read[0])["results"]) == len(throughput.DTYPES)
 
 
 def test_what_was_measured_before_it_is_interrupted_is_kept(tmp_path, monkeypatch):

@@ -1,12 +1,20 @@
 """What is asked for, and that the report is the same by one process and by two."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from bptt_crosscheck.comparisons.errors import BadOption, NotRepeatable, UnknownName
+from bptt_crosscheck.comparisons.errors import (
+    BadOption,
+    BadTarget,
+    NotRepeatable,
+    UnknownName,
+)
 from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
 from bptt_crosscheck.comparisons.studies import built_in_cases
 from bptt_crosscheck.comparisons.studies.built_in_cases import RunOptions, results
+from bptt_crosscheck.comparisons.studies.cure_variants import VARIANTS
+from bptt_crosscheck.comparisons.studies.cures import examine
 from bptt_crosscheck.comparisons.studies.language_model import corpus_of
 from bptt_crosscheck.comparisons.studies.model_file import ModelFile
 from bptt_crosscheck.comparisons.witnesses.ask import available
@@ -54,6 +62,48 @@ def test_what_there_is_not():
         cases(cell="gru", model=ModelFile("model.pt", [], []))
     with pytest.raises(BadOption, match="too large"):
         options(sizes={"hidden_size": 5000}).validate()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "given", "refused"),
+    [
+        ({"hidden_size": 600, "batch": 60}, {}, r"^tanh: T=12, B=60, .* too large for its Jac.*"),
+        ({"hidden_size": 600, "batch": 60}, {"quick": True}, None),
+        ({"hidden_size": 600, "batch": 60}, {"cell": "min-lstm"}, "^min-lstm: .* Jacobians"),
+        ({"hidden_size": 64, "batch": 16}, {"cell": "lstm"}, None),
+        ({"hidden_size": 400}, {"cell": "rnn"}, r"^tanh-rtrl: .* Jacobians"),
+        ({"hidden_size": 600, "batch": 60}, {"quick": True, "dump": Path("d")}, "^tanh: .* Jac"),
+        ({"steps": 20_000}, {"cell": "residual", "dtype": "float16"}, None),
+        ({"steps": 20_000}, {"cell": "residual", "dump": Path("d")}, "^residual: .* Jacobians"),
+        ({"hidden_size": 200, "batch": 14}, {"cell": "lstm"}, "^lstm: .* Jacobians"),
+    ],
+)
+def test_jacobians_are_to_fit_into_memory_too(sizes, given, refused):
+    """Those that are compared, those that are dumped, those that are carried forward in time."""
+    asked = options(sizes=sizes, **given)
+    if refused is None:
+        asked.validate()
+        return
+    with pytest.raises(BadOption, match=refused):
+        asked.validate()
+
+
+def test_all_dumps_of_a_study_are_to_fit_together(engines, tmp_path):
+    sizes = {"steps": 30, "batch": 40, "input_size": 4, "hidden_size": 64}
+    with pytest.raises(BadOption, match="the Jacobians of [0-9]+ variants have"):
+        examine(tmp_path / "dumps", engines[0], 0, sizes)
+    assert not (tmp_path / "dumps").exists()
+
+
+def test_a_dump_that_cannot_be_written_is_refused_before_the_work(engines, tmp_path):
+    (tmp_path / "residual.npz").mkdir()
+    with pytest.raises(BadTarget, match="residual.npz is a folder"):
+        options(cell="residual", dump=tmp_path).prepare_dumps()
+    (tmp_path / f"{VARIANTS[-1].name}.npz").mkdir()
+    sizes = {"steps": 5, "batch": 1, "input_size": 2, "hidden_size": 2}
+    with pytest.raises(BadTarget, match="npz is a folder"):
+        examine(tmp_path, engines[0], 0, sizes)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_every_size_of_one_is_possible():

@@ -367,13 +367,13 @@ def command(monkeypatch, capfd):
 
 
 def test_the_command(command, tmp_path):
-    targets = {name: str(tmp_path / "new" / name) for name in ("r.json", "dumps", "p.png")}
+    targets = {name: str(tmp_path / name) for name in ("r.json", "new/dumps", "p.png")}
     status, out, err = command(
-        "--json", targets["r.json"], "--dump", targets["dumps"], "--plot", targets["p.png"]
+        "--json", targets["r.json"], "--dump", targets["new/dumps"], "--plot", targets["p.png"]
     )
     assert (status, err) == (0, "")
     assert "all 3 variants agree with torch's Jacobians" in out
-    data = json.loads((tmp_path / "new" / "r.json").read_text())
+    data = json.loads((tmp_path / "r.json").read_text())
     assert (data["schema"], data["passed"], data["sizes"]["steps"]) == (1, True, 6)
     assert [row["name"] for row in data["variants"]] == ["tanh-Q", "tanh-3Q", "irnn"]
     assert (len(data["clipping"]), len(data["truncation"])) == (6, 2)
@@ -392,7 +392,7 @@ def test_the_command(command, tmp_path):
         .values[::-1]
     )
     assert data["variants"][0]["norms"] == norms.tolist()
-    assert (tmp_path / "new" / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_json_alone_on_standard_output(command):

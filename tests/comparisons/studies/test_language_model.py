@@ -104,7 +104,7 @@ def test_a_file_that_is_no_text(tmp_path, content, message):
 
 
 def test_a_folder_is_no_text(tmp_path):
-    with pytest.raises(BadText, match="cannot be read"):
+    with pytest.raises(BadText, match="is no regular file"):
         read_corpus(tmp_path)
 
 

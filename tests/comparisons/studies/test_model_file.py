@@ -4,7 +4,12 @@ Found by name and shape, checked at their own weights, and refused in one line.
 """
 
 import json
+import re
+import struct
+import subprocess
 import sys
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,7 +19,9 @@ from bptt_crosscheck.comparisons.candidates.built_in_cells import built_in
 from bptt_crosscheck.comparisons.candidates.draw import problem_of
 from bptt_crosscheck.comparisons.checking.crosscheck import check_problem
 from bptt_crosscheck.comparisons.errors import BadModelFile, BadOption
-from bptt_crosscheck.comparisons.studies.model_file import cases_of, read
+from bptt_crosscheck.comparisons.reporting.dump import load
+from bptt_crosscheck.comparisons.studies import model_file
+from bptt_crosscheck.comparisons.studies.model_file import cases_of, named_apart, read
 from bptt_crosscheck.comparisons.witnesses.ask import available
 from bptt_crosscheck.manual.cells.lstm import LSTM
 from safetensors.torch import save_file
@@ -218,7 +225,237 @@ def test_files_that_cannot_be(tmp_path):
         read(tmp_path / "weights.h5")
 
 
+# What is there, and is no numbers.
+
+
+def spoiled(**changed):
+    return {**GRU, **changed}
+
+
+def sparse():
+    return torch.eye(12)[:, :4].to_sparse()
+
+
+def quantised():
+    with warnings.catch_warnings(action="ignore"):
+        return torch.quantize_per_tensor(torch.ones(12, 4), 0.1, 0, torch.qint8)
+
+
+NO_NUMBERS = {
+    "0-d": (lambda: torch.tensor(1.0), "weight_hh_l0 has 0 axes"),
+    "0 x 0": (lambda: torch.zeros(0, 0), r"weight_hh_l0 of shape \(0, 0\) has no entries"),
+    "no columns": (lambda: torch.zeros(12, 0), r"of shape \(12, 0\) has no entries"),
+    "three axes": (lambda: torch.zeros(3, 4, 4), "weight_hh_l0 has 3 axes"),
+    "meta": (lambda: torch.zeros(12, 4, device="meta"), "device meta: it holds no numbers"),
+    "sparse": (sparse, "weight_hh_l0 is sparse"),
+    "compressed": (lambda: torch.eye(12)[:, :4].to_sparse_csr(), "weight_hh_l0 is sparse"),
+    "quantised": (quantised, "weight_hh_l0 is quantised"),
+    "integers": (lambda: torch.ones(12, 4, dtype=torch.int64), "holds torch.int64, not floating"),
+    "complex": (lambda: torch.ones(12, 4, dtype=torch.complex64), "holds torch.complex64"),
+    "a view of one number": (
+        lambda: torch.ones(1).expand(3 << 17, 1 << 17),
+        "51,539,[0-9,]+ numbers are too many to compare",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("make", "said"), NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_a_tensor_without_numbers_keeps_its_layer_out_and_no_other(saved, make, said):
+    broken = {f"broken.{key}": value for key, value in spoiled(weight_hh_l0=make()).items()}
+    stored = read(saved({**broken, **{f"whole.{key}": value for key, value in GRU.items()}}))
+    assert [each.name for each in stored.found] == ["whole"]
+    (skipped,) = stored.skipped
+    assert re.search(f"^broken: .*{said}", skipped)
+    with pytest.raises(BadModelFile, match=f"{said}[^\n]*$"):
+        read(saved(spoiled(weight_hh_l0=make())))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("weight_hr_l0", torch.tensor(1.0), "weight_hr_l0 has 0 axes"),
+        ("bias_hh_l0", torch.tensor(1.0), r"bias_hh_l0 has the shape \(\)"),
+        ("bias_hh_l0", torch.zeros(0), "bias_hh_l0 of shape .* has no entries"),
+        ("weight_ih_l0", torch.zeros(12, 0), "weight_ih_l0 of shape .* has no entries"),
+        ("weight_hh_l999999999", torch.zeros(12, 4), "weight_ih_l1 is missing"),
+    ],
+)
+def test_whatever_else_of_a_layer_is_no_matrix_of_its_own(saved, name, value, said):
+    with pytest.raises(BadModelFile, match=said):
+        read(saved(spoiled(**{name: value})))
+
+
+def test_integers_in_a_safetensors_file(saved):
+    wrong = spoiled(weight_hh_l0=torch.ones(12, 4, dtype=torch.int64))
+    with pytest.raises(BadModelFile, match="weight_hh_l0 holds I64, not floating-point numbers"):
+        read(saved(wrong, "model.safetensors"))
+
+
+def endless():
+    inner = dict(GRU)
+    inner["itself"] = inner
+    return inner
+
+
+def doubled():
+    """Forty dicts, each twice in the next: 2⁴⁰ ways to the innermost."""
+    inner = dict(GRU)
+    for _ in range(40):
+        inner = {"a": inner, "b": inner}
+    return inner
+
+
+@pytest.mark.parametrize("make", [endless, doubled])
+def test_dicts_that_lead_back_are_walked_once(saved, make):
+    (found,) = read(saved(make())).found
+    assert found.cell == "gru"
+
+
+def test_dicts_without_end_are_refused(saved):
+    inner = dict(GRU)
+    for _ in range(300):
+        inner = {"a": inner}
+    with pytest.raises(BadModelFile, match="dicts in dicts, more than 64 deep"):
+        read(saved(inner))
+
+
+def test_keys_that_are_no_names_are_passed_over(saved):
+    stored = read(saved({**GRU, ("a", 1): torch.ones(1), 1.5: torch.ones(1)}))
+    assert stored.skipped == []
+
+
+def test_two_tensors_of_one_name_are_none(saved):
+    flat = {f"a.b.{key}": value for key, value in GRU.items()}
+    with pytest.raises(BadModelFile, match="a.b: weight_ih_l0 is there twice"):
+        read(saved({**flat, "a": {"b": GRU}}))
+
+
+# What is small on disk and large in memory.
+
+
+def zipped_again(path, fill):
+    """The same archive, compressed, with a record of so many zeros more."""
+    again = path.with_name("again.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+        with new.open(f"{path.stem}/data/99", "w", force_zip64=True) as stream:
+            for _ in range(fill >> 20):
+                stream.write(bytes(1 << 20))
+    return again
+
+
+def test_a_file_that_expands_is_refused_before_it_is_loaded(monkeypatch, saved):
+    path = zipped_again(saved(GRU), 4 << 20)
+    assert path.stat().st_size < 20_000
+    assert len(read(path).found) == 1, "compressed, and small enough"
+    monkeypatch.setattr(model_file, "MOST_COPIED", 1 << 20)
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(BadModelFile, match=r"expands to [0-9,]+ bytes in memory"):
+        read(path)
+
+
+def test_an_old_file_that_is_read_as_a_whole_is_not_to_be_large(monkeypatch, tmp_path):
+    path = tmp_path / "old.pt"
+    torch.save(GRU, path, _use_new_zipfile_serialization=False)
+    assert len(read(path).found) == 1
+    monkeypatch.setattr(model_file, "MOST_COPIED", 1 << 8)
+    with pytest.raises(BadModelFile, match="expands to"):
+        read(path)
+
+
+def with_a_hole(path, hole):
+    """A .safetensors file of a GRU's tensors, after an embedding of so many bytes that are none."""
+    header = {"embedding": {"dtype": "BF16", "shape": [hole // 2], "data_offsets": [0, hole]}}
+    at, data = hole, b""
+    for name, value in GRU.items():
+        own = value.to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
+        shape = list(value.shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + len(own)]}
+        at, data = at + len(own), data + own
+    told = json.dumps(header).encode()
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(told)) + told)
+        stream.seek(hole, 1)
+        stream.write(data)
+    return path
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from bptt_crosscheck.comparisons.studies.model_file import read
+import torch, safetensors
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+(layers,) = read(Path(sys.argv[1])).found
+print(layers.weights["W_hh"].dtype, peak() - before)
+"""
+
+
+@pytest.mark.parametrize("name", ["large.safetensors", "large.pt"])
+def test_only_the_tensors_of_the_layers_are_read(tmp_path, saved, name):
+    """Of a file of 256 MiB, most of it something else."""
+    path = tmp_path / name
+    if name.endswith(".pt"):
+        embedding = torch.zeros(1 << 27, dtype=torch.bfloat16)
+        torch.save({**GRU, "embedding": embedding}, path)
+    else:
+        with_a_hole(path, 1 << 28)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, path], capture_output=True, text=True, check=True
+    )
+    dtype, grown = done.stdout.split()
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert dtype == "float64"
+    assert int(grown) * unit < 100 << 20
+
+
+# Names.
+
+
+def test_two_layers_of_one_name_are_told_apart(saved):
+    cell = {key.removesuffix("_l0"): value for key, value in GRU.items()}
+    stored = read(saved({**GRU, **cell}))
+    assert [each.name for each in stored.found] == ["gru", "gru (2)"]
+
+
+def test_names_apart():
+    assert named_apart(["a", "a", "b", "a", "a (2)"]) == ["a", "a (2)", "b", "a (3)", "a (2) (2)"]
+
+
 # The command.
+
+
+SMALL = ("--references", "torch", "--steps", "2", "--batch", "1")
+
+
+def test_every_layer_has_a_dump_of_its_own(command, saved, tmp_path):
+    cell = {key.removesuffix("_l0"): value for key, value in GRU.items()}
+    tensors = {}
+    for prefix in ("", "a layer.", "a_layer.", "a/layer.", f"{'long' * 99}a.", f"{'long' * 99}b."):
+        tensors |= {f"{prefix}{key}": value for key, value in (GRU | cell).items()}
+    code, out, _ = command("--checkpoint", saved(tensors), "--dump", tmp_path / "dumps", *SMALL)
+    assert code == 0, out
+    dumped = list((tmp_path / "dumps").iterdir())
+    assert len(dumped) == 12
+    assert len({load(path).attrs["case"] for path in dumped}) == 12
+
+
+def test_escapes_in_names_do_not_reach_the_terminal(command, saved):
+    """Neither what was found nor what was skipped, nor where nothing is."""
+    evil = "\x1b[31m\x9b2J\x07\u202e\nb\x7f"
+    tensors = {f"{evil}.{key}": value for key, value in GRU.items()}
+    code, out, err = command("--checkpoint", saved({**tensors, evil: torch.ones(1)}), *SMALL)
+    assert code == 0, out + err
+    assert out.count("\\x1b[31m\\x9b2J\\u202e") >= 3
+    _, told, shown = command("--checkpoint", saved(tensors), *SMALL, "--json", "-")
+    assert json.loads(told)["cases"][0]["name"] == evil
+    code, _, refusal = command("--checkpoint", saved({evil: torch.ones(1)}), *SMALL)
+    assert (code, refusal.count("\n")) == (2, 1)
+    for text in (out, told, shown, refusal):
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
 
 
 @pytest.fixture

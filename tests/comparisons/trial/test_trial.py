@@ -120,7 +120,7 @@ def test_the_command_fails_where_a_goal_is_missed(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["report.py", "trial", "--quick"])
     with pytest.raises(SystemExit) as end:
         main()
-    assert end.value.code == 1
+    assert end.value.code == 4
     assert "MISSED" in capsys.readouterr().out
 
 
