@@ -31,6 +31,7 @@ from .crosscheck import Manner, check_problem
 from .environment import report_of
 from .report_data import Report
 from .ties import ties_in
+from .users_names import in_users_names
 
 COMPUTED_IN = ("float16", "float32", "float64")
 # How much larger cotangents on the final states are: a clip inside step_backward shows.
@@ -76,7 +77,8 @@ def check_cell(
     def cases() -> Iterator[CaseReport]:
         setting.must_be_valid(sizes)
         declared = convention_of(None, rtol, atol)
-        return _cell_cases(UserCell(cell, input_size, hidden_size), sizes, setting, declared)
+        mine = UserCell(cell, input_size, hidden_size)
+        return in_users_names(_cell_cases(mine, sizes, setting, declared))
 
     return _report(cases, setting, raise_exception)
 

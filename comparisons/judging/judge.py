@@ -88,7 +88,7 @@ def _forward_rows(problem: AnyProblem, answer: Answer, witnesses: Witnesses) -> 
         if reference.uncertainty:
             continue
         noise = witnesses.noise_against(engine)
-        for name in ("loss", *(f"state {state}" for state in reference.states)):
+        for name in (tolerance.LOSS, *map(tolerance.of_state, reference.states)):
             rows.append(judge(problem, answer, reference, engine.name, name, noise))
     return rows
 
@@ -108,7 +108,7 @@ def judge(
     if mine is not None and directions is not None and mine.shape == directions.shape[1:]:
         mine = project(mine, directions)
     verdict = compare(
-        name,
+        str(name),
         engine,
         Side(mine, tolerance.step_quantities(answer).get(name)),
         Side(expected, tolerance.step_quantities(reference).get(name)),

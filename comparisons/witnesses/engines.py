@@ -102,9 +102,10 @@ class Engine:
 
     def _complete(self, problem: AnyProblem, answer: Answer, keywords: Mapping[str, Any]) -> Answer:
         """The answer with its Jacobians and the shares of the steps in their place."""
+        offsets = _offsets_of(problem)
         gradients: dict[str, Array] = {}
         for name, value in answer.gradients.items():
-            if not name.endswith(OFFSET):
+            if name not in offsets:
                 gradients[name] = value
         if isinstance(problem, Problem):
             gradients |= self._jacobians(problem, keywords)
@@ -207,6 +208,13 @@ def with_offsets(problem: Problem) -> dict[str, Array]:
     for name, shape in shapes.items():
         offsets[name + OFFSET] = np.zeros((problem.steps, *shape), dtype=problem.dtype)
     return {**offsets, **problem.variables}
+
+
+def _offsets_of(problem: AnyProblem) -> set[str]:
+    """The names of a problem's offsets; a function has none."""
+    if not isinstance(problem, Problem):
+        return set()
+    return {name + OFFSET for name in (*problem.parameter_names, *problem.state_sizes)}
 
 
 def _ask_autodiff(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
