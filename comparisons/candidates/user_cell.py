@@ -19,6 +19,7 @@ from .. import user_code
 from ..errors import BadContract, CannotFollow
 from ..problems.arrays import Array, Arrays, is_real
 from ..problems.names import Role, a_name, marked
+from ..problems.tensors import array_of
 
 MOST_TOLD = 12  # names that a message lists
 METHODS = ("parameter_shapes", "state_shapes", "step", "step_backward")
@@ -215,8 +216,10 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
         return np.array(value)
     if value is None or isinstance(value, str | bytes | Mapping):
         raise BadContract(f"{part} is an array, not {kind_of(value)}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise BadContract(f"{part} is a masked array: fill it")
     try:
-        array = np.asarray(value)
+        array = array_of(value)
     except (Exception, RecursionError) as error:
         raise BadContract(f"{part} cannot be made an array: {user_code.describe(error)}") from error
     if array.dtype.kind not in "iub" and not is_real(array.dtype):
@@ -255,7 +258,8 @@ def _mapping(part: str, given: Any) -> dict[Any, Any]:
     try:
         return dict(cast(Mapping[Any, Any], given))
     except Exception as error:
-        raise BadContract(f"{part}: the dict cannot be read: {user_code.describe(error)}") from error
+        why = user_code.describe(error)
+        raise BadContract(f"{part}: the dict cannot be read: {why}") from error
 
 
 def _users(named: Mapping[str, Any], names: Names) -> dict[str, Any]:

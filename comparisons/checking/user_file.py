@@ -9,21 +9,22 @@ Beside these the file may define `convention`, a dict, and `setup`, a function. 
 this process, with the rights of whoever started it.
 """
 
-import contextlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
 from .. import user_code
-from ..candidates.user_cell import tuple_of
-from ..errors import BadContract, BadFile
+from ..candidates.user_cell import METHODS, tuple_of
+from ..errors import BadContract, BadFile, QuestionError
 from ..problems.convention import convention_of
 from .entry_points import check_cell, check_gradients, check_vjp
 from .report_data import Report
+from .user_place import Place
 
 Check: TypeAlias = Callable[..., Report]
 Pending: TypeAlias = Callable[[], Report]  # a check that is still to be made
@@ -39,17 +40,37 @@ def checks_in(target: str, sizes: dict[str, int], options: dict[str, Any]) -> li
     that fails while it runs.
     """
     path, name = _split(target)
-    module = _run(path)
+    if not path.is_file():
+        raise BadFile(f"{path}: there is no such file")
+    place = Place(path.resolve().parent)
+    module = place.run(lambda: _run(path))
+    found = _checks_in(module, path, name, sizes, options)
+    return [_surrounded(place, check) for check in found]
+
+
+def _surrounded(place: Place, check: Pending) -> Pending:
+    return lambda: place.run(check, _first_error)
+
+
+def _first_error(report: Report) -> QuestionError | None:
+    return report.errors[0] if report.errors else None
+
+
+def _checks_in(
+    module: ModuleType,
+    path: Path,
+    name: str | None,
+    sizes: dict[str, int],
+    options: dict[str, Any],
+) -> list[Pending]:
     if name is not None:
         return [_check_of_name(module, name, path, {**sizes, **options})]
     found: list[Pending] = []
     for forward, backward, check in FUNCTIONS:
         if _has(module, forward, backward):
             found.append(_check_of_functions(module, options, forward, backward, check))
-    for value in vars(module).values():
-        own = getattr(value, "__module__", None) == module.__name__
-        if own and _is_cell(value):
-            found.append(_check_of_cell(value, {**sizes, **options}))
+    for cell in _cells_in(module):
+        found.append(_check_of_cell(cell, {**sizes, **options}))
     if not found:
         raise BadFile(
             f"{path} holds nothing to check: no class with step and step_backward, and neither "
@@ -65,34 +86,71 @@ def _split(target: str) -> tuple[Path, str | None]:
 
 
 def _run(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise BadFile(f"{path}: there is no such file")
-    spec = importlib.util.spec_from_file_location(f"derivation_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"derivation_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise BadFile(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
-    with _beside(path.parent):
-        user_code.call(str(path), spec.loader.exec_module, module)
+    user_code.call(str(path), spec.loader.exec_module, module)
     return module
-
-
-@contextlib.contextmanager
-def _beside(folder: Path) -> Generator[None]:
-    """Let the file import its neighbours."""
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder.resolve()))
 
 
 def _has(module: ModuleType, *names: str) -> bool:
     return all(callable(getattr(module, name, None)) for name in names)
 
 
+def _cells_in(module: ModuleType) -> list[Any]:
+    """The file's own cells, classes and objects, in its order; each object once.
+
+    Left out are classes that others are only derived from, and those of which the file makes the
+    objects itself because they need arguments.
+    """
+    own: list[Any] = []
+    for value in vars(module).values():
+        is_known = any(value is other for other in own)
+        is_own = getattr(value, "__module__", None) == module.__name__
+        if is_own and not is_known and _is_cell(value):
+            own.append(value)
+    return [value for value in own if not _stands_for_others(value, own)]
+
+
+def _stands_for_others(value: Any, cells: list[Any]) -> bool:
+    if not isinstance(value, type):
+        return False
+    classes = [each for each in cells if isinstance(each, type)]
+    made: list[type[Any]] = [type(each) for each in cells if not isinstance(each, type)]
+    if any(value in each.__mro__[1:] for each in classes):
+        return _is_abstract(value)
+    made_here = any(value in each.__mro__ for each in made)
+    return inspect.isabstract(value) or (made_here and _needs_arguments(value))
+
+
+def _is_abstract(cell: type) -> bool:
+    """Whether one of its methods is left to others: abstract, missing, or a NotImplementedError."""
+    if inspect.isabstract(cell) or getattr(cell, "_is_protocol", False):
+        return True
+    for name in METHODS:
+        code = getattr(getattr(cell, name, None), "__code__", None)
+        if not hasattr(cell, name) or "NotImplementedError" in getattr(code, "co_names", ()):
+            return True
+    return False
+
+
+def _needs_arguments(cell: type) -> bool:
+    try:
+        inspect.signature(cell).bind()
+    except TypeError:
+        return True
+    except ValueError:
+        return False
+    return False
+
+
 def _is_cell(value: Any) -> bool:
-    return all(callable(getattr(value, method, None)) for method in ("step", "step_backward"))
+    try:
+        return all(callable(getattr(value, method, None)) for method in ("step", "step_backward"))
+    except Exception:  # of an object that answers otherwise
+        return False
 
 
 def _check_of_name(module: ModuleType, name: str, path: Path, options: dict[str, Any]) -> Pending:

@@ -2,9 +2,9 @@
 
 A problem names its arrays by text, "x", "h_0", "mask", "W_hh@t", and a user may call a parameter
 or a state just so. At the door every such name is put between marks that no user's name holds,
-⟮parameter:x⟯ or ⟮state:h⟯. What is derived from it, ⟮state:h⟯_0 say, is then a name that nobody else
-can make, and nothing of the user's is ever read out of a text. `shown` takes the marks away from
-all that a person reads.
+⟮parameter:x⟯ or ⟮state:h⟯. What is derived from it, ⟮state:h⟯_0 say, is then a name that nobody
+else can make, and nothing of the user's is ever read out of a text. `shown` takes the marks away
+from all that a person reads.
 """
 
 import re
