@@ -14,11 +14,11 @@ import copy
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from ..errors import BadContract, MissingDevice, MissingFramework
+from ..errors import BadContract, BadOption, MissingDevice, MissingFramework
 from ..problems.arrays import Array
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..user_code import describe
@@ -150,8 +150,11 @@ def from_update(update: Callable[[Any, Any], Any], learning_rate: float) -> "Upd
 
     update(params, inputs) changes params in place, or returns new ones. The subtraction rounds, by
     up to ε |W| / learning_rate in the gradient; the check knows of it and allows for it, and sees
-    more with a learning rate of 1 or above.
+    more with a learning rate of 1 or above. Raises BadOption for a rate that is no positive number.
     """
+    rate: Any = learning_rate
+    if not isinstance(rate, int | float | np.number) or not 0 < float(cast(Any, rate)) < np.inf:
+        raise BadOption(f"from_update: learning_rate is a positive number, not {rate!r:.60}")
     return UpdateGradients(update, learning_rate)
 
 

@@ -16,7 +16,7 @@ from ..candidates.built_in_cells import CellCandidate, FunctionCandidate, Shared
 from ..candidates.draw import cell_problem
 from ..candidates.user_cell import UserCell, as_array
 from ..candidates.user_function import Given, UserFunction
-from ..errors import BadOption, MissingFramework, QuestionError
+from ..errors import BadOption, CandidateFailed, MissingFramework, QuestionError
 from ..problems.arrays import Array, Arrays, frozen
 from ..problems.convention import Convention, convention_of
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
@@ -198,6 +198,11 @@ class Setting:
         if self.dtype not in COMPUTED_IN:
             raise BadOption(f"dtype is one of {', '.join(COMPUTED_IN)}, not {self.dtype!r}")
 
+    def must_name_a_device(self) -> None:
+        """Raises BadOption for what is no text."""
+        if not isinstance(self.device, str) or not self.device:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise BadOption(f'device is a text such as "cpu" or "cuda", not {self.device!r:.60}')
+
     def engines(self, numpy_only: bool = False) -> tuple[tuple[Engine, ...], dict[str, LeftOut]]:
         """(the engines to ask, {those that are missing: how to install them}).
 
@@ -231,6 +236,7 @@ def _report(
     done: list[CaseReport] = []
     errors: list[QuestionError] = []
     try:
+        setting.must_name_a_device()
         asked = setting.engines()[0] if setting.device != "cpu" else ()
         with (
             contextlib.redirect_stdout(sys.stderr),
@@ -241,10 +247,32 @@ def _report(
             setting.all_that_were_named()
     except QuestionError as error:
         errors.append(error)
-    report = replace(report_of(done, setting.seed, setting.dtype), errors=errors)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        errors.append(_failed_later(error))
+    report = replace(report_of(done, _as_told(setting.seed), _as_told(setting.dtype)), errors=errors)
     if raise_exception:
         report.raise_for_failure()
     return report
+
+
+def _as_told(option: Any) -> Any:
+    """The option as a report may hold it: a text or an integer, or what another thing looks like."""
+    return option if type(option) in (str, int) else f"{option!r:.60}"
+
+
+def _failed_later(error: BaseException) -> CandidateFailed:
+    """The error for code that failed when a reference asked it once more.
+
+    Raises the error itself where it does not come out of the user's code.
+    """
+    for each in (error, error.__cause__):
+        if each is not None and user_code.comes_from_outside(each):
+            where = user_code.at_line(each.__traceback__)
+            what = user_code.describe(each)
+            return CandidateFailed(f"asked again, the code under test raised {what}{where}")
+    raise error
 
 
 # Cells.

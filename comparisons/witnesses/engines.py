@@ -9,13 +9,13 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ... import reference
 from ...reference import devices, equations
-from ..errors import CannotFollow, MissingDevice, MissingFramework, UnknownName
+from ..errors import BadOption, CannotFollow, MissingDevice, MissingFramework, UnknownName
 from ..problems.answer import Answer
 from ..problems.arrays import Array
 from ..problems.problem import (
@@ -423,12 +423,19 @@ def computing_on(device: str, engines: Iterable[Engine]) -> Generator[None]:
 def names_in(references: Sequence[str] | str | None) -> list[str] | None:
     """The names of references, from a list of them or a text with commas; None for all.
 
-    Raises UnknownName for an empty one.
+    Raises UnknownName for an empty one, BadOption for what is no list of texts.
     """
     if references is None:
         return None
-    given = references.split(",") if isinstance(references, str) else references
-    names = [name.strip() for name in given]
+    given: Any = references.split(",") if isinstance(references, str) else references
+    if not isinstance(given, list | tuple) or not all(
+        isinstance(name, str) for name in cast(list[Any], given)
+    ):
+        raise BadOption(
+            "references are the names of some, in a list or in a text with commas, not "
+            f"{references!r:.60}"
+        )
+    names = [name.strip() for name in cast(list[str], given)]
     if "" in names:
         known = ", ".join(engine.name for engine in ENGINES)
         raise UnknownName(f"a reference without a name; there are {known}")
