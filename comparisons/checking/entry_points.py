@@ -246,6 +246,7 @@ def _report(
             done.extend(cases())
             setting.all_that_were_named()
     except QuestionError as error:
+        error.args = tuple(user_code.printable(str(each)) for each in error.args)
         errors.append(error)
     except KeyboardInterrupt:
         raise

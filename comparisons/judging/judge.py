@@ -157,7 +157,7 @@ def vacuous(witnesses: Witnesses) -> list[str]:
     found: list[str] = []
     for name, value in first.gradients.items():
         size = float(np.max(np.abs(value), initial=0.0))
-        if size <= _least_seen(name, first, witnesses.noise):
+        if value.size and size <= _least_seen(name, first, witnesses.noise):
             found.append(name)
     return found
 

@@ -35,7 +35,7 @@ class Step:
         name = str(self.key)
         if quoted and (not name or IN_PATHS & set(name)):
             return f"{path}[{name!r}]"
-        return f"{path}.{name}" if path else name
+        return f"{path}.{name}" if path else name or repr(name)
 
 
 Keys: TypeAlias = tuple[Step, ...]

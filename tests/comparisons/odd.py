@@ -254,9 +254,49 @@ def meddle(rng, arguments):
                 argument[key][...] = 0
 
 
+DISTORTED = (
+    lambda value: value * 2,
+    lambda value: -value,
+    lambda value: value * 0,
+    lambda value: value * np.nan,
+    lambda value: value * np.inf,
+    lambda value: value / 3 + 1e-9,
+    lambda value: value + 1.0,
+    lambda value: np.asarray(value).T,
+    lambda value: np.asarray(value).astype("f4"),
+    lambda value: np.asarray(value).astype("f2").astype("f8"),
+    lambda value: np.asarray(value).astype(ml_dtypes.bfloat16),
+    lambda value: np.asarray(value).astype(">f8"),
+    lambda value: np.asarray(value).astype("g"),
+    lambda value: np.asarray(value).tolist(),
+    lambda value: np.asarray(value)[None],
+    lambda value: np.clip(value, -0.5, 0.5),
+    lambda value: np.asarray(value).ravel()[:1],
+    lambda value: np.asarray(value)[::-1] if np.ndim(value) else value,
+    lambda value: np.full_like(value, 1e200),
+    lambda value: np.asarray(value, dtype=object),
+)
+
+
+def distorted(returned, rng):
+    """With one number or array in it another."""
+    ends = [path for path in places(returned) if isinstance(at(returned, path), float | np.ndarray)]
+    if not ends:
+        return returned
+    path = rng.choice(ends)
+    return replaced(returned, path, rng.choice(DISTORTED)(at(returned, path)))
+
+
+def at(value, path):
+    """What stands at a path."""
+    for key in path:
+        value = value[key]
+    return value
+
+
 def spoilt(function, rng):
     """The function, doing something else instead, beside, or only sometimes."""
-    seed, kind, late = rng.randrange(2**31), rng.randrange(9), rng.randrange(6)
+    seed, kind, late = rng.randrange(2**31), rng.randrange(14), rng.randrange(6)
     calls = []
 
     def other(*arguments):
@@ -282,6 +322,8 @@ def spoilt(function, rng):
             return replaced(returned, own.choice(list(places(returned))), odd(own))
         if kind == 7:
             return renamed(returned, own)
+        if kind >= 8 and not (arguments and callable(getattr(arguments[0], "tanh", None))):
+            return distorted(returned, own)
         return returned
 
     return other
@@ -338,7 +380,7 @@ def options(rng, table):
     told = {"references": "torch"}
     if rng.random() < 0.15:
         told["references"] = rng.choice(["torch,jax", "differences", "complex step"])
-    for name in rng.sample(list(table), rng.choice([0, 0, 0, 1, 1, 2])):
+    for name in rng.sample(list(table), rng.choice([0, 0, 0, 0, 0, 1, 1, 2])):
         told[name] = table[name](rng)
     return told
 
@@ -369,6 +411,35 @@ class Cell(Elman):
         return {"U": np.eye(hidden_size)}
 
 
+class Scalars(Elman):
+    """c′ = tanh(g c + Σ x V + b), of states in two axes, a number among the parameters."""
+
+    def parameter_shapes(self, input_size, hidden_size):
+        return {"g": (), "W_xh": (input_size, hidden_size), "b": hidden_size}
+
+    def state_shapes(self, hidden_size):
+        return {"c": (hidden_size, 1), "n": ()}
+
+    def step(self, xp, params, state, x):
+        net = params["g"] * state["c"][:, :, 0] + x @ params["W_xh"] + params["b"]
+        c = xp.tanh(net)
+        return {"c": c[:, :, None], "n": 0.5 * state["n"]}, (x, state["c"], c)
+
+    def step_backward(self, params, cache, d_state):
+        x, before, c = cache
+        delta = (1 - c**2) * d_state["c"][:, :, 0]
+        d_params = {
+            "g": np.sum(delta * before[:, :, 0]),
+            "W_xh": x.T @ delta,
+            "b": np.sum(delta, axis=0),
+        }
+        d_c = (params["g"] * delta)[:, :, None]
+        return d_params, delta @ params["W_xh"].T, {"c": d_c, "n": 0.5 * d_state["n"]}
+
+    def initialise(self, rng, input_size, hidden_size, batch):
+        return {"W_xh": np.ones((input_size, hidden_size)), "g": 1, "n_0": np.zeros(batch)}
+
+
 METHODS = ("parameter_shapes", "state_shapes", "step", "step_backward", "initialise")
 
 
@@ -377,6 +448,8 @@ def of_a_cell(rng):
     told = {"steps": 2, "batch": 2, "input_size": 2, "hidden_size": 3}
     told |= options(rng, OPTIONS | CELL_OPTIONS)
     cell = Cell(rng.choice(NAMES), "h") if rng.random() < 0.5 else Cell("W", rng.choice(NAMES))
+    if rng.random() < 0.3:
+        cell = Scalars()
     for name in rng.sample(METHODS, rng.choice([0, 1, 1, 1, 2])):
         own = getattr(cell, name)
         setattr(cell, name, spoilt(own, rng) if rng.random() < 0.9 else odd(rng))
@@ -394,6 +467,28 @@ def of_squares(params, inputs):
     return {"W": params["W"] * 1.0, "U": 2 * inputs["x"] + 0 * params["U"]}
 
 
+def sharp(xp, params, inputs):
+    """Σ |W| + Σ U exp(x)."""
+    return xp.sum(xp.abs(params["W"])) + xp.sum(params["U"] * xp.exp(inputs["x"]))
+
+
+def of_sharp(params, inputs):
+    ones = params["U"] * 0 + 1
+    return {"W": np.sign(params["W"]), "U": np.exp(inputs["x"]) * ones}
+
+
+def flat(xp, params, inputs):
+    """0, or what is left of it."""
+    return 0 * xp.sum(params["W"]) + xp.sum(inputs["x"])
+
+
+def of_flat(params, inputs):
+    return [params["W"] * 0, params["U"] * 0]
+
+
+LOSSES = ((squares, of_squares), (squares, of_squares), (sharp, of_sharp), (flat, of_flat))
+
+
 def outputs(xp, params, inputs):
     """Two outputs."""
     return {"a": params["W"] * inputs["x"], "loss": [params["U"] * 2.0]}
@@ -403,11 +498,35 @@ def of_outputs(params, inputs, cotangents):
     return {"W": cotangents["a"] * inputs["x"], "U": 2.0 * cotangents["loss"][0]}
 
 
+GIVEN = (
+    lambda value: value.astype(">f8"),
+    lambda value: value.astype(">f4"),
+    lambda value: value.astype("f4"),
+    lambda value: value.astype("f2"),
+    lambda value: value.astype("g"),
+    lambda value: value.astype(ml_dtypes.bfloat16),
+    lambda value: np.asfortranarray(value),
+    lambda value: value[::-1] if value.ndim else value,
+    lambda value: value * 0,
+    lambda value: value * 1e200,
+    lambda value: value.astype(">i4"),
+    lambda value: value.tolist(),
+    lambda value: framework("torch", lambda torch: torch.tensor(value)),
+    lambda value: framework("torch", lambda torch: torch.tensor(value, requires_grad=True)),
+    lambda value: framework("jax", lambda jax: jax.numpy.asarray(value)),
+)
+
+
 def nests(rng):
     """params and inputs, something in them odd."""
     made = np.random.default_rng(rng.randrange(2**31))
-    params = {"W": made.normal(size=(3, 2)), "U": made.normal(size=(3, 2))}
-    inputs = {"x": made.normal(size=(3, 2))}
+    shapes = rng.choice([((3, 2), (3, 2)), ((3, 2), (3, 2)), ((), (4,)), ((0, 3), (2,)), ((9, 10), ())])
+    params = {"W": made.normal(size=shapes[0]), "U": made.normal(size=shapes[1])}
+    inputs = {"x": made.normal(size=shapes[1])}
+    for nest in (params, inputs):
+        if rng.random() < 0.3:
+            name = rng.choice([*nest])
+            nest[name] = rng.choice(GIVEN)(np.asarray(nest[name]))
     for nest in (params, inputs):
         if rng.random() < 0.35:
             nest[rng.choice([*nest, *NAMES])] = odd(rng)
@@ -463,5 +582,5 @@ def question(seed):
     if kind < 4:
         return of_a_cell(rng)
     if kind < 8:
-        return of_a_function(rng, check_gradients, squares, of_squares)
+        return of_a_function(rng, check_gradients, *rng.choice(LOSSES))
     return of_a_function(rng, check_vjp, outputs, of_outputs)
