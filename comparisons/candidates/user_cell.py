@@ -213,7 +213,7 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
     Raises BadContract, naming `part`, for anything else and for another shape.
     """
     if type(value) is np.ndarray and value.dtype.kind == "f" and value.shape == shape:
-        return np.array(value)
+        return np.array(value, dtype=value.dtype.newbyteorder("="))
     if value is None or isinstance(value, str | bytes | Mapping):
         raise BadContract(f"{part} is an array, not {kind_of(value)}")
     if isinstance(value, np.ma.MaskedArray):
@@ -228,7 +228,8 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
         )
     if shape is not None and array.shape != shape:
         raise BadContract(f"{part} has the shape {array.shape}, where {shape} belongs")
-    return np.array(array, dtype=array.dtype if is_real(array.dtype) else np.float64)
+    real = array.dtype if is_real(array.dtype) else np.dtype(np.float64)
+    return np.array(array, dtype=real.newbyteorder("="))
 
 
 def kind_of(value: Any) -> str:

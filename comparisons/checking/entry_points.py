@@ -252,14 +252,16 @@ def _report(
         raise
     except BaseException as error:
         errors.append(_failed_later(error))
-    report = replace(report_of(done, _as_told(setting.seed), _as_told(setting.dtype)), errors=errors)
+    report = replace(
+        report_of(done, _as_told(setting.seed), _as_told(setting.dtype)), errors=errors
+    )
     if raise_exception:
         report.raise_for_failure()
     return report
 
 
 def _as_told(option: Any) -> Any:
-    """The option as a report may hold it: a text or an integer, or what another thing looks like."""
+    """The option as a report may hold it: a text or an integer, or what it looks like."""
     return option if type(option) in (str, int) else f"{option!r:.60}"
 
 

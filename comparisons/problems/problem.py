@@ -85,7 +85,7 @@ class Differentiable:
         def cast(arrays: Arrays) -> Arrays:
             told: dict[str, Array] = {}
             for name, value in arrays.items():
-                told[name] = value if value.dtype.kind in "iub" else value.astype(dtype)
+                told[name] = value if value.dtype.kind in "iubc" else value.astype(dtype)
             return frozen(told)
 
         return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
-from small import Elman
-
 from bptt_crosscheck import check_cell, check_gradients, check_vjp
 from bptt_crosscheck.comparisons.candidates.adapters import from_attributes, from_list, from_update
 from bptt_crosscheck.comparisons.errors import BadContract, GradientMismatch
+
+from tests.comparisons.small import Elman
 
 
 class Exploding:
@@ -116,10 +116,12 @@ def numbers(rng, dtype="f8"):
     return np.random.default_rng(rng.randrange(2**31)).normal(size=shape).astype(dtype)
 
 
-DTYPES = (
-    "f2 f4 f8 >f8 >f4 g c8 c16 i1 i8 u2 u8 >i4 ? O U3 S2 M8[s] m8[s] V8".split()
-    + [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.int4]
-)
+DTYPES = [
+    *"f2 f4 f8 >f8 >f4 g c8 c16 i1 i8 u2 u8 >i4 ? O U3 S2 M8[s] m8[s] V8".split(),
+    ml_dtypes.bfloat16,
+    ml_dtypes.float8_e4m3fn,
+    ml_dtypes.int4,
+]
 VALUES = (
     *(lambda rng, dtype=dtype: numbers(rng).astype(dtype) for dtype in DTYPES),
     *(lambda rng: numbers(rng) for _ in range(8)),
@@ -168,11 +170,22 @@ VALUES = (
     of_jax(lambda jax: jax.random.key(0)),
     of_jax(lambda jax: jax.ShapeDtypeStruct((3, 2), "float32")),
 )
-NAMES = (
-    "W U b x h h_0 c_0 lengths mask target targets tokens cotangent_h b_y W_y loss state_jacobian "
+NAMES = [
+    *"W U b x h h_0 c_0 lengths mask target targets tokens cotangent_h b_y W_y loss state_jacobian "
     "jacobian_product_to_end W@t h@t W_l0 h_reverse h_l0_reverse W_xh dropout_l0 alive d_x params "
-    "inputs output output[0] a.b W[0] layers[0].W 0 _0 @t ω Ж 名 lstm {0} %s ' \" \\ None"
-).split() + ["", " ", "a b", "state h", "W,U", "['a.b']", "\n", "\x00", "\x1b[31m", "⟮x⟯", "\ud800"]
+    "inputs output output[0] a.b W[0] layers[0].W 0 _0 @t ω Ж 名 lstm {0} %s ' \" \\ None".split(),
+    "",
+    " ",
+    "a b",
+    "state h",
+    "W,U",
+    "['a.b']",
+    "\n",
+    "\x00",
+    "\x1b[31m",
+    "⟮x⟯",
+    "�",
+]
 EXCEPTIONS = (
     ValueError("a\n\nb"),
     ValueError(),
@@ -339,8 +352,25 @@ def of_signature(function, count):
 OPTIONS = {
     "seed": lambda rng: rng.choice([0, 1, 7, True, -1, 1.5, "0", None, 2**70, np.int64(3), []]),
     "references": lambda rng: rng.choice(
-        ["torch", ["torch"], "differences", "complex step", "torch,differences", "forward", "proof"]
-        + [[], "", "torch,", [1], [None], 5, "no such", ("torch", "torch"), {"torch": 1}, ...]
+        [
+            "torch",
+            ["torch"],
+            "differences",
+            "complex step",
+            "torch,differences",
+            "forward",
+            "proof",
+            [],
+            "",
+            "torch,",
+            [1],
+            [None],
+            5,
+            "no such",
+            ("torch", "torch"),
+            {"torch": 1},
+            ...,
+        ]
     ),
     "device": lambda rng: rng.choice(["cpu", "cpu", "cuda:99", "", "meta", None, 5, "no such"]),
     "rtol": lambda rng: rng.choice([None, 0, 1e-6, -1, float("nan"), "a", 1j, [], 10**400]),
@@ -520,7 +550,9 @@ GIVEN = (
 def nests(rng):
     """params and inputs, something in them odd."""
     made = np.random.default_rng(rng.randrange(2**31))
-    shapes = rng.choice([((3, 2), (3, 2)), ((3, 2), (3, 2)), ((), (4,)), ((0, 3), (2,)), ((9, 10), ())])
+    shapes = rng.choice(
+        [((3, 2), (3, 2)), ((3, 2), (3, 2)), ((), (4,)), ((0, 3), (2,)), ((9, 10), ())]
+    )
     params = {"W": made.normal(size=shapes[0]), "U": made.normal(size=shapes[1])}
     inputs = {"x": made.normal(size=shapes[1])}
     for nest in (params, inputs):

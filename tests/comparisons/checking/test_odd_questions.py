@@ -10,10 +10,10 @@ import warnings
 import numpy as np
 import pytest
 import torch  # noqa: F401  # so that its tensors are among the odd values
-from odd import question
-
 from bptt_crosscheck.comparisons.checking.report_data import Report
 from bptt_crosscheck.comparisons.errors import GradientMismatch, QuestionError
+
+from tests.comparisons.odd import question
 
 COUNT = int(os.environ.get("BPTT_ODD_QUESTIONS", "300"))
 FIRST = int(os.environ.get("BPTT_ODD_SEED", "0"))
