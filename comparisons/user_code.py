@@ -23,6 +23,7 @@ from .places import ROOT
 
 STDLIB = sysconfig.get_paths()["stdlib"]
 OUTPUT_LIMIT = 200_000  # characters that one call may print
+SHORT = 60  # characters of somebody else's value that are told
 LONGEST = 500  # characters of somebody else's message that are told
 
 
@@ -97,6 +98,15 @@ def describe(error: BaseException) -> str:
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}…"
     return printable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def spelled(value: Any) -> str:
+    """The value as Python writes it, in a few words; its type where it cannot be written."""
+    try:
+        text = repr(value)
+    except Exception:  # of an object that answers otherwise, or of a number of too many digits
+        return f"a {type(value).__name__}"
+    return printable(text if len(text) <= SHORT else f"{text[:SHORT]}…")
 
 
 def printable(text: str) -> str:

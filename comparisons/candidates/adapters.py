@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import ml_dtypes
 import numpy as np
 
 from ..errors import BadContract, BadOption, MissingDevice, MissingFramework
@@ -185,7 +186,8 @@ class UpdateGradients:
     def rounding(self, params: Any) -> dict[str, float]:
         """ε max|W| / learning_rate for every parameter."""
         sizes = {path: value for path, value in flatten(params).items() if is_differentiable(value)}
-        epsilon = {path: float(np.finfo(value.dtype).eps) for path, value in sizes.items()}
+        known: Any = ml_dtypes  # NumPy's finfo does not know bfloat16
+        epsilon = {path: float(known.finfo(value.dtype).eps) for path, value in sizes.items()}
         return {
             path: epsilon[path] * float(np.max(np.abs(v), initial=0.0)) / self.learning_rate
             for path, v in sizes.items()

@@ -17,10 +17,11 @@ import numpy as np
 
 from .. import user_code
 from ..errors import BadContract, CannotFollow
-from ..problems.arrays import Array, Arrays, is_real
+from ..problems.arrays import BFLOAT16, Array, Arrays, is_real
 from ..problems.names import Role, a_name, marked
 from ..problems.tensors import array_of
 
+LARGEST = 10**12  # size of an axis
 MOST_TOLD = 12  # names that a message lists
 METHODS = ("parameter_shapes", "state_shapes", "step", "step_backward")
 Shapes = dict[str, tuple[int, ...]]
@@ -93,7 +94,7 @@ class UserCell:
         d_params, d_x, previous = tuple_of(part, returned, 3, "(d_params, d_x, d_state_prev)")
         shapes = _shapes_of(weights)
         d_weights = self._arrays("step_backward: d_params", d_params, shapes)
-        d_x = as_array(f"{part}: d_x", d_x, x.shape)
+        d_x = _beside_others(as_array(f"{part}: d_x", d_x, x.shape))
         shapes = _shapes_of(_users(state, self.parts))
         d_previous = self._arrays("step_backward: d_state_prev", previous, shapes)
         return _ours(d_weights, self.weights), d_x, _ours(d_previous, self.parts)
@@ -176,7 +177,7 @@ class UserCell:
             if not all(_is_size(size) for size in sized):
                 raise BadContract(
                     f"{part}: the shape of {name!r} is a tuple of positive integers, not "
-                    f"{shape!r:.60}"
+                    f"{user_code.spelled(shape)}"
                 )
             shapes[name] = tuple(int(size) for size in sized)
         return shapes
@@ -203,7 +204,8 @@ class UserCell:
             )
         arrays: dict[str, Array] = {}
         for name, shape in shapes.items():
-            arrays[name] = as_array(f"{self.name}.{part}[{name!r}]", named[name], shape)
+            array = as_array(f"{self.name}.{part}[{name!r}]", named[name], shape)
+            arrays[name] = _beside_others(array)
         return arrays
 
 
@@ -232,6 +234,11 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
     return np.array(array, dtype=real.newbyteorder("="))
 
 
+def _beside_others(array: Array) -> Array:
+    """The array, bfloat16 in float32: NumPy cannot add it to what is in float16."""
+    return array.astype(np.float32) if array.dtype == BFLOAT16 else array
+
+
 def kind_of(value: Any) -> str:
     """'a list', 'None', 'a str'."""
     if value is None:
@@ -243,12 +250,15 @@ def kind_of(value: Any) -> str:
 
 def _is_size(value: Any) -> bool:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and bool(cast(Any, value) > 0)
+    return whole and bool(0 < cast(Any, value) <= LARGEST)
 
 
 def _listed(names: Sequence[Any]) -> str:
     """The first of them, as they are printed."""
-    told = [f"{name}" if isinstance(name, str) else f"{name!r:.60}" for name in names[:MOST_TOLD]]
+    told = [
+        f"{name}" if isinstance(name, str) else user_code.spelled(name)
+        for name in names[:MOST_TOLD]
+    ]
     return ", ".join(told) + (", …" if len(names) > MOST_TOLD else "")
 
 

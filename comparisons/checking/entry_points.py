@@ -33,6 +33,7 @@ from .report_data import Report
 from .ties import ties_in
 from .users_names import in_users_names
 
+LARGEST = 10**100  # of the integers that are options
 COMPUTED_IN = ("float16", "float32", "float64")
 # How much larger cotangents on the final states are: a clip inside step_backward shows.
 AT_THE_END = 1000.0
@@ -77,8 +78,9 @@ def check_cell(
     def cases() -> Iterator[CaseReport]:
         setting.must_be_valid(sizes)
         declared = convention_of(None, rtol, atol)
-        mine = UserCell(cell, input_size, hidden_size)
-        return in_users_names(_cell_cases(mine, sizes, setting, declared))
+        whole = {name: int(size) for name, size in sizes.items()}  # NumPy's integers overflow
+        mine = UserCell(cell, whole["input_size"], whole["hidden_size"])
+        return in_users_names(_cell_cases(mine, whole, setting, declared))
 
     return _report(cases, setting, raise_exception)
 
@@ -225,6 +227,8 @@ class Setting:
 
 
 def _must_be_at_least(least: int, name: str, value: Any) -> None:
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise BadOption(f"{name} is an integer of at least {least}, of a hundred digits at most")
     if not isinstance(value, int | np.integer) or value < least:
         raise BadOption(f"{name} is an integer of at least {least}, not {value!r}")
 
@@ -262,7 +266,9 @@ def _report(
 
 def _as_told(option: Any) -> Any:
     """The option as a report may hold it: a text or an integer, or what it looks like."""
-    return option if type(option) in (str, int) else f"{option!r:.60}"
+    if isinstance(option, int | np.integer) and abs(option) <= LARGEST:
+        return int(option)
+    return option if type(option) is str else user_code.spelled(option)
 
 
 def _failed_later(error: BaseException) -> CandidateFailed:

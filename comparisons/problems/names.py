@@ -37,7 +37,7 @@ def a_name(part: str, name: Any) -> str:
     Raises BadContract for what is no text, and for one that cannot be printed or marked.
     """
     if not isinstance(name, str):
-        raise BadContract(f"{part}: a name is a text, not {type(name).__name__} ({name!r:.60})")
+        raise BadContract(f"{part}: a name is a text, not a {type(name).__name__}")
     if not name.isprintable() or OPEN in name or CLOSE in name:
         raise BadContract(
             f"{part}: the name {name[:60]!a} holds a character that cannot be printed, or {OPEN} "

@@ -65,6 +65,13 @@ class Unreadable(Mapping):
         raise RuntimeError(f"no {key}")
 
 
+class Unspoken:
+    """Has no words for itself."""
+
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
 class Shaped:
     """Looks like an array from far away."""
 
@@ -141,6 +148,7 @@ VALUES = (
     lambda rng: Exploding(),
     lambda rng: Unreadable(),
     lambda rng: Shaped(),
+    lambda rng: Unspoken(),
     lambda rng: Agreeable(),
     lambda rng: endless(),
     lambda rng: deep(),
@@ -350,7 +358,9 @@ def of_signature(function, count):
 
 
 OPTIONS = {
-    "seed": lambda rng: rng.choice([0, 1, 7, True, -1, 1.5, "0", None, 2**70, np.int64(3), []]),
+    "seed": lambda rng: rng.choice(
+        [0, 1, 7, True, -1, 1.5, "0", None, 2**70, 10**5000, np.int64(3), []]
+    ),
     "references": lambda rng: rng.choice(
         [
             "torch",
@@ -382,7 +392,9 @@ CELL_OPTIONS = {
     ),
     **dict.fromkeys(
         ("steps", "batch", "input_size", "hidden_size"),
-        lambda rng: rng.choice([1, 2, 3, 0, -1, 10**9, 10**400, True, 1.5, "2", None, np.int8(2)]),
+        lambda rng: rng.choice(
+            [1, 2, 3, 0, -1, 10**9, 10**400, 10**5000, True, 1.5, "2", None, np.int8(2)]
+        ),
     ),
 }
 CONVENTIONS = {
