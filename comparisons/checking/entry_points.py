@@ -266,9 +266,11 @@ def _report(
 
 def _as_told(option: Any) -> Any:
     """The option as a report may hold it: a text or an integer, or what it looks like."""
-    if isinstance(option, int | np.integer) and abs(option) <= LARGEST:
-        return int(option)
-    return option if type(option) is str else user_code.spelled(option)
+    value: Any = option
+    is_whole = isinstance(option, int | np.integer)
+    if is_whole and abs(int(value)) <= LARGEST:
+        return int(value)
+    return value if isinstance(value, str) else user_code.spelled(value)
 
 
 def _failed_later(error: BaseException) -> CandidateFailed:
