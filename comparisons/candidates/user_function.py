@@ -132,7 +132,7 @@ class UserFunction:
         """
         returned = self.numpy(self.leaves())
         must_be_readable(self.role, {"": returned}, of_numbers=False)
-        leaves = leaves_in(returned, "output")
+        leaves = _leaves_of(returned)
         if returned is None or not leaves:
             raise BadContract(
                 f"{self.role} returns an array or a dict of arrays, not {kind_of(returned)} "
@@ -148,7 +148,7 @@ class UserFunction:
         """scalar(xp, named) = Σ ⟨cotangent, output⟩."""
 
         def scalar(xp: Any, named: Mapping[str, Any]) -> Any:
-            outputs = leaves_in(self.evaluate(xp, named), "output")
+            outputs = _leaves_of(self.evaluate(xp, named))
             products: list[Any] = []
             for path, cotangent in cotangents.items():
                 if path not in outputs:
@@ -220,6 +220,11 @@ class UserFunction:
                 f"{', '.join(flatten(self.params))}"
             )
         return gradients
+
+
+def _leaves_of(value: Any, path: str = "output") -> dict[str, Any]:
+    """Outputs by path, of whatever framework they are."""
+    return leaves_in(value, path)
 
 
 def _not_wider(value: Array) -> Array:

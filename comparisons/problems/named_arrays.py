@@ -149,7 +149,7 @@ def _rebuilt(
     if name is None or name not in values:
         return template
     value = values[name]
-    if type(template) in (float, int) and isinstance(value, np.ndarray):
+    if type(template) in (float, int) and type(value) is np.ndarray:  # a subclass watches its use
         return cast(Any, value).item()
     return template if type(template) is int else value
 
