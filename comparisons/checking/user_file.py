@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_origin
 
 from .. import user_code
 from ..candidates.user_cell import METHODS, tuple_of
@@ -40,12 +40,19 @@ def checks_in(target: str, sizes: dict[str, int], options: dict[str, Any]) -> li
     that fails while it runs.
     """
     path, name = _split(target)
-    if not path.is_file():
-        raise BadFile(f"{path}: there is no such file")
+    if not _is_file(path):
+        raise BadFile(f"{user_code.printable(str(path))}: there is no such file")
     place = Place(path.resolve().parent)
     module = place.run(lambda: _run(path))
     found = _checks_in(module, path, name, sizes, options)
     return [_surrounded(place, check) for check in found]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _surrounded(place: Place, check: Pending) -> Pending:
@@ -96,7 +103,7 @@ def _run(path: Path) -> ModuleType:
 
 
 def _has(module: ModuleType, *names: str) -> bool:
-    return all(callable(getattr(module, name, None)) for name in names)
+    return all(callable(vars(module).get(name)) for name in names)
 
 
 def _cells_in(module: ModuleType) -> list[Any]:
@@ -148,14 +155,15 @@ def _needs_arguments(cell: type) -> bool:
 
 def _is_cell(value: Any) -> bool:
     try:
-        return all(callable(getattr(value, method, None)) for method in ("step", "step_backward"))
+        has = [callable(getattr(value, method, None)) for method in ("step", "step_backward")]
+        return all(has) and get_origin(value) is None  # not Cell[int]
     except Exception:  # of an object that answers otherwise
         return False
 
 
 def _check_of_name(module: ModuleType, name: str, path: Path, options: dict[str, Any]) -> Pending:
     public = [key for key in vars(module) if not key.startswith("_")]
-    if not hasattr(module, name):
+    if name not in vars(module):
         raise BadFile(f"{path} has no {name!r}; it has {', '.join(public)}")
     if not _is_cell(getattr(module, name)):
         raise BadFile(f"{path}: {name} is no cell: it lacks step or step_backward")
@@ -182,7 +190,8 @@ def _check_of_functions(
     def run() -> Report:
         example = user_code.call("example", module.example)
         params, inputs = tuple_of("example", example, 2, "(params, inputs)")
-        more = {name: getattr(module, name) for name in OPTIONAL if hasattr(module, name)}
+        defined = vars(module)
+        more = {name: defined[name] for name in OPTIONAL if name in defined}
         functions = (getattr(module, backward), getattr(module, forward))
         asked = {name: value for name, value in options.items() if name != "dtype"}
         if options.get("dtype", "float64") != "float64":

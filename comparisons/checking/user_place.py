@@ -109,14 +109,17 @@ class Place:
         try:
             yield
         finally:
-            self.working = Path.cwd()
-            self.path = [each for each in sys.path if each != str(self.folder)]
+            with contextlib.suppress(OSError):  # the folder may be gone
+                self.working = Path.cwd()
+            entries: list[Any] = [*sys.path]
+            own = [each for each in entries if isinstance(each, str)]
+            self.path = [each for each in own if each != str(self.folder)]
 
     @contextlib.contextmanager
     def _neighbours(self) -> Generator[None]:
         """With the file's neighbours to import, in place of what others have under their names."""
         finder: Any = Neighbours(self.folder)
-        before = dict(sys.modules)
+        before, finders = dict(sys.modules), [*sys.meta_path]
         for name in self._names_beside() & set(before):
             if _is_strange(before[name], self.folder):
                 del sys.modules[name]
@@ -125,7 +128,8 @@ class Place:
         try:
             yield
         finally:
-            sys.meta_path[:] = [each for each in sys.meta_path if each is not finder]
+            added = [each for each in sys.meta_path if each not in (finder, *finders)]
+            sys.meta_path[:] = [*finders, *added]
             self._take_back(before)
 
     def _names_beside(self) -> set[str]:
@@ -137,18 +141,26 @@ class Place:
     def _take_back(self, before: dict[str, ModuleType]) -> None:
         """Keep what was imported of the folder, and put what was there before in its place."""
         for name, module in list(sys.modules.items()):
-            if before.get(name) is module or name.partition(".")[0] == OURS:
+            is_as_before = name in before and before[name] is module
+            if is_as_before or name.partition(".")[0] == OURS:
                 continue
-            if is_within(vars(module).get("__file__"), self.folder):
+            if not isinstance(module, ModuleType):  # pyright: ignore[reportUnnecessaryIsInstance]
+                del sys.modules[name]  # something else that the code has put there
+            elif is_within(_file_of(module), self.folder):
                 self.modules[name] = module
                 del sys.modules[name]
         for name, module in before.items():
             sys.modules.setdefault(name, module)
 
 
+def _file_of(module: ModuleType) -> Any:
+    """Where a module comes from; asked without its own __getattr__."""
+    return getattr(module, "__dict__", {}).get("__file__")
+
+
 def _is_strange(module: ModuleType, folder: Path) -> bool:
     """Whether a module is neither the folder's, nor installed, nor Python's own."""
-    file = vars(module).get("__file__")
+    file = _file_of(module)
     if not isinstance(file, str) or is_within(file, folder):
         return False
     path = Path(file)

@@ -150,3 +150,40 @@ def test_an_abstract_class_alone_is_nothing_to_check(folder):
     )
     with pytest.raises(BadFile, match="nothing to check"):
         checks_in(str(folder / "mine.py"), SIZES, OPTIONS)
+
+
+ODD_FILES = {
+    "what is no module": "import sys\nsys.modules['oddity'] = 3\nsys.modules[__name__] = None\n",
+    "what is no path": "import sys\nsys.path[:] = [None, 3]\n",
+    "without finders": "import sys\nsys.meta_path.clear()\n",
+    "a folder that is gone": (
+        "import os, shutil, tempfile\nfolder = tempfile.mkdtemp()\nos.chdir(folder)\n"
+        "shutil.rmtree(folder)\n"
+    ),
+    "a module that answers": "def __getattr__(name): raise RuntimeError(name)\n",
+    "an object that answers": (
+        "class X:\n    def __getattr__(self, name): raise RuntimeError(name)\nx = X()\n"
+    ),
+    "another name for it": (
+        "from typing import Generic, TypeVar\nclass Of(Generic[TypeVar('T')]):\n"
+        "    def step(self): ...\n    def step_backward(self): ...\nC = Of[int]\ndel Of\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", ODD_FILES.values(), ids=ODD_FILES)
+def test_a_file_that_turns_things_over(text, folder):
+    (folder / "mine.py").write_text(cell() + "\n" + text)
+    before = surroundings()
+    [check] = checks_in(str(folder / "mine.py"), SIZES, OPTIONS)
+    assert check().passed
+    assert surroundings()[:3] == before[:3]
+    assert not {"oddity", "derivation_mine"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".py", "a\0b.py", "folder.py", "", ":"])
+def test_names_that_no_file_has(name, tmp_path, monkeypatch):
+    (tmp_path / "folder.py").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadFile, match="there is no such file"):
+        checks_in(name, SIZES, OPTIONS)
