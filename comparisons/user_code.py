@@ -22,6 +22,8 @@ from .errors import CandidateFailed, DoesNotReturn, InputsChanged, QuestionError
 from .places import ROOT
 
 STDLIB = sysconfig.get_paths()["stdlib"]
+SHORT = 60  # characters of somebody else's value that are told
+LONGEST = 500  # characters of somebody else's message that are told
 
 Result = TypeVar("Result")
 
@@ -92,9 +94,31 @@ def _is_still(now: Any, original: Any) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """The error's type and the first line of its text."""
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """The error's type and the first line of its text, as far as it can be told and printed."""
+    try:
+        text = str(error).strip().split("\n")[0]
+    except Exception:  # of an error that cannot say what it is
+        text = ""
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}…"
+    return printable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def spelled(value: Any) -> str:
+    """The value as Python writes it, in a few words; its type where it cannot be written."""
+    try:
+        text = repr(value)
+    except Exception:  # of an object that answers otherwise, or of a number of too many digits
+        return f"a {type(value).__name__}"
+    return printable(text if len(text) <= SHORT else f"{text[:SHORT]}…")
+
+
+def printable(text: str) -> str:
+    """The text, what no terminal should be sent written as Python writes it."""
+    if text.isprintable():
+        return text
+    told = (each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+    return "".join(told)
 
 
 def at_line(trace: TracebackType | None) -> str:

@@ -14,11 +14,12 @@ import copy
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import ml_dtypes
 import numpy as np
 
-from ..errors import BadContract, MissingDevice, MissingFramework
+from ..errors import BadContract, BadOption, MissingDevice, MissingFramework
 from ..problems.arrays import Array
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..user_code import describe
@@ -150,8 +151,11 @@ def from_update(update: Callable[[Any, Any], Any], learning_rate: float) -> "Upd
 
     update(params, inputs) changes params in place, or returns new ones. The subtraction rounds, by
     up to ε |W| / learning_rate in the gradient; the check knows of it and allows for it, and sees
-    more with a learning rate of 1 or above.
+    more with a learning rate of 1 or above. Raises BadOption for a rate that is no positive number.
     """
+    rate: Any = learning_rate
+    if not isinstance(rate, int | float | np.number) or not 0 < float(cast(Any, rate)) < np.inf:
+        raise BadOption(f"from_update: learning_rate is a positive number, not {rate!r:.60}")
     return UpdateGradients(update, learning_rate)
 
 
@@ -182,7 +186,8 @@ class UpdateGradients:
     def rounding(self, params: Any) -> dict[str, float]:
         """ε max|W| / learning_rate for every parameter."""
         sizes = {path: value for path, value in flatten(params).items() if is_differentiable(value)}
-        epsilon = {path: float(np.finfo(value.dtype).eps) for path, value in sizes.items()}
+        known: Any = ml_dtypes  # NumPy's finfo does not know bfloat16
+        epsilon = {path: float(known.finfo(value.dtype).eps) for path, value in sizes.items()}
         return {
             path: epsilon[path] * float(np.max(np.abs(v), initial=0.0)) / self.learning_rate
             for path, v in sizes.items()

@@ -10,21 +10,29 @@ another.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
 
 from .. import user_code
-from ..errors import BadContract
-from ..problems.arrays import Array, Arrays, is_real
+from ..errors import BadContract, CannotFollow
+from ..problems.arrays import BFLOAT16, Array, Arrays, is_real
+from ..problems.names import Role, a_name, marked
+from ..problems.tensors import array_of
 
+LARGEST = 10**12  # size of an axis
+MOST_TOLD = 12  # names that a message lists
 METHODS = ("parameter_shapes", "state_shapes", "step", "step_backward")
 Shapes = dict[str, tuple[int, ...]]
+Names = dict[str, str]  # what the user calls it → what we call it
 
 
 class UserCell:
     """The cell as the time loop wants it.
+
+    Outside it parameters and states have names of ours (comparisons.problems.names); the cell's
+    own methods are handed, and return, the names that it declared, these alone and in that order.
 
     Raises BadContract, naming the method and what is wrong with what it returned.
     """
@@ -41,14 +49,12 @@ class UserCell:
         self.cell = cell
         self.order: Literal["C", "F"] = "C"
         self.name = _name(cell)
-        self.parameters = self._shapes("parameter_shapes", input_size, hidden_size)
-        self.states = self._shapes("state_shapes", hidden_size)
-        clash = set(self.parameters) & {"x", *(f"{name}_0" for name in self.states)}
-        if clash:
-            raise BadContract(
-                f"{self.name}.parameter_shapes: {', '.join(clash)} already names the input or an "
-                "initial state"
-            )
+        weights = self._shapes("parameter_shapes", input_size, hidden_size)
+        states = self._shapes("state_shapes", hidden_size)
+        self.weights: Names = {name: marked(Role.PARAMETER, name) for name in weights}
+        self.parts: Names = {name: marked(Role.STATE, name) for name in states}
+        self.parameters: Shapes = _ours(weights, self.weights)
+        self.states: Shapes = _ours(states, self.parts)
 
     def in_fortran_order(self) -> "UserCell":
         """The same, its methods given arrays whose first index runs fastest in memory."""
@@ -78,16 +84,20 @@ class UserCell:
         _, cache_of_cell = self._forward(np, cache)
         _, state, x = cache
         part = f"{self.name}.step_backward"
-        weights, cotangents = _copies(params, self.order), _copies(d_state, self.order)
-        returned = user_code.call(part, self.cell.step_backward, weights, cache_of_cell, cotangents)
-        user_code.unchanged(part, {**weights, **cotangents}, {**params, **d_state})
+        weights = _users(params, self.weights)
+        cotangents = _users(d_state, self.parts)
+        own, total = _copies(weights, self.order), _copies(cotangents, self.order)
+        asked = self.cell.step_backward
+        returned = user_code.call(part, asked, dict(own), cache_of_cell, dict(total))
+        user_code.unchanged(part, own, weights)
+        user_code.unchanged(part, total, cotangents)
         d_params, d_x, previous = tuple_of(part, returned, 3, "(d_params, d_x, d_state_prev)")
-        shapes = {name: np.shape(params[name]) for name in self.parameters}
-        return (
-            self._arrays("step_backward: d_params", d_params, shapes),
-            as_array(f"{part}: d_x", d_x, x.shape),
-            self._arrays("step_backward: d_state_prev", previous, _shapes_of(state)),
-        )
+        shapes = _shapes_of(weights)
+        d_weights = self._arrays("step_backward: d_params", d_params, shapes)
+        d_x = _beside_others(as_array(f"{part}: d_x", d_x, x.shape))
+        shapes = _shapes_of(_users(state, self.parts))
+        d_previous = self._arrays("step_backward: d_state_prev", previous, shapes)
+        return _ours(d_weights, self.weights), d_x, _ours(d_previous, self.parts)
 
     def initialise(
         self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int
@@ -100,33 +110,60 @@ class UserCell:
             return {}
         part = f"{self.name}.initialise"
         drawn = user_code.call(part, draw, rng, input_size, hidden_size, batch)
-        known = self.parameters | {
-            f"{name}_0": (batch, *shape) for name, shape in self.states.items()
-        }
-        if not isinstance(drawn, Mapping) or not set(cast(Mapping[Any, Any], drawn)) <= set(known):
+        named = _mapping(part, drawn)
+        known = self._drawable(batch)
+        unknown = [name for name in named if name not in known]
+        if unknown:
+            among = ", ".join(known)
             raise BadContract(
-                f"{part} returns a dict with keys among {', '.join(known)}; not {drawn!r:.200}"
+                f"{part} returned {_listed(unknown)}; it returns a dict with keys among {among}"
             )
-        named = cast(Mapping[str, Any], drawn)
-        return {
-            name: as_array(f"{part}: {name}", value, known[name]) for name, value in named.items()
-        }
+        found: dict[str, Array] = {}
+        for name, value in named.items():
+            ours, shape = known[name]
+            found[ours] = as_array(f"{part}: {name}", value, shape)
+        return found
+
+    def _drawable(self, batch: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """What `initialise` may return: the user's name → ours, and the shape.
+
+        A parameter goes before an initial state of the same name.
+        """
+        found: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for name, ours in self.weights.items():
+            found[name] = ours, self.parameters[ours]
+        for name, ours in self.parts.items():
+            found.setdefault(f"{name}_0", (f"{ours}_0", (batch, *self.states[ours])))
+        return found
 
     def differentiable_step(self, xp: Any, params: Any, state: Any, x: Any) -> Any:
-        """step without its cache, for the references: nothing is copied or checked."""
-        part = f"{self.name}.step"
-        return user_code.evaluated(part, self.cell.step, xp, dict(params), dict(state), x)[0]
+        """step without its cache, for the references: nothing is copied.
+
+        Raises CannotFollow where it does not return the states.
+        """
+        weights, before = _users(params, self.weights), _users(state, self.parts)
+        returned = user_code.evaluated(f"{self.name}.step", self.cell.step, xp, weights, before, x)
+        try:
+            new_state = returned[0]
+            return {ours: new_state[name] for name, ours in self.parts.items()}
+        except (TypeError, KeyError, IndexError) as error:
+            raise CannotFollow(
+                f"{self.name}.step returns (new_state, cache), not {kind_of(returned)}, here"
+            ) from error
 
     def _forward(self, xp: Any, recipe: Any) -> tuple[dict[str, Array], Any]:
         params, state, x = recipe
         part = f"{self.name}.step"
-        weights, before = _copies(params, self.order), _copies(state, self.order)
+        weights, before = _users(params, self.weights), _users(state, self.parts)
+        own, own_state = _copies(weights, self.order), _copies(before, self.order)
         inputs = np.array(x, order=self.order)
-        returned = user_code.call(part, self.cell.step, xp, weights, before, inputs)
-        given = {**weights, **before, "x": inputs}
-        user_code.unchanged(part, given, {**params, **state, "x": x})
+        returned = user_code.call(part, self.cell.step, xp, dict(own), dict(own_state), inputs)
+        user_code.unchanged(part, own, weights)
+        user_code.unchanged(part, own_state, before)
+        user_code.unchanged(part, {"x": inputs}, {"x": x})
         new_state, cache = tuple_of(part, returned, 2, "(new_state, cache)")
-        return self._arrays("step: new_state", new_state, _shapes_of(state)), cache
+        arrays = self._arrays("step: new_state", new_state, _shapes_of(before))
+        return _ours(arrays, self.parts), cache
 
     def _shapes(self, method: str, *sizes: int) -> Shapes:
         part = f"{self.name}.{method}"
@@ -134,15 +171,15 @@ class UserCell:
         if not isinstance(returned, Mapping) or not returned:
             raise BadContract(f"{part} returns a dict of name → shape, not {kind_of(returned)}")
         shapes: Shapes = {}
-        for name, shape in cast(Mapping[Any, Any], returned).items():
-            sized = (shape,) if isinstance(shape, int) else shape
-            if not isinstance(sized, tuple | list) or not all(
-                isinstance(size, int) and size > 0 for size in cast(tuple[Any], sized)
-            ):
+        for key, shape in _mapping(part, returned).items():
+            name = a_name(part, key)
+            sized = cast(Any, shape if isinstance(shape, tuple | list) else (shape,))
+            if not all(_is_size(size) for size in sized):
                 raise BadContract(
-                    f"{part}: the shape of {name!r} is a tuple of positive integers, not {shape!r}"
+                    f"{part}: the shape of {name!r} is a tuple of positive integers, not "
+                    f"{user_code.spelled(shape)}"
                 )
-            shapes[str(name)] = tuple(int(size) for size in cast(tuple[int], sized))
+            shapes[name] = tuple(int(size) for size in sized)
         return shapes
 
     def _arrays(
@@ -153,21 +190,22 @@ class UserCell:
                 f"{self.name}.{part} must be a dict with the keys {', '.join(shapes)}; it is "
                 f"{kind_of(given)}"
             )
-        named = cast(Mapping[Any, Any], given)
+        named = _mapping(f"{self.name}.{part}", given)
         missing = [name for name in shapes if name not in named]
-        extra = [str(name) for name in named if name not in shapes]
+        extra = [name for name in named if name not in shapes]
         wrong: list[str] = []
         if missing:
             wrong.append(f"lacks {', '.join(missing)}")
         if extra:
-            wrong.append(f"has the unknown {', '.join(extra)}")
+            wrong.append(f"has the unknown {_listed(extra)}")
         if wrong:
             raise BadContract(
                 f"{self.name}.{part} {' and '.join(wrong)}; its keys are {', '.join(shapes)}"
             )
         arrays: dict[str, Array] = {}
         for name, shape in shapes.items():
-            arrays[name] = as_array(f"{self.name}.{part}[{name!r}]", named[name], shape)
+            array = as_array(f"{self.name}.{part}[{name!r}]", named[name], shape)
+            arrays[name] = _beside_others(array)
         return arrays
 
 
@@ -177,11 +215,13 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
     Raises BadContract, naming `part`, for anything else and for another shape.
     """
     if type(value) is np.ndarray and value.dtype.kind == "f" and value.shape == shape:
-        return np.array(value)
+        return np.array(value, dtype=value.dtype.newbyteorder("="))
     if value is None or isinstance(value, str | bytes | Mapping):
         raise BadContract(f"{part} is an array, not {kind_of(value)}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise BadContract(f"{part} is a masked array: fill it")
     try:
-        array = np.asarray(value)
+        array = array_of(value)
     except (Exception, RecursionError) as error:
         raise BadContract(f"{part} cannot be made an array: {user_code.describe(error)}") from error
     if array.dtype.kind not in "iub" and not is_real(array.dtype):
@@ -190,7 +230,13 @@ def as_array(part: str, value: Any, shape: tuple[int, ...] | None) -> Array:
         )
     if shape is not None and array.shape != shape:
         raise BadContract(f"{part} has the shape {array.shape}, where {shape} belongs")
-    return np.array(array, dtype=array.dtype if is_real(array.dtype) else np.float64)
+    real = array.dtype if is_real(array.dtype) else np.dtype(np.float64)
+    return np.array(array, dtype=real.newbyteorder("="))
+
+
+def _beside_others(array: Array) -> Array:
+    """The array, bfloat16 in float32: NumPy cannot add it to what is in float16."""
+    return array.astype(np.float32) if array.dtype == BFLOAT16 else array
 
 
 def kind_of(value: Any) -> str:
@@ -200,6 +246,41 @@ def kind_of(value: Any) -> str:
     name = type(value).__name__
     article = "an" if name[0] in "aeio" or name == "ndarray" else "a"
     return f"{article} {name}"
+
+
+def _is_size(value: Any) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and bool(0 < cast(Any, value) <= LARGEST)
+
+
+def _listed(names: Sequence[Any]) -> str:
+    """The first of them, as they are printed."""
+    told = [
+        f"{name}" if isinstance(name, str) else user_code.spelled(name)
+        for name in names[:MOST_TOLD]
+    ]
+    return ", ".join(told) + (", …" if len(names) > MOST_TOLD else "")
+
+
+def _mapping(part: str, given: Any) -> dict[Any, Any]:
+    """What a user's mapping holds. Raises BadContract where it is none, or cannot be read."""
+    if not isinstance(given, Mapping):
+        raise BadContract(f"{part} returns a dict, not {kind_of(given)}")
+    try:
+        return dict(cast(Mapping[Any, Any], given))
+    except Exception as error:
+        why = user_code.describe(error)
+        raise BadContract(f"{part}: the dict cannot be read: {why}") from error
+
+
+def _users(named: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """What we have under our names, under the user's: these alone, in the order declared."""
+    return {name: named[ours] for name, ours in names.items()}
+
+
+def _ours(named: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """What the user has under the declared names, under ours."""
+    return {ours: named[name] for name, ours in names.items()}
 
 
 def _name(cell: Any) -> str:

@@ -3,7 +3,7 @@ named arrays inside.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,11 +12,23 @@ import numpy as np
 from ...reference.unrolled import Unrolled
 from ...reference.worlds import World
 from .. import user_code
-from ..errors import BadContract, BadOption
+from ..errors import BadContract, BadOption, CannotFollow
 from ..problems.arrays import Array
 from ..problems.convention import Convention
-from ..problems.named_arrays import flatten, is_differentiable, rebuild, repeated
+from ..problems.named_arrays import (
+    Keys,
+    Step,
+    flatten,
+    is_differentiable,
+    leaves_in,
+    names_in,
+    path_of,
+    rebuild,
+    repeated,
+)
+from ..problems.tensors import array_of, as_given
 from .user_cell import as_array, kind_of
+from .user_nests import must_be_readable
 
 Given = Mapping[str, Any]
 
@@ -38,6 +50,11 @@ class UserFunction:
         for what, given in (("params", self.params), ("inputs", self.inputs)):
             if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise BadContract(f"{what} is a dict of name → array, not {kind_of(given)}")
+            must_be_readable(what, given)
+        if not callable(self.function):
+            raise BadContract(f"{self.role} is a function, not {kind_of(self.function)}")
+        if self.setup is not None and not callable(self.setup):
+            raise BadContract(f"setup is a function, not {kind_of(self.setup)}")
         names = user_code.parameter_names(self.function)
         if len(names) == 3 and names[0] != "xp":
             raise BadContract(
@@ -64,8 +81,14 @@ class UserFunction:
         return user_code.parameter_names(self.function)[:1] != ["xp"]
 
     def leaves(self) -> dict[str, Array]:
-        """All arrays of params and inputs by path."""
-        return {**flatten(self.params), **flatten(self.inputs)}
+        """All arrays of params and inputs by path; none wider than float64."""
+        wide = {**flatten(self.params), **flatten(self.inputs)}
+        return {path: _not_wider(value) for path, value in wide.items()}
+
+    def _as_given(self, named: Mapping[str, Array]) -> dict[str, Any]:
+        """Copies of the values as what the user gave: tensors, byte orders, dtypes."""
+        given = {**leaves_in(self.params), **leaves_in(self.inputs)}
+        return {path: as_given(given.get(path), np.array(value)) for path, value in named.items()}
 
     def copied(self, world: World | None = None) -> "UserFunction":
         """The same on copies of all that its code reaches, in that world or one of its own."""
@@ -122,6 +145,7 @@ class UserFunction:
         Raises BadContract unless it is an array or a dict of them.
         """
         returned = self.numpy(self.leaves())
+        must_be_readable(self.role, {"": returned}, of_numbers=False)
         leaves = _leaves_of(returned)
         if returned is None or not leaves:
             raise BadContract(
@@ -130,9 +154,7 @@ class UserFunction:
             )
         for path, value in leaves.items():
             as_array(f"{self.role}: {path}", value, None)
-        if isinstance(returned, tuple | list):
-            return tuple(cast(Sequence[Any], returned))
-        return returned
+        return tuple(cast(Any, returned)) if isinstance(returned, list) else returned
 
     def inner_product(
         self, cotangents: Mapping[str, Array]
@@ -143,6 +165,8 @@ class UserFunction:
             outputs = _leaves_of(self.evaluate(xp, named))
             products: list[Any] = []
             for path, cotangent in cotangents.items():
+                if path not in outputs:
+                    raise CannotFollow(f"{self.role} does not return {path} here")
                 weights = xp.asarray(np.array(cotangent))
                 products.append(xp.sum(outputs[path] * weights))
             return sum(products[1:], start=products[0])
@@ -155,8 +179,10 @@ class UserFunction:
         """The user's gradients by path, each checked for its key, type and shape."""
         if self.setup is not None:
             user_code.call("setup", self.setup)
+        if not callable(function):
+            raise BadContract(f"{part} is a function, not {kind_of(function)}")
         originals = self._in_own_dtypes(named)
-        copies = _copies(originals)
+        copies = self._as_given(originals)
         params, inputs = rebuild(self.params, copies), rebuild(self.inputs, copies)
         flat = [flatten(item, "cotangent") for item in more]
         handed = [_copies(arrays) for arrays in flat]
@@ -164,7 +190,8 @@ class UserFunction:
         for item, arrays in zip(more, handed, strict=True):
             cotangents.append(rebuild(item, arrays, "cotangent"))
         returned = user_code.call(part, function, params, inputs, *cotangents)
-        user_code.unchanged(part, copies, originals)
+        after = {path: array_of(value) for path, value in copies.items()}
+        user_code.unchanged(part, after, originals)
         for given, original in zip(handed, flat, strict=True):
             user_code.unchanged(part, given, original)
         return self.named_gradients(part, returned)
@@ -184,7 +211,7 @@ class UserFunction:
     def named_gradients(self, part: str, returned: Any) -> dict[str, Array]:
         """What `part` returned, by path. Raises BadContract."""
         leaves = self.leaves()
-        by_path = _by_path(part, returned, self.params)
+        by_path = _by_path(part, returned, self.params, self.inputs)
         unknown = [path for path in by_path if path not in leaves]
         if unknown:
             raise BadContract(
@@ -211,16 +238,15 @@ class UserFunction:
 
 def _leaves_of(value: Any, path: str = "output") -> dict[str, Any]:
     """Outputs by path, of whatever framework they are."""
-    found: dict[str, Any] = {}
-    if isinstance(value, Mapping):
-        for key, item in cast(Mapping[Any, Any], value).items():
-            found |= _leaves_of(item, f"{path}.{key}")
-    elif isinstance(value, tuple | list):
-        for index, item in enumerate(cast(Sequence[Any], value)):
-            found |= _leaves_of(item, f"{path}[{index}]")
-    else:
-        found[path] = value
-    return found
+    return leaves_in(value, path)
+
+
+def _not_wider(value: Array) -> Array:
+    """The array, in float64 or complex128 where it is wider: no framework has longdouble."""
+    if value.dtype.kind not in "fc":
+        return value
+    widest = np.dtype(np.float64 if value.dtype.kind == "f" else np.complex128)
+    return value.astype(widest) if value.dtype.itemsize > widest.itemsize else value
 
 
 def _copies(arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -229,15 +255,18 @@ def _copies(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 def _scalar(xp: Any, value: Any) -> Any:
     """The value with shape (): (1,) and (1, 1) are scalars too. Raises BadContract."""
-    if value is None or isinstance(value, str | bytes | Mapping | list | tuple | set):
+    if isinstance(value, int | float | complex):
+        return value
+    shape = getattr(value, "shape", None)
+    if not isinstance(shape, tuple):
         raise BadContract(f"the loss is a scalar, not {kind_of(value)}")
-    shape = getattr(value, "shape", ())
-    if any(size != 1 for size in shape):
-        raise BadContract(f"the loss is a scalar, not an array of shape {tuple(shape)}")
-    return xp.reshape(value, ()) if shape else value
+    sizes = cast(tuple[int, ...], shape)
+    if any(size != 1 for size in sizes):
+        raise BadContract(f"the loss is a scalar, not an array of shape {tuple(sizes)}")
+    return xp.reshape(value, ()) if sizes else value
 
 
-def _by_path(part: str, returned: Any, params: Given) -> dict[str, Any]:
+def _by_path(part: str, returned: Any, params: Given, inputs: Given) -> dict[str, Any]:
     """{path: value} of a dict, nested or by path, or of a sequence in the order of params."""
     if isinstance(returned, tuple | list):
         values = cast(Sequence[Any], returned)
@@ -252,34 +281,46 @@ def _by_path(part: str, returned: Any, params: Given) -> dict[str, Any]:
             f"{part} returns a dict of name → gradient, or a sequence in the order of params, not "
             f"{kind_of(returned)}"
         )
+    known, names = {**inputs, **params}, {**names_in(inputs), **names_in(params)}
     found: dict[str, Any] = {}
     for key, value in cast(Mapping[Any, Any], returned).items():
-        if _is_nest(value) and _is_nest(params.get(key)):
-            _same_nest(f"{part}: {key}", value, params[key])
-            leaves = _leaves_of(value, str(key))
-        else:
-            leaves = {str(key): value}
-        for path, leaf in leaves.items():
+        for keys, leaf in _beside(part, value, known.get(key), (Step(key),)):
+            path = names.get(keys) or path_of(keys)
+            if path in found:
+                raise BadContract(f"{part} returned two gradients for {path}")
             # None stands for a gradient that is not given
             if leaf is not None:
                 found[path] = leaf
     return found
 
 
-def _is_nest(value: Any) -> bool:
-    return isinstance(value, Mapping | list | tuple)
+def _beside(part: str, value: Any, given: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
+    """(keys, gradient) of what was returned for a nest, or for a single array.
 
-
-def _same_nest(part: str, value: Any, params: Any) -> None:
-    """Raises BadContract where a list of gradients is not as long as the list of parameters it
-    stands for.
+    An array may stand for a list of as many. Raises BadContract where a list is not as long as
+    the one it stands for.
     """
-    if isinstance(value, list | tuple) and isinstance(params, list | tuple):
-        values, wanted = cast(Sequence[Any], value), cast(Sequence[Any], params)
-        if len(values) != len(wanted):
+    if not isinstance(given, Mapping | list | tuple):
+        yield keys, value
+    elif isinstance(given, Mapping):
+        named, nest = cast(Mapping[Any, Any], value), cast(Mapping[Any, Any], given)
+        if not isinstance(value, Mapping):
+            yield keys, value
+            return
+        for key, item in named.items():
+            yield from _beside(part, item, nest.get(key), (*keys, Step(key)))
+    elif _is_sequence(value):
+        values, nest = cast(Sequence[Any], value), cast(Sequence[Any], given)
+        if len(values) != len(nest):
             raise BadContract(
-                f"{part} holds {len(values)} gradients for {len(wanted)} parameters; None stands "
-                "for one not given"
+                f"{part}: {path_of(keys)} holds {len(values)} gradients for {len(nest)} parameters;"
+                " None stands for one not given"
             )
-        for index, (item, param) in enumerate(zip(values, wanted, strict=True)):
-            _same_nest(f"{part}[{index}]", item, param)
+        for index, (item, below) in enumerate(zip(values, nest, strict=True)):
+            yield from _beside(part, item, below, (*keys, Step(index, is_index=True)))
+    else:
+        yield keys, value
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)

@@ -14,7 +14,7 @@ from ..candidates.built_in_cells import CellCandidate, FunctionCandidate, Shared
 from ..candidates.draw import cell_problem
 from ..candidates.user_cell import UserCell, as_array
 from ..candidates.user_function import Given, UserFunction
-from ..errors import BadOption, MissingFramework, QuestionError
+from ..errors import BadOption, CandidateFailed, MissingFramework, QuestionError
 from ..problems.arrays import Array, Arrays, frozen
 from ..problems.convention import Convention, convention_of
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
@@ -29,7 +29,9 @@ from .crosscheck import Manner, check_problem
 from .environment import report_of
 from .report_data import Report
 from .ties import ties_in
+from .users_names import in_users_names
 
+LARGEST = 10**100  # of the integers that are options
 COMPUTED_IN = ("float16", "float32", "float64")
 # How much larger cotangents on the final states are: a clip inside step_backward shows.
 AT_THE_END = 1000.0
@@ -78,7 +80,9 @@ def check_cell(
     def cases() -> Iterator[CaseReport]:
         setting.must_be_valid(sizes)
         declared = convention_of(None, rtol, atol)
-        return _cell_cases(UserCell(cell, input_size, hidden_size), sizes, setting, declared)
+        whole = {name: int(size) for name, size in sizes.items()}  # NumPy's integers overflow
+        mine = UserCell(cell, whole["input_size"], whole["hidden_size"])
+        return in_users_names(_cell_cases(mine, whole, setting, declared))
 
     return _report(cases, setting, raise_exception)
 
@@ -222,6 +226,10 @@ class Setting:
                 f"timeout is a number of seconds above 0, {LONGEST:,} at most, not {seconds!r}"
             )
         return float(seconds)
+    def must_name_a_device(self) -> None:
+        """Raises BadOption for what is no text."""
+        if not isinstance(self.device, str) or not self.device:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise BadOption(f'device is a text such as "cpu" or "cuda", not {self.device!r:.60}')
 
     def engines(self, numpy_only: bool = False) -> tuple[tuple[Engine, ...], dict[str, LeftOut]]:
         """(the engines to ask, {those that are missing: how to install them}).
@@ -245,6 +253,8 @@ class Setting:
 
 
 def _must_be_at_least(least: int, name: str, value: Any) -> None:
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise BadOption(f"{name} is an integer of at least {least}, of a hundred digits at most")
     if not isinstance(value, int | np.integer) or value < least:
         raise BadOption(f"{name} is an integer of at least {least}, not {value!r}")
 
@@ -256,6 +266,7 @@ def _report(
     done: list[CaseReport] = []
     errors: list[QuestionError] = []
     try:
+        setting.must_name_a_device()
         asked = setting.engines()[0] if setting.device != "cpu" else ()
         with (
             output.kept(),
@@ -265,11 +276,40 @@ def _report(
             user_code.limited(setting.time_limit(), lambda: done.extend(cases()))
             setting.all_that_were_named()
     except QuestionError as error:
+        error.args = tuple(user_code.printable(str(each)) for each in error.args)
         errors.append(error)
-    report = replace(report_of(done, setting.seed, setting.dtype), errors=errors)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        errors.append(_failed_later(error))
+    report = replace(
+        report_of(done, _as_told(setting.seed), _as_told(setting.dtype)), errors=errors
+    )
     if raise_exception:
         report.raise_for_failure()
     return report
+
+
+def _as_told(option: Any) -> Any:
+    """The option as a report may hold it: a text or an integer, or what it looks like."""
+    value: Any = option
+    is_whole = isinstance(option, int | np.integer)
+    if is_whole and abs(int(value)) <= LARGEST:
+        return int(value)
+    return value if isinstance(value, str) else user_code.spelled(value)
+
+
+def _failed_later(error: BaseException) -> CandidateFailed:
+    """The error for code that failed when a reference asked it once more.
+
+    Raises the error itself where it does not come out of the user's code.
+    """
+    for each in (error, error.__cause__):
+        if each is not None and user_code.comes_from_outside(each):
+            where = user_code.at_line(each.__traceback__)
+            what = user_code.describe(each)
+            return CandidateFailed(f"asked again, the code under test raised {what}{where}")
+    raise error
 
 
 # Cells.

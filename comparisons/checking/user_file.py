@@ -9,22 +9,23 @@ Beside these the file may define `convention`, a dict, and `setup`, a function. 
 this process, with the rights of whoever started it.
 """
 
-import contextlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_origin
 
 from .. import user_code
-from ..candidates.user_cell import tuple_of
-from ..errors import BadContract, BadFile
+from ..candidates.user_cell import METHODS, tuple_of
+from ..errors import BadContract, BadFile, QuestionError
 from ..problems.convention import convention_of
 from .entry_points import check_cell, check_gradients, check_vjp
 from .report_data import Report
+from .user_place import Place
 
 Check: TypeAlias = Callable[..., Report]
 Pending: TypeAlias = Callable[[], Report]  # a check that is still to be made
@@ -40,17 +41,44 @@ def checks_in(target: str, sizes: dict[str, int], options: dict[str, Any]) -> li
     that fails while it runs.
     """
     path, name = _split(target)
-    module = user_code.limited(options.get("timeout"), lambda: _run(path))
+    if not _is_file(path):
+        raise BadFile(f"{user_code.printable(str(path))}: there is no such file")
+    place = Place(path.resolve().parent)
+    module = place.run(lambda: user_code.limited(options.get("timeout"), lambda: _run(path)))
+    found = _checks_in(module, path, name, sizes, options)
+    return [_surrounded(place, check) for check in found]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
+def _surrounded(place: Place, check: Pending) -> Pending:
+    return lambda: place.run(check, _first_error)
+
+
+def _first_error(report: Report) -> QuestionError | None:
+    return report.errors[0] if report.errors else None
+
+
+def _checks_in(
+    module: ModuleType,
+    path: Path,
+    name: str | None,
+    sizes: dict[str, int],
+    options: dict[str, Any],
+) -> list[Pending]:
     if name is not None:
         return [_check_of_name(module, name, path, {**sizes, **options})]
     found: list[Pending] = []
     for forward, backward, check in FUNCTIONS:
         if _has(module, forward, backward):
             found.append(_check_of_functions(module, options, forward, backward, check))
-    for value in vars(module).values():
-        own = getattr(value, "__module__", None) == module.__name__
-        if own and _is_cell(value):
-            found.append(_check_of_cell(value, {**sizes, **options}))
+    for cell in _cells_in(module):
+        found.append(_check_of_cell(cell, {**sizes, **options}))
     if not found:
         raise BadFile(
             f"{path} holds nothing to check: no class with step and step_backward, and neither "
@@ -66,39 +94,77 @@ def _split(target: str) -> tuple[Path, str | None]:
 
 
 def _run(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise BadFile(f"{path}: there is no such file")
-    spec = importlib.util.spec_from_file_location(f"derivation_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"derivation_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise BadFile(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
-    with _beside(path.parent):
-        user_code.call(str(path), spec.loader.exec_module, module)
+    user_code.call(str(path), spec.loader.exec_module, module)
     return module
 
 
-@contextlib.contextmanager
-def _beside(folder: Path) -> Generator[None]:
-    """Let the file import its neighbours."""
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder.resolve()))
-
-
 def _has(module: ModuleType, *names: str) -> bool:
-    return all(callable(getattr(module, name, None)) for name in names)
+    return all(callable(vars(module).get(name)) for name in names)
+
+
+def _cells_in(module: ModuleType) -> list[Any]:
+    """The file's own cells, classes and objects, in its order; each object once.
+
+    Left out are classes that others are only derived from, and those of which the file makes the
+    objects itself because they need arguments.
+    """
+    own: list[Any] = []
+    for value in vars(module).values():
+        is_known = any(value is other for other in own)
+        is_own = getattr(value, "__module__", None) == module.__name__
+        if is_own and not is_known and _is_cell(value):
+            own.append(value)
+    return [value for value in own if not _stands_for_others(value, own)]
+
+
+def _stands_for_others(value: Any, cells: list[Any]) -> bool:
+    if not isinstance(value, type):
+        return False
+    classes = [each for each in cells if isinstance(each, type)]
+    made: list[type[Any]] = [type(each) for each in cells if not isinstance(each, type)]
+    if any(value in each.__mro__[1:] for each in classes):
+        return _is_abstract(value)
+    made_here = any(value in each.__mro__ for each in made)
+    return inspect.isabstract(value) or (made_here and _needs_arguments(value))
+
+
+def _is_abstract(cell: type) -> bool:
+    """Whether one of its methods is left to others: abstract, missing, or a NotImplementedError."""
+    if inspect.isabstract(cell) or getattr(cell, "_is_protocol", False):
+        return True
+    for name in METHODS:
+        code = getattr(getattr(cell, name, None), "__code__", None)
+        if not hasattr(cell, name) or "NotImplementedError" in getattr(code, "co_names", ()):
+            return True
+    return False
+
+
+def _needs_arguments(cell: type) -> bool:
+    try:
+        inspect.signature(cell).bind()
+    except TypeError:
+        return True
+    except ValueError:
+        return False
+    return False
 
 
 def _is_cell(value: Any) -> bool:
-    return all(callable(getattr(value, method, None)) for method in ("step", "step_backward"))
+    try:
+        has = [callable(getattr(value, method, None)) for method in ("step", "step_backward")]
+        return all(has) and get_origin(value) is None  # not Cell[int]
+    except Exception:  # of an object that answers otherwise
+        return False
 
 
 def _check_of_name(module: ModuleType, name: str, path: Path, options: dict[str, Any]) -> Pending:
     public = [key for key in vars(module) if not key.startswith("_")]
-    if not hasattr(module, name):
+    if name not in vars(module):
         raise BadFile(f"{path} has no {name!r}; it has {', '.join(public)}")
     if not _is_cell(getattr(module, name)):
         raise BadFile(f"{path}: {name} is no cell: it lacks step or step_backward")
@@ -129,7 +195,8 @@ def _check_of_functions(
         make = partial(user_code.call, "example", module.example)
         example = user_code.limited(options.get("timeout"), make)
         params, inputs = tuple_of("example", example, 2, "(params, inputs)")
-        more = {name: getattr(module, name) for name in OPTIONAL if hasattr(module, name)}
+        defined = vars(module)
+        more = {name: defined[name] for name in OPTIONAL if name in defined}
         functions = (getattr(module, backward), getattr(module, forward))
         asked = {name: value for name, value in options.items() if name != "dtype"}
         if options.get("dtype", "float64") != "float64":

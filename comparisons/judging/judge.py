@@ -99,7 +99,7 @@ def _forward_rows(problem: AnyProblem, answer: Answer, witnesses: Witnesses) -> 
         if reference.uncertainty:
             continue
         noise = witnesses.noise_against(engine)
-        for name in ("loss", *(f"state {state}" for state in reference.states)):
+        for name in (tolerance.LOSS, *map(tolerance.of_state, reference.states)):
             rows.append(judge(problem, answer, reference, engine.name, name, noise))
     return rows
 
@@ -124,7 +124,7 @@ def judge(
     if mine is not None and directions is not None and mine.shape == directions.shape[1:]:
         mine = project(mine, directions)
     verdict = compare(
-        name,
+        str(name),
         engine,
         Side(mine, tolerance.step_quantities(answer).get(name)),
         Side(expected, tolerance.step_quantities(reference).get(name)),
@@ -185,7 +185,7 @@ def vacuous(witnesses: Witnesses) -> list[str]:
     found: list[str] = []
     for name, value in first.gradients.items():
         size = float(np.max(np.abs(value), initial=0.0))
-        if size <= _least_seen(name, first, witnesses.noise):
+        if value.size and size <= _least_seen(name, first, witnesses.noise):
             found.append(name)
     return found
 

@@ -161,7 +161,10 @@ def _is_number(value: Any) -> bool:
     is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(
         value, bool
     )
-    return is_real and math.isfinite(float(cast(Any, value)))
+    try:
+        return is_real and math.isfinite(float(cast(Any, value)))
+    except OverflowError:  # of an integer that no float can hold
+        return False
 
 
 def global_norm(gradients: Mapping[str, Array]) -> float:

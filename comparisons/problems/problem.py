@@ -85,7 +85,7 @@ class Differentiable:
         def cast(arrays: Arrays) -> Arrays:
             told: dict[str, Array] = {}
             for name, value in arrays.items():
-                told[name] = value if value.dtype.kind in "iub" else value.astype(dtype)
+                told[name] = value if value.dtype.kind in "iubc" else value.astype(dtype)
             return frozen(told)
 
         return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
@@ -205,9 +205,8 @@ class Problem(Differentiable):
     def weight_names(self) -> tuple[str, ...]:
         """The variables that training moves: the cell's parameters and the readout's."""
         fixed = {"x", *(f"{name}_0" for name in self.state_sizes)}
-        return tuple(
-            name for name in self.variables if name not in fixed and not name.endswith(OFFSET)
-        )
+        fixed |= {name + OFFSET for name in (*self.parameter_names, *self.state_sizes)}
+        return tuple(name for name in self.variables if name not in fixed)
 
     @property
     def accumulated_terms(self) -> int:
@@ -223,12 +222,14 @@ class Problem(Differentiable):
         """0 for ∂L/∂s_t and ∂s_T/∂s_k, 1 for all others; the initial state of a reverse direction
         is that of step T + 1.
         """
-        initial = {f"{state}_0" for state in self.state_sizes if not state.endswith("_reverse")}
-        return 0 if name == PRODUCT_TO_END or name in initial else 1
+        if name == PRODUCT_TO_END:
+            return 0
+        initial = {f"{state}_0" for state in self.state_sizes}
+        return 0 if name in initial and not self.runs_backwards(name) else 1
 
     def runs_backwards(self, name: str) -> bool:
         """Of the parameters and states of a reverse direction."""
-        return "_reverse" in name and self.bidirectional
+        return self.bidirectional and "_reverse" in name
 
     @property
     def initial_state(self) -> Array:

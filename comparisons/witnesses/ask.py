@@ -79,10 +79,15 @@ def _ask_one(problem: AnyProblem, engine: Engine) -> Answer | LeftOut:
     except CannotFollow as error:
         return LeftOut(WhyLeftOut.CANNOT_FOLLOW, f"cannot follow: {error}")
     except (Exception, SystemExit) as error:
-        if not comes_from_outside(error):
+        if not (is_from_outside(problem) or comes_from_outside(error)):
             raise
         what = describe(error) + at_line(error.__traceback__)
         return LeftOut(WhyLeftOut.CANNOT_FOLLOW, f"cannot follow: {what}")
+
+
+def is_from_outside(problem: AnyProblem) -> bool:
+    """Whether the equations are a user's: what they return to a reference may be anything."""
+    return isinstance(problem, FunctionProblem) or problem.step is not None
 
 
 def _nothing_follows(problem: AnyProblem, left_out: Mapping[str, LeftOut]) -> NothingFollows:

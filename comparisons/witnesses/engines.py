@@ -9,14 +9,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ... import reference
 from ...reference import devices, equations
 from ...reference.worlds import World
-from ..errors import CannotFollow, MissingDevice, MissingFramework, UnknownName
+from ..errors import BadOption, CannotFollow, MissingDevice, MissingFramework, UnknownName
 from ..problems.answer import Answer
 from ..problems.arrays import Array
 from ..problems.problem import (
@@ -105,9 +105,10 @@ class Engine:
 
     def _complete(self, problem: AnyProblem, answer: Answer, keywords: Mapping[str, Any]) -> Answer:
         """The answer with its Jacobians and the shares of the steps in their place."""
+        offsets = _offsets_of(problem)
         gradients: dict[str, Array] = {}
         for name, value in answer.gradients.items():
-            if not name.endswith(OFFSET):
+            if name not in offsets:
                 gradients[name] = value
         if isinstance(problem, Problem):
             gradients |= self._jacobians(problem, keywords)
@@ -210,6 +211,13 @@ def with_offsets(problem: Problem) -> dict[str, Array]:
     for name, shape in shapes.items():
         offsets[name + OFFSET] = np.zeros((problem.steps, *shape), dtype=problem.dtype)
     return {**offsets, **problem.variables}
+
+
+def _offsets_of(problem: AnyProblem) -> set[str]:
+    """The names of a problem's offsets; a function has none."""
+    if not isinstance(problem, Problem):
+        return set()
+    return {name + OFFSET for name in (*problem.parameter_names, *problem.state_sizes)}
 
 
 def _ask_autodiff(module: Any, problem: AnyProblem, **keywords: Any) -> Answer:
@@ -473,12 +481,19 @@ def computing_on(device: str, engines: Iterable[Engine]) -> Generator[None]:
 def names_in(references: Sequence[str] | str | None) -> list[str] | None:
     """The names of references, from a list of them or a text with commas; None for all.
 
-    Raises UnknownName for an empty one.
+    Raises UnknownName for an empty one, BadOption for what is no list of texts.
     """
     if references is None:
         return None
-    given = references.split(",") if isinstance(references, str) else references
-    names = [name.strip() for name in given]
+    given: Any = references.split(",") if isinstance(references, str) else references
+    if not isinstance(given, list | tuple) or not all(
+        isinstance(name, str) for name in cast(list[Any], given)
+    ):
+        raise BadOption(
+            "references are the names of some, in a list or in a text with commas, not "
+            f"{references!r:.60}"
+        )
+    names = [name.strip() for name in cast(list[str], given)]
     if "" in names:
         known = ", ".join(engine.name for engine in ENGINES)
         raise UnknownName(f"a reference without a name; there are {known}")

@@ -88,15 +88,38 @@ def limit_of(problem: Differentiable) -> float:
     return LOW_LIMIT if epsilon(problem.rounding_dtype) > epsilon(np.float64) else LIMIT
 
 
+class Forward(str):
+    """The name of a quantity of the forward pass: no gradient's is the same, whatever it is called.
+
+    To a person it is its text, which `str` tells.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Forward) and str.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        return hash((Forward, str.__hash__(self)))
+
+
+LOSS = Forward("loss")
+
+
+def of_state(name: str) -> Forward:
+    """The name of the trajectory of a state."""
+    return Forward(f"state {name}")
+
+
 def quantities(answer: Answer) -> dict[str, Array]:
-    """Everything an answer holds under one naming: "loss", "state h", …, and the gradients."""
-    states = {f"state {name}": value for name, value in answer.states.items()}
-    return {"loss": np.asarray(answer.loss)} | states | answer.gradients
+    """Everything an answer holds under one naming: LOSS, `of_state("h")`, …, and the gradients."""
+    states = {of_state(name): value for name, value in answer.states.items()}
+    return {LOSS: np.asarray(answer.loss)} | states | answer.gradients
 
 
 def step_quantities(answer: Answer) -> dict[str, Array]:
     """The same for what is told step by step, first axis the step."""
-    return {f"state {name}": value for name, value in answer.states.items()} | answer.steps
+    return {of_state(name): value for name, value in answer.states.items()} | answer.steps
 
 
 def measure(

@@ -84,7 +84,7 @@ def gradients(
             slopes = [_slope(value, point, name, direction) for direction in along]
         derivatives, gaps = (np.array([slope[part] for slope in slopes]) for part in (0, 2))
         found[name] = derivatives.reshape(variable.shape) if chosen is None else derivatives
-        uncertainty[name] = SAFETY * max(slope[1] for slope in slopes)
+        uncertainty[name] = SAFETY * max((slope[1] for slope in slopes), default=0.0)
         if chosen is not None:
             directions[name] = chosen
         if gaps.any():

@@ -369,10 +369,10 @@ def test_shapes_too_large_for_any_memory(method):
     )
 
 
-@pytest.mark.parametrize("name", ["x", "h_0"])
-def test_a_parameter_called_like_the_input_or_an_initial_state(name):
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "⟮x⟯", 0, None])
+def test_a_name_that_is_no_printable_text(name):
     cell = spoiled(parameter_shapes=lambda n, h: {name: (h, n)})
-    refused(BadContract, "parameter_shapes", name, of=lambda: check_cell(cell, **SIZES, **TORCH))
+    refused(BadContract, "parameter_shapes", "name", of=lambda: check_cell(cell, **SIZES, **TORCH))
 
 
 @pytest.mark.parametrize(

@@ -641,15 +641,24 @@ def test_a_failed_check_is_an_assertion_error_a_runtime_error_and_no_question_er
     assert report.errors == []
 
 
-def test_two_names_for_one_leaf_are_refused():
-    """ "a.b" and a nested {"a": {"b": …}} would be the same path: one of them would never be
-    judged.
-    """
+@pytest.mark.parametrize(("factor", "wrong"), [(1, set()), (3, {"a.b"})])
+def test_a_key_that_reads_like_a_path_is_another_name(factor, wrong):
+    """The key "a.b" beside a nested {"a": {"b": …}}: each is judged by itself."""
     params = {"a.b": np.ones(2), "a": {"b": np.ones(2)}}
-    with pytest.raises(BadContract, match=r"a\.b"):
+    report = check_gradients(
+        lambda p, i: {"a.b": np.ones(2), "a": {"b": factor * 2 * p["a"]["b"]}},
+        lambda xp, p, i: xp.sum(p["a.b"]) + xp.sum(p["a"]["b"] ** 2),
+        params,
+        {},
+        raise_exception=False,
+    )
+    assert {row.gradient for row in report.rows} == {"['a.b']", "a.b"}
+    assert {row.gradient for row in report.rows if not row.passed} == wrong
+
+
+def test_two_names_that_read_the_same_are_refused():
+    """1 and "1" cannot be told apart in any text."""
+    with pytest.raises(BadContract, match="names two arrays"):
         check_gradients(
-            lambda p, i: {"a.b": np.ones(2)},
-            lambda p, i: np.sum(p["a.b"]) + np.sum(p["a"]["b"] ** 2),
-            params,
-            {},
+            lambda p, i: {1: np.ones(2)}, lambda p, i: p[1].sum(), {1: np.ones(2), "1": 1.0}, {}
         )

@@ -86,7 +86,7 @@ def test_an_error_of_a_hundred_billionth_is_above_the_limit(trial, name):
 def test_noise_is_that_of_the_precision(trial):
     double, _ = noise_of(trial("tanh"))
     single, _ = noise_of(trial("tanh", dtype="float32"))
-    for name in ("W_hh", "h_0", "loss", "state h"):
+    for name in ("W_hh", "h_0", tolerance.LOSS, tolerance.of_state("h")):
         assert 1e7 < single.total[name] / double.total[name] < 1e11
 
 
