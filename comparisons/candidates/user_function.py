@@ -93,7 +93,7 @@ class UserFunction:
     def copied(self, world: World | None = None) -> "UserFunction":
         """The same on copies of all that its code reaches, in that world or one of its own."""
         world, new = world or World(), copy.copy(self)
-        for name in ("function", "setup", "params", "inputs"):
+        for name in ("function", "setup"):
             object.__setattr__(new, name, world.copy(getattr(self, name)))
         return new
 

@@ -6,8 +6,9 @@ it computes there is recorded by torch's autograd, buffers that are written into
 differentiated to rounding.
 
 A derivative is told only where it is whole. It is not where a number left what is traced
-(traced_array.Left), nor where the value is not, to rounding, the one that NumPy computes: then
-`DoesNotFollow` is raised, with the operation, and the line of the user's as its traceback.
+(traced_array.Left), nor where the value is not, to rounding, the one that NumPy computes, nor where
+along a random direction differences of NumPy's values certainly say otherwise: then `DoesNotFollow`
+is raised, with the operation, and the line of the user's as its traceback.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from .traced_namespace import NUMPY, PROVIDED, Drawing, stand_in
 
 Copied = Callable[[worlds.World], Callable[[Any, Named], Any]]
 
+STEP = 1e-5  # of the largest entry of each variable
+MISSING = 1e-3  # share of a derivative that would be missed
+SURE = 100.0  # how far beyond their own doubt differences have to be
 AGREES = 1e-9  # relative difference of two values that are the same to rounding
 MOVED = 32.0  # how many times what random rounding moves it a value may be off
 
@@ -59,6 +63,8 @@ def gradients(
         value, found, trace = _differentiate(copied, variables, constants, rounding_seed)
         if rounding_seed is None:
             _same_value(value, copied, variables, constants)
+            if not trace.narrowed:
+                _same_slope(found, copied, variables, constants)
     return value, {}, found, trace.narrowed
 
 
@@ -119,6 +125,37 @@ def _same_value(value: float, copied: Copied, variables: Named, constants: Named
     )
     if not _is_near(value, expected, MOVED * moved):
         raise DoesNotFollow(f"torch computes {value!r} where NumPy computes {expected!r}")
+
+
+def _same_slope(found: Arrays, copied: Copied, variables: Named, constants: Named) -> None:
+    """Raises DoesNotFollow where the function certainly rises otherwise than the gradients say.
+
+    Along one random direction through all variables. Differences with two steps have to agree with
+    each other, else they say nothing.
+    """
+    rng = np.random.default_rng(0)
+    directions: Arrays = {}
+    for name, given in variables.items():
+        size = float(np.max(np.abs(given), initial=0.0)) or 1.0
+        directions[name] = size * rng.uniform(0.5, 1.5, size=given.shape)
+
+    def value(distance: float) -> float:
+        moved = {name: given + distance * directions[name] for name, given in variables.items()}
+        named = {name: np.array(given) for name, given in {**constants, **moved}.items()}
+        return float(np.asarray(copied(worlds.World())(np, named)).reshape(()))
+
+    wide, narrow = (
+        (value(step) - value(-step)) / (2 * step) for step in (STEP, STEP / 4)
+    )
+    told = float(sum(np.sum(found[name] * directions[name]) for name in directions))
+    off, doubt = abs(narrow - told), abs(wide - narrow)
+    if np.isfinite(off) and off > MISSING * max(abs(told), abs(narrow)) and off > SURE * doubt:
+        rounding = np.finfo(np.float64).eps * abs(value(0.0)) / STEP
+        if off > SURE * rounding:
+            raise DoesNotFollow(
+                f"along one direction torch finds a derivative of {told:.6g}, differences one of "
+                f"{narrow:.6g}: a part of it was lost"
+            )
 
 
 def _is_near(value: float, expected: float, least: float) -> bool:

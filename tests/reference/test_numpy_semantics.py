@@ -361,3 +361,21 @@ def test_the_namespace_is_numpy_for_whoever_looks():
     assert NUMPY.float64 == np.float64
     assert NUMPY.random.default_rng(0).normal() == np.random.default_rng(0).normal()
     assert World().copy(np) is np
+
+
+def test_a_part_of_the_derivative_that_is_lost_without_a_trace_is_found_out():
+    def loss(a, fixed):
+        return np.sum(np.sin(a)) + 0.01 * np.sum(fixed * a)
+
+    def copied(world):
+        copy = world.copy(loss)
+
+        def called(xp, named):
+            # the second time as a constant: what no traced array can notice
+            numbers = named["a"].numbers() if isinstance(named["a"], Traced) else named["a"]
+            return copy(named["a"], numbers)
+
+        return called
+
+    with pytest.raises(numpy_code.DoesNotFollow, match="a part of it was lost"):
+        numpy_code.gradients(copied, {"a": A}, {})
