@@ -164,7 +164,8 @@ def examine(
     answer = answered.answer
     ties = manner.ties(problem)
     _begin(problem, engines)
-    testimony = Testimony(problem, engines, declared, frozenset(answer.gradients))
+    given = answer.gradients
+    testimony = Testimony(problem, engines, declared, frozenset(given), given)
     _must_not_depend_on_layout(answered, testimony)
     compared = _compare(testimony, candidate, answer, manner.partial)
     local = _local_check(problem, candidate, compared)
@@ -291,7 +292,7 @@ def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
         left_out=witnesses.left_out,
         not_given=compared.judged.not_given,
         vacuous=vacuous(witnesses),
-        references_agree=references_agree(problem, witnesses),
+        references_agree=references_agree(problem, witnesses, {row.gradient for row in rows}),
         local=local.rows,
         diagnosis=findings,
         notes=_notes(compared),
@@ -332,5 +333,6 @@ def _agrees_beside(
     if manner.ties(moved):
         return True
     answer = candidate.answer(moved)
-    testimony = Testimony(moved, engines, convention, frozenset(answer.gradients))
+    given = answer.gradients
+    testimony = Testimony(moved, engines, convention, frozenset(given), given)
     return _compare(testimony, candidate, answer, manner.partial).passed

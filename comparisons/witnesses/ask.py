@@ -5,11 +5,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ..errors import CannotFollow, MissingFramework, NothingFollows
 from ..problems.answer import Answer
+from ..problems.arrays import Array, frozen
+from ..problems.clipping import Entries, Seen, reached
 from ..problems.convention import Convention
 from ..problems.problem import AnyProblem, FunctionProblem
 from ..user_code import at_line, comes_from_outside, describe
@@ -18,6 +21,7 @@ from .engines import Engine, select
 from .left_out import LeftOut, WhyLeftOut
 
 FIRST_SAMPLES = 1
+CHUNK = 64  # entries of which numeric references tell each one, and not inner products
 
 ADVICE = (
     "array-API code says xp.tanh, not np.tanh or math.tanh, and takes no number out with float()"
@@ -144,14 +148,15 @@ class Testimony:
     far as it is wanted.
 
     It only grows with samples, so that what agrees by one agrees by all. `names` are the gradients
-    that the convention applies to. The references answer in float64, whatever the candidate works
-    in.
+    that the convention applies to, `given` what was given for them. The references answer in
+    float64, whatever the candidate works in.
     """
 
     problem: AnyProblem
     engines: Sequence[Engine]
     convention: Convention
     names: frozenset[str]
+    given: Mapping[str, Array] = field(default_factory=dict[str, Array])
 
     @cached_property
     def asked(self) -> Asked:
@@ -170,7 +175,25 @@ class Testimony:
 
     def _measured(self, samples: int) -> Witnesses:
         problem = in_double(self.problem)
-        return measured(problem, self.asked, self.convention, set(self.names), samples)
+        told = (self.asked, self.convention, set(self.names))
+        return measured(problem, *told, samples, self.seen)
+
+    @cached_property
+    def seen(self) -> dict[Engine, Seen]:
+        """What each reference knows of the gradients under a convention that clips."""
+        problem, bound = in_double(self.problem), self.convention.clip_value
+        found: dict[Engine, Seen] = {}
+        for engine, answer in self.asked.answers.items():
+            at_bound: dict[str, Entries] = {}
+            if bound is not None and isinstance(problem, FunctionProblem):
+                wanted = {name: reached(self.given[name], bound) for name in self._along(answer)}
+                at_bound = _at_entries(problem, engine, wanted)
+            found[engine] = Seen(self.given, at_bound)
+        return found
+
+    def _along(self, answer: Answer) -> list[str]:
+        """The given gradients that an answer tells along directions only."""
+        return [name for name in answer.directions if name in self.given]
 
 
 def in_double(problem: AnyProblem) -> AnyProblem:
@@ -179,29 +202,137 @@ def in_double(problem: AnyProblem) -> AnyProblem:
 
 
 def measured(
-    problem: AnyProblem, asked: Asked, convention: Convention, names: set[str], samples: int
+    problem: AnyProblem,
+    asked: Asked,
+    convention: Convention,
+    names: set[str],
+    samples: int,
+    seen: Mapping[Engine, Seen],
 ) -> Witnesses:
     """The answers with the noise by so many samples, and under the convention."""
     plain = dict(asked.answers)
     first = witness_of(plain)
     noise, lowered = _noise(problem, plain, first, samples)
     own = _own_noise(problem, plain, first, samples)
+    meant = convention.followed_by(seen[first], plain[first], problem.steps, problem.batch, names)
     told: dict[Engine, Answer] = {}
     for engine, answer in plain.items():
-        told[engine] = convention.apply(answer, problem.steps, problem.batch, names)
+        told[engine] = meant.apply(answer, problem.steps, problem.batch, names, seen[engine])
     for name, value in plain[first].uncertainty.items():
         noise.total[name] = max(noise.total[name], value)
 
     # A convention's factor scales the gradient, and with it what rounding does to it.
-    extra: Mapping[str, float] = {}
+    size = abs(meant.factor(problem.steps, problem.batch))
+    shrunk = meant.shrinkage(plain[first], problem.steps, problem.batch, names, seen[first])
+    factor = {name: size * shrunk.get(name, 1.0) for name in names}
+    extra = _of_the_norm(noise, told[first], factor, shrunk, meant)
     if isinstance(problem, FunctionProblem):
-        extra = problem.extra_noise
-    factor = dict.fromkeys(names, abs(convention.factor(problem.steps, problem.batch)))
+        for name, level in problem.extra_noise.items():
+            extra[name] = extra.get(name, 0.0) + level
     common = tolerance.scaled(noise, factor, extra, convention.allowed)
     each: dict[Engine, tolerance.Noise] = {}
     for engine, found in own.items():
         each[engine] = tolerance.scaled(found, factor, {}, convention.allowed)
-    return Witnesses(plain, told, asked.left_out, common, each, lowered.remarks, lowered.overflown)
+    remarks = [*lowered.remarks, *_eps_followed(convention, meant, shrunk, problem)]
+    return Witnesses(plain, told, asked.left_out, common, each, remarks, lowered.overflown)
+
+
+def _of_the_norm(
+    noise: tolerance.Noise,
+    told: Answer,
+    factor: Mapping[str, float],
+    shrunk: Mapping[str, float],
+    meant: Convention,
+) -> dict[str, float]:
+    """What the rounding of the norm adds to each gradient that it shrinks.
+
+    With N the norm before clipping, g · c / N is off by |g| c / N · ΔN / N.
+    """
+    beyond = {name: coefficient for name, coefficient in shrunk.items() if coefficient < 1}
+    errors: dict[str, float] = {}  # of the norm of each gradient, as it is after clipping
+    for name in beyond:
+        level = factor[name] * noise.total[name]
+        is_sum = name in told.uncertainty
+        errors[name] = level if is_sum else level * _entries(told, name) ** 0.5
+    together = float(np.linalg.norm(list(errors.values())))
+    found: dict[str, float] = {}
+    for name in beyond:
+        of_norm = errors[name] if meant.bounds.of_each else together
+        largest = float(np.max(np.abs(told.gradients[name]), initial=0.0))
+        if name in told.directions and name not in told.uncertainty:
+            largest /= _entries(told, name) ** 0.5
+        found[name] = largest * of_norm / (meant.bounds.norm or 1.0)
+    return found
+
+
+def _entries(told: Answer, name: str) -> int:
+    """How many entries a gradient has."""
+    if name in told.directions:
+        return told.directions[name][0].size
+    return told.gradients[name].size
+
+
+def _eps_followed(
+    declared: Convention, meant: Convention, shrunk: Mapping[str, float], problem: AnyProblem
+) -> list[str]:
+    """A remark where a norm was clipped as torch clips it, though that was not declared."""
+    eps = meant.bounds.eps
+    if declared.clip_norm_eps is not None or eps == 0 or not shrunk:
+        return []
+    bound, smallest = meant.bounds.norm or 0.0, min(shrunk.values())
+    relative = eps * smallest / bound
+    if smallest == 1 or relative <= tolerance.LIMIT * tolerance.epsilon(problem.rounding_dtype):
+        return []
+    return [
+        f"clipping: the gradients follow torch's clip_grad_norm_, which divides by norm + {eps:g}; "
+        f"code that divides by the norm itself would be off by a relative {relative:.1g}"
+    ]
+
+
+def _at_entries(
+    problem: FunctionProblem, engine: Engine, wanted: Mapping[str, Array]
+) -> dict[str, Entries]:
+    """The plain derivative at single entries of variables, flat indices, by variable.
+
+    They become variables of their own, so few in each that an engine tells every one.
+    """
+    places: dict[str, tuple[str, Array]] = {}
+    for name, at in wanted.items():
+        for start in range(0, len(at), CHUNK):
+            places[str(len(places))] = name, at[start : start + CHUNK]
+    if not places:
+        return {name: Entries(np.zeros(0)) for name in wanted}
+    point = {**problem.constants, **problem.variables}
+
+    def function(xp: Any, named: Mapping[str, Any]) -> Any:
+        moved: dict[str, Any] = {**point}
+        for key, (name, at) in places.items():
+            moved[name] = _put(xp, moved[name], at, named[key])
+        return problem.function(xp, moved)
+
+    pieces = {key: point[name].reshape(-1)[at] for key, (name, at) in places.items()}
+    asked = FunctionProblem(
+        problem.name, function, frozen(pieces), {}, problem.seed, problem.numpy_only
+    )
+    answer = engine.answer(asked)
+    found: dict[str, Entries] = {}
+    for name in wanted:
+        mine = [key for key, (owner, _) in places.items() if owner == name]
+        values = [answer.gradients[key] for key in mine]
+        doubts = [answer.uncertainty.get(key, 0.0) for key in mine]
+        whole = np.concatenate(values) if values else np.zeros(0)
+        found[name] = Entries(whole, max(doubts, default=0.0))
+    return found
+
+
+def _put(xp: Any, array: Any, at: Array, values: Any) -> Any:
+    """The array with other values at these flat indices, in operations that any namespace has."""
+    size = int(np.prod(array.shape))
+    rest, places = np.ones(size), np.zeros((size, len(at)))
+    rest[at] = 0.0
+    places[at, np.arange(len(at))] = 1.0
+    flat = xp.reshape(xp.asarray(array), (size,)) * xp.asarray(rest)
+    return xp.reshape(flat + xp.asarray(places) @ values, array.shape)
 
 
 @dataclass(frozen=True)
