@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CannotFollow, MissingFramework, NothingFollows
+from ..errors import BadOption, CannotFollow, MissingFramework, NothingFollows
 from ..problems.answer import Answer
 from ..problems.arrays import Array, frozen
 from ..problems.clipping import Entries, Seen, reached
@@ -314,7 +314,12 @@ def _at_entries(
     asked = FunctionProblem(
         problem.name, function, frozen(pieces), {}, problem.seed, problem.numpy_only
     )
-    answer = engine.answer(asked)
+    answer = _ask_one(asked, engine)
+    if isinstance(answer, LeftOut):
+        raise BadOption(
+            f"convention: clip_value needs the entries that reach it of {', '.join(wanted)}, and "
+            f"{engine.name} does not tell them: {answer}"
+        )
     found: dict[str, Entries] = {}
     for name in wanted:
         mine = [key for key, (owner, _) in places.items() if owner == name]
@@ -328,11 +333,10 @@ def _at_entries(
 def _put(xp: Any, array: Any, at: Array, values: Any) -> Any:
     """The array with other values at these flat indices, in operations that any namespace has."""
     size = int(np.prod(array.shape))
-    rest, places = np.ones(size), np.zeros((size, len(at)))
-    rest[at] = 0.0
-    places[at, np.arange(len(at))] = 1.0
-    flat = xp.reshape(xp.asarray(array), (size,)) * xp.asarray(rest)
-    return xp.reshape(flat + xp.asarray(places) @ values, array.shape)
+    index = np.arange(size) + len(at)
+    index[at] = np.arange(len(at))
+    flat = xp.reshape(xp.asarray(array), (size,))
+    return xp.reshape(xp.concat([values, flat])[index], array.shape)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from bptt_crosscheck import GradientMismatch, check_cell, check_gradients
 from bptt_crosscheck.comparisons.candidates.draw import cell_problem
-from bptt_crosscheck.comparisons.diagnosis.of_gradients import diagnose, factor_between, name_factor
+from bptt_crosscheck.comparisons.diagnosis.of_gradients import diagnose, name_factor
+from bptt_crosscheck.comparisons.diagnosis.pairs import factor_between
 from bptt_crosscheck.comparisons.judging.findings import Mistake
 from bptt_crosscheck.comparisons.witnesses.engines import select
 from bptt_crosscheck.comparisons.witnesses.tolerance import LIMIT, LOW_LIMIT, Noise
