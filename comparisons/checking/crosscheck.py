@@ -69,6 +69,10 @@ class Candidate(Protocol):
         ...
 
 
+def _no_loss_of_its_own(compared: "Compared") -> None:
+    del compared
+
+
 def _no_ties(problem: Any) -> list[str]:
     del problem
     return []
@@ -86,6 +90,8 @@ class Manner:
     again, turned  who is asked the second time, and in another memory order
     ties           where the forward pass stands at a kink
     unread         variables on which the function need not depend
+    own_loss       raises ForwardMismatch where the candidate's own loss is another than the one it
+                   is judged by
     """
 
     partial: bool = False
@@ -96,6 +102,7 @@ class Manner:
     turned: Candidate | None = None
     ties: Callable[[Any], list[str]] = _no_ties
     unread: frozenset[str] = frozenset()
+    own_loss: Callable[["Compared"], None] = _no_loss_of_its_own
 
 
 BUILT_IN = Manner()
@@ -168,6 +175,7 @@ def examine(
     testimony = Testimony(problem, engines, declared, frozenset(given), given)
     _must_not_depend_on_layout(answered, testimony)
     compared = _compare(testimony, candidate, answer, manner.partial)
+    manner.own_loss(compared)
     local = _local_check(problem, candidate, compared)
     case = _case(compared, local, time.perf_counter() - start)
     if manner.from_outside:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,8 +27,9 @@ from ..witnesses.engines import NUMERIC, Engine, computing_on, names_in
 from ..witnesses.left_out import LeftOut
 from . import preflight
 from .case_report import CaseReport
-from .crosscheck import Manner, check_problem
+from .crosscheck import Manner, check_problem, examine
 from .environment import report_of
+from .own_loss import OwnLoss, with_unreached
 from .report_data import Report
 from .ties import ties_in
 
@@ -92,6 +93,7 @@ def check_gradients(
     seed: int = 0,
     convention: ConventionLike = None,
     setup: Callable[[], Any] | None = None,
+    own_loss: Callable[..., Any] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
     raise_exception: bool = True,
@@ -103,7 +105,9 @@ def check_gradients(
     differences. gradients returns a dict whose keys name params, or inputs it also differentiates;
     or a tuple or list in the order of params; nests as params does. What it does not return is
     listed as not given. `setup` runs before every evaluation. `convention` declares what the code
-    means to return (see comparisons/problems/convention.py).
+    means to return (see comparisons/problems/convention.py). own_loss(params, inputs), or own_loss()
+    after the gradients were asked for, is the loss that the code under test itself computes: that
+    must be the value of the loss, as must that of a loss given to from_torch or from_jax.
 
     Raises as check_cell does.
     """
@@ -113,16 +117,17 @@ def check_gradients(
         setting.must_be_valid()
         function = UserFunction("loss", loss, params, inputs, setup, seed)
         declared = convention_of(convention, rtol, atol)
+        own = OwnLoss(function, declared, gradients, own_loss)
 
         def given(named: Arrays) -> dict[str, Array]:
-            return function.call("gradients", gradients, named, [])
+            return function.call("gradients", own.watched, named, [])
 
         scalar = function.objective(declared)
         rounding = getattr(gradients, "rounding", None)
         noise: Mapping[str, float] = {}
         if rounding is not None:
             noise = rounding(params)
-        trial = FunctionTrial("gradients", function, scalar, given, extra_noise=noise)
+        trial = FunctionTrial("gradients", function, scalar, given, extra_noise=noise, own=own)
         yield _function_case(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
@@ -158,6 +163,7 @@ def check_vjp(
         user = UserFunction("function", function, params, inputs, setup, seed)
         declared = convention_of(convention, rtol, atol)
         user.must_not_be_truncated(declared)
+        _must_apply(declared, user)
         outputs = user.outputs()
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
             in_form = rebuild(outputs, cotangents, "output")
@@ -335,6 +341,7 @@ class FunctionTrial:
     first_of_all                     whether nothing of this code has been asked before
     extra_noise                      absolute error by variable that the way of reading out the
                                      gradient adds
+    own                              what the code says of its own loss, where it has one
     """
 
     name: str
@@ -343,6 +350,7 @@ class FunctionTrial:
     given: Derivation
     first_of_all: bool = True
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
+    own: OwnLoss | None = None
 
     def problem(self, variables: Arrays, precision: str | None) -> FunctionProblem:
         """The function of these variables, all other arrays being constants.
@@ -369,8 +377,7 @@ class FunctionTrial:
 
     def learned(self) -> list[str]:
         """The paths of the params that have a gradient."""
-        params = flatten(self.user.params)
-        return [path for path, value in params.items() if is_differentiable(value)]
+        return self.user.parameter_paths()
 
     def value(self, named: Arrays) -> Any:
         """The scalar in NumPy, on copies."""
@@ -392,8 +399,10 @@ class FunctionTrial:
 def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention) -> CaseReport:
     leaves = trial.user.leaves()
     preflight.finite_inputs(leaves)
-    variables = {path: value for path, value in leaves.items() if is_differentiable(value)}
+    differentiable = {path: value for path, value in leaves.items() if is_differentiable(value)}
+    variables = differentiable
     engines, missing = setting.engines(trial.user.numpy_only)
+    _must_apply(declared, trial.user)
     if all(engine.numeric for engine in engines):
         if declared.truncation is not None:
             raise BadOption(
@@ -408,10 +417,26 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
     manner = Manner(
         partial=True, from_outside=True, first_of_all=trial.first_of_all, ties=trial.ties
     )
-    case = check_problem(problem, candidate, engines, declared, manner)
+    own = trial.own
+    if own is not None:
+        check = partial(own.must_be_the_same, trial.value)
+        manner = replace(manner, own_loss=check)
+    examined = examine(problem, candidate, engines, declared, manner)
+    case = examined.case
     judged = {row.gradient for row in case.rows}
-    not_given = [path for path in trial.learned() if path not in judged]
-    return replace(case, not_given=not_given, left_out={**missing, **case.left_out})
+    not_given = [path for path in differentiable if path not in judged]
+    case = replace(case, not_given=not_given, left_out={**missing, **case.left_out})
+    return case if own is None else with_unreached(case, own.unreached, examined.witnesses)
+
+
+def _must_apply(declared: Convention, user: UserFunction) -> None:
+    """Raises BadOption where the convention needs what the arrays do not tell, before any of the
+    user's functions is called.
+    """
+    trial = FunctionTrial(user.role, user, user.function, dict)
+    variables = {path: user.leaves()[path] for path in user.parameter_paths()}
+    problem = trial.problem(variables, declared.precision)
+    declared.factor(problem.steps, problem.batch)
 
 
 def _output_trials(outputs: Any, seed: int) -> Iterator[tuple[str, dict[str, Array]]]:

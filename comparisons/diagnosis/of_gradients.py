@@ -40,7 +40,7 @@ def diagnose(problem: Differentiable, answer: Answer, truth: Answer, noise: Nois
     """
     pairs = _pairs(answer, truth, noise)
     found: list[Finding] = []
-    if len(pairs) == len(truth.gradients.keys() & answer.gradients.keys()):
+    if _has_all(pairs, answer, truth):
         found = _of_all(problem, pairs)
     if found:
         return found
@@ -48,6 +48,17 @@ def diagnose(problem: Differentiable, answer: Answer, truth: Answer, noise: Nois
         if not pair.is_right and pair.is_given:
             found += _of_one(problem, pair, truth, pairs)
     return found
+
+
+def factor_of_all(answer: Answer, truth: Answer, noise: Noise) -> float | None:
+    """The number that every given gradient is off by; None where there is none."""
+    pairs = _pairs(answer, truth, noise)
+    return common_factor(pairs) if _has_all(pairs, answer, truth) else None
+
+
+def _has_all(pairs: Sequence[Pair], answer: Answer, truth: Answer) -> bool:
+    """Whether every given gradient can be held against the truth."""
+    return len(pairs) == len(truth.gradients.keys() & answer.gradients.keys())
 
 
 def _pairs(answer: Answer, truth: Answer, noise: Noise) -> list[Pair]:

@@ -1,0 +1,146 @@
+"""What would turn the one loss into the other, where two functions that ought to be the same have
+not the same value.
+
+Each explanation is tried on the numbers and told only where it holds to rounding.
+
+    factor     one is a whole number, or one over it, times the other: a mean for a sum; or ln 2
+    blocks     the other has that value once equal blocks of rows (or columns) of the parameters
+               stand in another order, in all that stack as many at once: gates i, f, o, g for
+               i, f, g, o
+    transpose  the other has that value with a square parameter transposed
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from ..problems.arrays import Array, Arrays
+
+GATES = (2, 3, 4)  # how many blocks a parameter may stack
+EXACT = 1e-10  # relative: how near a factor must be to be called a whole number
+MOST = 10_000  # a larger whole number is near any other
+
+
+@dataclass(frozen=True)
+class TwoLosses:
+    """Two values at one point, and how far apart rounding may bring them.
+
+    given      what the code under test says
+    expected   what the function it is held against says
+    within     the error that rounding explains
+    """
+
+    given: float
+    expected: float
+    within: float
+
+    @property
+    def factor(self) -> float | None:
+        """given / expected where it is known to ten digits: a whole number, one over it, or these
+        times ln 2 or 1 / ln 2; None for others.
+        """
+        if not self.within <= EXACT * min(abs(self.expected), abs(self.given)):
+            return None
+        ratio = self.given / self.expected
+        for unit in (1.0, math.log(2), 1 / math.log(2)):
+            for sign in (1.0, -1.0):
+                whole = _whole(sign * ratio / unit)
+                if whole is not None:
+                    return sign * unit * whole
+        return None
+
+    def is_reached_by(self, value: float) -> bool:
+        """Whether this is what the code under test says."""
+        return abs(value - self.given) <= self.within
+
+
+def _whole(ratio: float) -> float | None:
+    """A whole number or one over it, where the ratio is that."""
+    for value, inverse in ((ratio, False), (1 / ratio, True)):
+        nearest = round(value)
+        if 1 <= nearest <= MOST and abs(value - nearest) <= EXACT * nearest:
+            return 1 / nearest if inverse else float(nearest)
+    return None
+
+
+def named_factor(factor: float, sizes: Mapping[str, int]) -> str:
+    """'1/T = 1/12 times', 'ln 2 times', '−1 times', '1/60 times'."""
+    size, sign = abs(factor), "−" if factor < 0 else ""
+    for unit, word in ((1.0, ""), (math.log(2), "ln 2"), (1 / math.log(2), "1/ln 2")):
+        whole = _whole(size / unit)
+        if whole is None:
+            continue
+        number = _in_sizes(whole, sizes)
+        if not word:
+            return f"{sign}{number} times"
+        return f"{sign}{word} times" if whole == 1 else f"{sign}{word} · {number} times"
+    return f"{factor:.10g} times"
+
+
+def _in_sizes(whole: float, sizes: Mapping[str, int]) -> str:
+    """'T = 12', '1/(T·B) = 1/36', '60': a whole number, or one over it, by sizes of that number."""
+    count = round(whole) if whole >= 1 else round(1 / whole)
+    steps, batch = sizes.get("T", 1), sizes.get("B", 1)
+    known = dict(sizes)
+    if steps > 1 and batch > 1:
+        known["T·B"] = steps * batch
+    names = [name for name, size in known.items() if size == count and count > 1]
+    if whole >= 1:
+        return " = ".join([*names, str(count)])
+    over = [f"1/({name})" if "·" in name else f"1/{name}" for name in names]
+    return " = ".join([*over, f"1/{count}"])
+
+
+def reordered(
+    losses: TwoLosses, loss: Callable[[Arrays], float], params: Mapping[str, Array]
+) -> str | None:
+    """Which order of blocks, or which transposed parameter, gives the other value; in words."""
+    for words, changed in _changes(params):
+        if losses.is_reached_by(loss(changed)):
+            return words
+    return None
+
+
+def _changes(params: Mapping[str, Array]) -> Iterator[tuple[str, dict[str, Array]]]:
+    """(in words, the parameters changed), for every change worth a try."""
+    for gates in GATES:
+        for axis, kind in ((0, "rows"), (-1, "columns")):
+            for names in _stacked(params, gates, axis):
+                yield from _orders(params, names, gates, axis, kind)
+    for name, value in params.items():
+        if value.ndim == 2 and value.shape[0] == value.shape[1] > 1:
+            yield f"with {name} transposed", {name: value.T}
+
+
+def _orders(
+    params: Mapping[str, Array], names: Sequence[str], gates: int, axis: int, kind: str
+) -> Iterator[tuple[str, dict[str, Array]]]:
+    """The parameters of these names with their blocks in every other order."""
+    for order in permutations(range(gates)):
+        if list(order) == sorted(order):
+            continue
+        changed: dict[str, Array] = {}
+        for name in names:
+            blocks = np.split(params[name], gates, axis=axis)
+            changed[name] = np.concatenate([blocks[at] for at in order], axis=axis)
+        places = ", ".join(str(at + 1) for at in order)
+        together = f"the {gates} blocks of {kind} of {', '.join(names)}"
+        yield f"with {together} in the order {places}", changed
+
+
+def _stacked(params: Mapping[str, Array], gates: int, axis: int) -> Iterator[list[str]]:
+    """Names of the parameters that may stack so many gates along the axis: all of one length
+    together, then each by itself.
+    """
+    by_length: dict[int, list[str]] = {}
+    for name, value in params.items():
+        if value.ndim and value.shape[axis] % gates == 0 and value.shape[axis] > gates:
+            by_length.setdefault(value.shape[axis], []).append(name)
+    for names in by_length.values():
+        yield names
+    for names in by_length.values():
+        if len(names) > 1:
+            yield from ([name] for name in names)
