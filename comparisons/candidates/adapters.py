@@ -14,6 +14,7 @@ import copy
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -32,34 +33,27 @@ class Handed(dict[str, Any]):
     loss        the value of the adapted loss
     unreached   the variables for which autograd gave None: a parameter has the gradient zero then,
                 and an input none
+    lowest      () -> the lowest floating-point precision that the loss computes in on the way
     """
 
-    def __init__(self, gradients: Mapping[str, Any], loss: float, unreached: Sequence[str]) -> None:
+    def __init__(
+        self,
+        gradients: Mapping[str, Any],
+        loss: float,
+        unreached: Sequence[str],
+        lowest: Callable[[], str],
+    ) -> None:
         super().__init__(gradients)
         self.loss = loss
         self.unreached = tuple(unreached)
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """gradients(params, inputs) by a framework's backward through a loss.
-
-    lowest(params, inputs)   the name of the lowest floating-point precision that the loss computes
-                             in on the way
-    """
-
-    gradients: Gradients
-    lowest: Callable[[Any, Any], str]
-
-    def __call__(self, params: Any, inputs: Any) -> dict[str, Any]:
-        """See `Handed`."""
-        return self.gradients(params, inputs)
+        self.lowest = lowest
 
 
 def _lowest_of(names: Iterable[str]) -> str:
     """The one of the fewest bits: "float32" of "torch.float32", "float64"."""
-    last = [name.rpartition(".")[2] for name in names]
-    return min(last, key=lambda name: np.dtype(name).itemsize, default="float64")
+    last = {name.rpartition(".")[2] for name in names}
+    known = [name for name in PRECISIONS if name in last]
+    return min(known, key=lambda name: np.dtype(name).itemsize, default="float64")
 
 
 def _framework(name: str) -> Any:
@@ -117,7 +111,7 @@ def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradient
                 # a parameter on which the loss does not depend
                 gradient = torch.zeros_like(tensor)
             found[path] = gradient.cpu().numpy()
-        return Handed(found, float(value.detach()), unreached)
+        return Handed(found, float(value.detach()), unreached, partial(lowest, params, inputs))
 
     def lowest(params: Any, inputs: Any) -> str:
         tensors = tensors_of(params, inputs)
@@ -126,7 +120,7 @@ def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradient
                 lambda: loss(rebuild(params, tensors), rebuild(inputs, tensors))
             )
 
-    return Adapted(gradients, lowest)
+    return gradients
 
 
 def _lowest_in_torch(run: Callable[[], Any]) -> str:
@@ -179,7 +173,7 @@ def from_jax(loss: Callable[[Any, Any], Any]) -> Gradients:
         for path in unreached:
             if path not in learned:
                 del found[path]
-        return Handed(found, float(value), unreached)
+        return Handed(found, float(value), unreached, partial(lowest, params, inputs))
 
     def scalar_of(params: Any, inputs: Any) -> tuple[Callable[[Any], Any], dict[str, Any]]:
         jax = _framework("jax")
@@ -203,7 +197,7 @@ def from_jax(loss: Callable[[Any, Any], Any]) -> Gradients:
             scalar, variables = scalar_of(params, inputs)
             return _lowest_of(_floats_in(jax.make_jaxpr(scalar)(variables).jaxpr))
 
-    return Adapted(gradients, lowest)
+    return gradients
 
 
 def _floats_in(program: Any) -> Iterator[str]:

@@ -168,6 +168,8 @@ class UserFunction:
 
     def as_number(self, part: str, returned: Any) -> float:
         """What `part` returned as a number. Raises BadContract."""
+        if returned is None:
+            raise BadContract(f"{part} returns a number, not None")
         array = as_array(part, returned, None)
         if array.size != 1:
             raise BadContract(f"{part} returns a scalar, not an array of shape {array.shape}")

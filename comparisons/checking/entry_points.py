@@ -413,6 +413,7 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
         asked = trial.given(leaves)
         variables = {path: value for path, value in variables.items() if path in asked}
     problem = trial.problem(variables, declared.precision)
+    problem = replace(problem, truncated=declared.truncation is not None)
     candidate = FunctionCandidate(trial.value, trial.given, problem.time_inputs)
     manner = Manner(
         partial=True, from_outside=True, first_of_all=trial.first_of_all, ties=trial.ties

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import user_code
-from ..candidates.adapters import Adapted, Handed
+from ..candidates.adapters import Handed
 from ..candidates.user_function import UserFunction
 from ..diagnosis.of_gradients import closeness, factor_of_all, known_sizes
 from ..diagnosis.of_losses import TwoLosses, named_factor, reordered
@@ -28,10 +28,37 @@ from ..witnesses.ask import Witnesses
 from .case_report import CaseReport
 from .crosscheck import Compared
 
-ANOTHER = 1e3  # times the limit: a larger difference is that of another function
+# Times the limit: a larger difference is that of another function. In float64, and below it, where
+# the noise is what the frameworks themselves err.
+ANOTHER, ANOTHER_IN_LOW = 1e3, 32.0
+LETTERS = ("1/T", "1/B", "1/(T·B)", "T", "B")
 SAMPLES = 4  # of how far the loss moves where its variables move by one unit roundoff
 
 Value = Callable[[Arrays], Any]
+
+
+def _in_double() -> str:
+    return "float64"
+
+
+@dataclass(frozen=True)
+class Told:
+    """A loss of the code under test: what it is called, its value, and the lowest precision that
+    it is computed in, which is found out where it matters.
+    """
+
+    what: str
+    value: float
+    lowest: Callable[[], str] = _in_double
+
+    @property
+    def roundoff(self) -> float:
+        """ε of that precision."""
+        return tolerance.epsilon(np.dtype(self.lowest()))
+
+    def is_near(self, values: tuple[float, ...], within: float) -> bool:
+        """Whether it is one of these values, to within an error."""
+        return any(abs(self.value - value) <= within for value in values)
 
 
 @dataclass(frozen=True)
@@ -80,41 +107,41 @@ class OwnLoss:
         value(named) -> scalar is the latter.
         """
         if self.handed:
-            self._compare("the adapted loss", self.handed[0].loss, value, compared)
+            first = self.handed[0]
+            told = Told("the adapted loss", first.loss, first.lowest)
+            self._compare(told, value, compared)
         if self.own_loss is None:
             return
         own = self.told[0] if self.told else self._own_at(compared)
-        self._compare("own_loss", own, value, compared)
+        self._compare(Told("own_loss", own), value, compared)
 
     def _own_at(self, compared: Compared) -> float:
         assert self.own_loss is not None
         named = {**compared.problem.constants, **compared.problem.variables}
         return self.user.value_of("own_loss", self.own_loss, named)
 
-    def _compare(self, what: str, own: float, value: Value, compared: Compared) -> None:
+    def _compare(self, told: "Told", value: Value, compared: Compared) -> None:
         problem, expected = compared.problem, compared.answer.loss
         factor = self.declared.factor(problem.steps, problem.batch)
-        limit = ANOTHER * compared.witnesses.noise.limit
-        within = limit * compared.witnesses.noise.total["loss"]
-        if _is_near(own, (expected, factor * expected), within):
+        meant = (expected, factor * expected)
+        noise = compared.witnesses.noise.total["loss"]
+        is_double = tolerance.epsilon(problem.rounding_dtype) <= tolerance.epsilon(np.float64)
+        limit = compared.witnesses.noise.limit
+        times = limit * (ANOTHER if is_double else ANOTHER_IN_LOW)
+        if told.is_near(meant, times * noise):
             return
-        within = max(within, limit * _response(value, compared)) * self._coarser(compared)
-        if _is_near(own, (expected, factor * expected), within):
+        noise = max(noise, _response(value, compared))
+        coarser = max(1.0, told.roundoff / tolerance.epsilon(problem.rounding_dtype))
+        if coarser > 1:
+            times = ANOTHER_IN_LOW * tolerance.LOW_LIMIT * coarser
+        if told.is_near(meant, times * noise):
             return
-        losses = TwoLosses(own, expected, within)
+        losses = TwoLosses(told.value, expected, limit * noise * coarser)
         explained = self._explained(losses, value, compared)
         raise ForwardMismatch(
-            f"{problem.name}: {what} is {own:.17g}, where loss gives {expected:.17g} for the same "
-            f"parameters and inputs: they are not the same function{explained}"
+            f"{problem.name}: {told.what} is {told.value:.17g}, where loss gives {expected:.17g} "
+            f"for the same parameters and inputs: they are not the same function{explained}"
         )
-
-    def _coarser(self, compared: Compared) -> float:
-        """How many times coarser the precision is in which the adapted loss computes inside."""
-        if not isinstance(self.gradients, Adapted):
-            return 1.0
-        lowest = self.gradients.lowest(self.user.params, self.user.inputs)
-        own = tolerance.epsilon(compared.problem.rounding_dtype)
-        return max(1.0, tolerance.epsilon(np.dtype(lowest)) / own)
 
     def _explained(self, losses: TwoLosses, value: Value, compared: Compared) -> str:
         """What would make the two the same, as far as it is certain; in words."""
@@ -129,7 +156,7 @@ class OwnLoss:
         def at(changed: Mapping[str, Array]) -> float:
             return float(value({**problem.constants, **problem.variables, **changed}))
 
-        found = reordered(losses, at, learned) if np.isfinite(losses.given) else None
+        found = reordered(losses, at, learned)
         return "" if found is None else f". {found[0].upper()}{found[1:]}, loss gives that value"
 
 
@@ -137,10 +164,6 @@ def _learned(user: UserFunction, variables: Arrays) -> dict[str, Array]:
     """The parameters among the variables."""
     params = user.parameter_paths()
     return {path: value for path, value in variables.items() if path in params}
-
-
-def _is_near(own: float, expected: tuple[float, float], within: float) -> bool:
-    return any(abs(own - value) <= within for value in expected)
 
 
 def _response(value: Value, compared: Compared) -> float:
@@ -165,10 +188,24 @@ def _of_gradients(factor: float, compared: Compared) -> str:
     near = closeness(compared.problem)
     if off_by is None or not abs(off_by - factor) <= near * abs(factor):
         return ""
+    declared = _as_convention(factor, compared)
     return (
         "; the gradients are off by the same factor: make the losses the same, or declare "
-        f'convention={{"scale": {factor!r}}}'
+        f"convention={declared}"
     )
+
+
+def _as_convention(factor: float, compared: Compared) -> str:
+    """The convention that is this factor, by letters where T or B tell it."""
+    if factor == -1:
+        return '{"sign": -1}'
+    steps, batch = compared.problem.steps, compared.problem.batch
+    for scale in LETTERS:
+        convention = Convention(scale=scale)
+        is_known = (steps or "T" not in scale) and (batch or "B" not in scale)
+        if is_known and convention.factor(steps, batch) == factor:
+            return f'{{"scale": "{scale}"}}'
+    return f'{{"scale": {factor!r}}}'
 
 
 def with_unreached(

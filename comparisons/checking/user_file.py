@@ -5,8 +5,8 @@
     loss, gradients, example     example() -> (params, inputs)
     function, vjp, example       likewise, without a loss
 
-Beside these the file may define `convention`, a dict, and `setup`, a function. The file runs in
-this process, with the rights of whoever started it.
+Beside these the file may define `convention`, a dict, and `setup`, a function; beside a loss also
+`own_loss`, a function. The file runs in this process, with the rights of whoever started it.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from .report_data import Report
 Check: TypeAlias = Callable[..., Report]
 Pending: TypeAlias = Callable[[], Report]  # a check that is still to be made
 OPTIONAL = ("convention", "setup")
+OPTIONAL_OF_A_LOSS = ("own_loss",)
 FUNCTIONS = (("loss", "gradients", check_gradients), ("function", "vjp", check_vjp))
 
 
@@ -124,7 +125,8 @@ def _check_of_functions(
     def run() -> Report:
         example = user_code.call("example", module.example)
         params, inputs = tuple_of("example", example, 2, "(params, inputs)")
-        more = {name: getattr(module, name) for name in OPTIONAL if hasattr(module, name)}
+        known = OPTIONAL + (OPTIONAL_OF_A_LOSS if check is check_gradients else ())
+        more = {name: getattr(module, name) for name in known if hasattr(module, name)}
         functions = (getattr(module, backward), getattr(module, forward))
         asked = {name: value for name, value in options.items() if name != "dtype"}
         if options.get("dtype", "float64") != "float64":

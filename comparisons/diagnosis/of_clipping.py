@@ -55,7 +55,7 @@ class Norm:
         return f"norm {self.bound:.6g}{by_torch}"
 
 
-def norm_reached(given: Sequence[Array], factor: float, sight: Sight) -> Norm | None:
+def norm_reached(pairs: Sequence[Pair], factor: float, sight: Sight) -> Norm | None:
     """The norm of few digits that these gradients, `factor` times the truth, were scaled to.
 
     None where there is none. With N the true norm, n = ‖given‖: c = n, or c = n + factor · 1e-6,
@@ -63,7 +63,7 @@ def norm_reached(given: Sequence[Array], factor: float, sight: Sight) -> Norm | 
     """
     if not 0 < abs(factor) < 1:
         return None
-    norm = float(np.linalg.norm([float(np.linalg.norm(value)) for value in given]))
+    norm = float(np.linalg.norm([pair.norm for pair in pairs]))
     plain, by_torch = sight.norm(norm), sight.norm(norm + abs(factor) * TORCH_EPS)
     if plain is not None:
         return Norm(plain)
@@ -76,21 +76,20 @@ def by_norm_of_each(pairs: Sequence[Pair], sight: Sight) -> Iterator[Finding]:
     factors = [pair.factor for pair in wrong]
     reached: list[Norm] = []
     for pair, factor in zip(wrong, factors, strict=True):
-        norm = None if factor is None else norm_reached([pair.given], factor, sight)
+        norm = None if factor is None else norm_reached([pair], factor, sight)
         if norm is None:
             return
         reached.append(norm)
     bounds = {norm.bound for norm in reached}
-    kept = [float(np.linalg.norm(pair.given)) for pair in pairs if pair.is_right]
+    kept = [pair.norm for pair in pairs if pair.is_right]
     if len(bounds) != 1 or max(kept, default=0.0) > min(bounds) * (1 + TOO_COARSE):
         return
-    several = len(wrong) > 1
-    if not several and wrong[0].given.size == 1:
-        return  # a number scaled to a norm is a number cut at it
+    # a number scaled to a norm is a number cut at it
+    if len(wrong) < 2 or all(pair.given.size == 1 for pair in wrong):
+        return
     norm = next((norm for norm in reached if norm.is_torchs), reached[0])
-    if several:
-        text = f"exact up to clipping each array by itself to {norm}"
-        yield Finding(Mistake.CLIP, "every gradient", None, 1.0, text)
+    text = f"exact up to clipping each array by itself to {norm}"
+    yield Finding(Mistake.CLIP, "every gradient", None, 1.0, text)
 
 
 def by_norm_of_some(pairs: Sequence[Pair], sight: Sight) -> Iterator[Finding]:
@@ -99,7 +98,7 @@ def by_norm_of_some(pairs: Sequence[Pair], sight: Sight) -> Iterator[Finding]:
     factor = common_factor(wrong)
     if factor is None or len(wrong) < 2 or not is_certain(wrong, factor):
         return
-    norm = norm_reached([pair.given for pair in wrong], factor, sight) if factor > 0 else None
+    norm = norm_reached(wrong, factor, sight) if factor > 0 else None
     if norm is not None:
         names = ", ".join(pair.name for pair in wrong)
         text = f"{names} are exact up to clipping, together, to {norm}"
@@ -146,13 +145,11 @@ def _is_cut(pairs: Sequence[Pair], factor: float, bound: float, sight: Sight) ->
 
 def of_one(pair: Pair, sight: Sight) -> str | None:
     """What clipping explains of one gradient, in words."""
-    if not pair.entries:
-        return None
     cut = by_value([pair], sight, {})
     if cut is not None:
         return f"{pair.name} is exact up to clipping at ±{cut[1]:.6g}"
     factor = factor_between(pair.given, pair.true, pair.within)
     if factor is None or factor <= 0 or pair.given.size == 1 or not is_certain([pair], factor):
         return None
-    norm = norm_reached([pair.given], factor, sight)
+    norm = norm_reached([pair], factor, sight)
     return None if norm is None else f"{pair.name} is exact up to clipping to {norm}"

@@ -72,7 +72,8 @@ def _pairs(answer: Answer, truth: Answer, noise: Noise) -> list[Pair]:
         if directions is not None and given.shape == directions.shape[1:]:
             if name not in truth.uncertainty:
                 within *= directions[0].size ** 0.5
-            pairs.append(Pair(name, project(given, directions), true, within, entries=False))
+            along = project(given, directions)
+            pairs.append(Pair(name, along, true, within, entries=False, whole=given))
         elif directions is None and given.shape == true.shape:
             pairs.append(Pair(name, np.asarray(given), np.asarray(true), within))
     return pairs
@@ -89,7 +90,7 @@ def _sight(problem: Differentiable) -> Sight:
 def _of_all(problem: Differentiable, pairs: list[Pair]) -> list[Finding]:
     """What explains every gradient at once."""
     found = [*_one_factor(problem, pairs)] or [*_clipped(problem, pairs)]
-    if found or not all(pair.entries for pair in pairs):
+    if found:
         return found
     sight = _sight(problem)
     return [*of_clipping.by_norm_of_each(pairs, sight)] or [
@@ -108,22 +109,14 @@ def _one_factor(problem: Differentiable, pairs: list[Pair]) -> Iterator[Finding]
     is_named = called != _in_digits(factor)
     if not is_named and not is_certain(telling, factor):
         return  # any number is a factor times any other
-    norm = None
-    if all(pair.entries for pair in telling):
-        given = [pair.given for pair in telling]
-        norm = of_clipping.norm_reached(given, factor, _sight(problem))
-    if norm is None or is_named or _is_short(factor, near):
+    sight = _sight(problem)
+    norm = of_clipping.norm_reached(telling, factor, sight)
+    if norm is None or is_named or sight.norm(abs(factor)) is not None:
         yield _found(Mistake.FACTOR, EVERYWHERE, f"exact up to {called}, in every gradient")
     if norm is not None:
         sign = "sign and " if factor < 0 else ""
         text = f"exact up to {sign}clipping all gradients together to the global {norm}"
         yield _found(Mistake.CLIP, EVERYWHERE, text)
-
-
-def _is_short(factor: float, near: float) -> bool:
-    """Whether a person may have written the factor: it has few digits."""
-    short = float(f"{factor:.{of_clipping.FEW_DIGITS}g}")
-    return abs(factor - short) <= near * abs(short)
 
 
 def _clipped(problem: Differentiable, pairs: list[Pair]) -> Iterator[Finding]:

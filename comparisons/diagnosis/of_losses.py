@@ -20,8 +20,10 @@ import numpy as np
 from ..problems.arrays import Array, Arrays
 
 GATES = (2, 3, 4)  # how many blocks a parameter may stack
-EXACT = 1e-10  # relative: how near a factor must be to be called a whole number
-MOST = 10_000  # a larger whole number is near any other
+EXACT = 1e-10  # relative: how near a factor must be at least to be called a whole number
+TELLING = 1e-5  # relative: values less well known are reached by accident
+ACCIDENT = 1e-4  # how often a factor may be near a whole number by accident
+UNITS = {"": 1.0, "ln 2": math.log(2), "1/ln 2": 1 / math.log(2)}
 
 
 @dataclass(frozen=True)
@@ -38,39 +40,48 @@ class TwoLosses:
     within: float
 
     @property
+    def coarseness(self) -> float:
+        """How well their ratio is known, relative; infinite where one is zero or not finite."""
+        least = min(abs(self.given), abs(self.expected))
+        if not (np.isfinite(self.given) and np.isfinite(self.expected) and least > 0):
+            return math.inf
+        return max(EXACT, 2 * self.within / least)
+
+    @property
     def factor(self) -> float | None:
-        """given / expected where it is known to ten digits: a whole number, one over it, or these
-        times ln 2 or 1 / ln 2; None for others.
+        """given / expected where it is a whole number, one over it, or these times ln 2 or
+        1 / ln 2; None for others, and where it is not known well enough to tell.
         """
-        if not self.within <= EXACT * min(abs(self.expected), abs(self.given)):
+        near = self.coarseness
+        if not near <= TELLING:
             return None
         ratio = self.given / self.expected
-        for unit in (1.0, math.log(2), 1 / math.log(2)):
+        for unit in UNITS.values():
             for sign in (1.0, -1.0):
-                whole = _whole(sign * ratio / unit)
+                whole = _whole(sign * ratio / unit, near)
                 if whole is not None:
                     return sign * unit * whole
         return None
 
     def is_reached_by(self, value: float) -> bool:
-        """Whether this is what the code under test says."""
-        return abs(value - self.given) <= self.within
+        """Whether this is what the code under test says, and not by accident."""
+        return self.coarseness <= TELLING and abs(value - self.given) <= self.within
 
 
-def _whole(ratio: float) -> float | None:
-    """A whole number or one over it, where the ratio is that."""
-    for value, inverse in ((ratio, False), (1 / ratio, True)):
+def _whole(ratio: float, near: float) -> float | None:
+    """A whole number or one over it, where the ratio is that, so near that no accident is."""
+    for value, is_inverse in ((ratio, False), (1 / ratio, True)):
         nearest = round(value)
-        if 1 <= nearest <= MOST and abs(value - nearest) <= EXACT * nearest:
-            return 1 / nearest if inverse else float(nearest)
+        if nearest >= 1 and near * nearest <= ACCIDENT and abs(value - nearest) <= near * nearest:
+            return 1 / nearest if is_inverse else float(nearest)
     return None
 
 
 def named_factor(factor: float, sizes: Mapping[str, int]) -> str:
     """'1/T = 1/12 times', 'ln 2 times', '−1 times', '1/60 times'."""
     size, sign = abs(factor), "−" if factor < 0 else ""
-    for unit, word in ((1.0, ""), (math.log(2), "ln 2"), (1 / math.log(2), "1/ln 2")):
-        whole = _whole(size / unit)
+    for word, unit in UNITS.items():
+        whole = _whole(size / unit, EXACT)
         if whole is None:
             continue
         number = _in_sizes(whole, sizes)

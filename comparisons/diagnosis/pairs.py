@@ -15,6 +15,7 @@ class Pair:
     """A gradient as given and as it is in truth; `within` is the error that rounding explains.
 
     entries   whether entry stands against entry, or inner products with directions do
+    whole     what was given, entry by entry, in either case
     """
 
     name: str
@@ -22,6 +23,12 @@ class Pair:
     true: Array
     within: float
     entries: bool = True
+    whole: Array | None = None
+
+    @property
+    def norm(self) -> float:
+        """‖·‖ of what was given."""
+        return float(np.linalg.norm(self.given if self.whole is None else self.whole))
 
     def agrees_with(self, value: Array, factor: float = 1.0) -> bool:
         """Whether this value, the truth times such a factor, is what was given, to rounding."""

@@ -30,8 +30,11 @@ NEAR_BOUND = 1e-6  # relative: an entry so near to ±c counts as one that reache
 
 @dataclass(frozen=True)
 class Entries:
-    """A derivative at single entries, flat, and the error that whoever tells it expects of each."""
+    """A derivative at single entries, of flat indices `at`, and the error that whoever tells it
+    expects of each.
+    """
 
+    at: Array
     value: Array
     uncertainty: float = 0.0
 
@@ -73,6 +76,15 @@ class Bounds:
         together = float(np.linalg.norm(list(norms.values())))
         return dict.fromkeys(told, self.coefficient(together))
 
+    def in_given(self, given: Mapping[str, Array]) -> float | None:
+        """Where ±value stands in gradients that are clipped: scaled down to a norm afterwards, at
+        their largest entry.
+        """
+        if self.value is None or self.norm is None:
+            return self.value
+        sizes = [float(np.max(np.abs(value), initial=0.0)) for value in given.values()]
+        return min(self.value, max(sizes, default=self.value))
+
     def by_value(self, answer: Answer, names: set[str], factor: float, seen: Seen) -> Answer:
         """(1), of an answer that is already multiplied by its factor."""
         if self.value is None:
@@ -85,10 +97,9 @@ class Bounds:
                 entries = seen.at_bound[name]
                 true = factor * entries.value
                 cut_off = true - np.clip(true, -self.value, self.value)
-                at = reached(seen.given[name], self.value)
                 directions = answer.directions[name].reshape(len(gradients[name]), -1)
-                gradients[name] = gradients[name] - directions[:, at] @ cut_off  # (4)
-                doubt = abs(factor) * entries.uncertainty * len(at)
+                gradients[name] = gradients[name] - directions[:, entries.at] @ cut_off  # (4)
+                doubt = abs(factor) * entries.uncertainty * len(entries.at)
                 if name in uncertainty:
                     uncertainty[name] += doubt
         return Answer(**{**vars(answer), "gradients": gradients, "uncertainty": uncertainty})

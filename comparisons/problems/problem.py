@@ -252,6 +252,8 @@ class FunctionProblem(Differentiable):
                                          gradient adds
     timed                                the inputs among the variables: those with T as first axis
                                          are judged step by step
+    truncated                            whether states are held fixed in it, so that its gradient
+                                         is no difference of its values
     """
 
     name: str
@@ -263,6 +265,7 @@ class FunctionProblem(Differentiable):
     precision: str | None = None
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
     timed: tuple[str, ...] = ()
+    truncated: bool = False
     cell: str = "function"
     loss_label: str = ""
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import BadOption, CannotFollow, MissingFramework, NothingFollows
 from ..problems.answer import Answer
 from ..problems.arrays import Array, frozen
-from ..problems.clipping import Entries, Seen, reached
+from ..problems.clipping import Bounds, Entries, Seen, reached
 from ..problems.convention import Convention
 from ..problems.problem import AnyProblem, FunctionProblem
 from ..user_code import at_line, comes_from_outside, describe
@@ -181,19 +181,29 @@ class Testimony:
     @cached_property
     def seen(self) -> dict[Engine, Seen]:
         """What each reference knows of the gradients under a convention that clips."""
-        problem, bound = in_double(self.problem), self.convention.clip_value
+        problem, bounds = in_double(self.problem), self.convention.bounds
         found: dict[Engine, Seen] = {}
         for engine, answer in self.asked.answers.items():
             at_bound: dict[str, Entries] = {}
-            if bound is not None and isinstance(problem, FunctionProblem):
-                wanted = {name: reached(self.given[name], bound) for name in self._along(answer)}
+            if bounds.value is not None and isinstance(problem, FunctionProblem):
+                wanted = self._reaching(answer, bounds)
                 at_bound = _at_entries(problem, engine, wanted)
             found[engine] = Seen(self.given, at_bound)
         return found
 
-    def _along(self, answer: Answer) -> list[str]:
-        """The given gradients that an answer tells along directions only."""
-        return [name for name in answer.directions if name in self.given]
+    def _reaching(self, answer: Answer, bounds: Bounds) -> dict[str, Array]:
+        """The entries that reach the bound, of the given gradients that an answer tells along
+        directions only.
+        """
+        found: dict[str, Array] = {}
+        for name in answer.directions:
+            if name not in self.given:
+                continue
+            # an array that is scaled down by itself has its own largest entry
+            alone = {name: self.given[name]} if bounds.of_each else self.given
+            bound = bounds.in_given(alone)
+            found[name] = reached(self.given[name], bound or 0.0)
+        return found
 
 
 def in_double(problem: AnyProblem) -> AnyProblem:
@@ -301,7 +311,7 @@ def _at_entries(
         for start in range(0, len(at), CHUNK):
             places[str(len(places))] = name, at[start : start + CHUNK]
     if not places:
-        return {name: Entries(np.zeros(0)) for name in wanted}
+        return {}
     point = {**problem.constants, **problem.variables}
 
     def function(xp: Any, named: Mapping[str, Any]) -> Any:
@@ -325,8 +335,9 @@ def _at_entries(
         mine = [key for key, (owner, _) in places.items() if owner == name]
         values = [answer.gradients[key] for key in mine]
         doubts = [answer.uncertainty.get(key, 0.0) for key in mine]
-        whole = np.concatenate(values) if values else np.zeros(0)
-        found[name] = Entries(whole, max(doubts, default=0.0))
+        if mine:
+            at = np.concatenate([places[key][1] for key in mine])
+            found[name] = Entries(at, np.concatenate(values), max(doubts))
     return found
 
 
