@@ -155,7 +155,9 @@ class UserFunction:
             user_code.unchanged(part, given, original)
         return self.named_gradients(part, returned)
 
-    def value_of(self, part: str, function: Callable[..., Any], named: Mapping[str, Array]) -> float:
+    def value_of(
+        self, part: str, function: Callable[..., Any], named: Mapping[str, Array]
+    ) -> float:
         """The number that function(params, inputs) returns at named values, on copies."""
         if self.setup is not None:
             user_code.call("setup", self.setup)

@@ -8,13 +8,13 @@ measured noise is taken for rounding; what is another function is off by more th
 that computes in a lower precision inside is known by what it makes on the way.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from .. import user_code
 from ..candidates.adapters import Handed
 from ..candidates.user_function import UserFunction
 from ..diagnosis.of_gradients import closeness, factor_of_all, known_sizes
@@ -28,9 +28,9 @@ from ..witnesses.ask import Witnesses
 from .case_report import CaseReport
 from .crosscheck import Compared
 
-# Times the limit: a larger difference is that of another function. In float64, and below it, where
-# the noise is what the frameworks themselves err.
-ANOTHER, ANOTHER_IN_LOW = 1e3, 32.0
+# Times what rounding explains: a larger difference is that of another function. In float64, where
+# kernels may lose digits, and below it, where that is much already.
+ANOTHER, ANOTHER_IN_LOW = 1e3, 8.0
 LETTERS = ("1/T", "1/B", "1/(T·B)", "T", "B")
 SAMPLES = 4  # of how far the loss moves where its variables move by one unit roundoff
 
@@ -81,18 +81,25 @@ class OwnLoss:
     def __post_init__(self) -> None:
         if self.own_loss is None:
             return
-        if not callable(self.own_loss) or len(self._parameters()) not in (0, 2):
+        if not callable(self.own_loss) or self._needs() not in (0, 2):
             raise BadContract("own_loss is a function (params, inputs) -> value, or () -> value")
 
-    def _parameters(self) -> list[str]:
-        return [] if self.own_loss is None else user_code.parameter_names(self.own_loss)
+    def _needs(self) -> int:
+        """How many arguments own_loss wants: those without a default; 0 where that is unknown."""
+        try:
+            known = inspect.signature(cast(Any, self.own_loss)).parameters.values()
+        except (TypeError, ValueError):
+            return 0
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        needed = [one for one in known if one.default is one.empty and one.kind in positional]
+        return len(needed)
 
     def watched(self, params: Any, inputs: Any) -> Any:
         """What the code under test returns; what it says beside is kept."""
         returned = self.gradients(params, inputs)
         if isinstance(returned, Handed):
             self.handed.append(returned)
-        if self.own_loss is not None and not self._parameters():
+        if self.own_loss is not None and not self._needs():
             self.told.append(self.user.as_number("own_loss", self.own_loss()))
         return returned
 
@@ -120,23 +127,14 @@ class OwnLoss:
         named = {**compared.problem.constants, **compared.problem.variables}
         return self.user.value_of("own_loss", self.own_loss, named)
 
-    def _compare(self, told: "Told", value: Value, compared: Compared) -> None:
+    def _compare(self, told: Told, value: Value, compared: Compared) -> None:
         problem, expected = compared.problem, compared.answer.loss
         factor = self.declared.factor(problem.steps, problem.batch)
         meant = (expected, factor * expected)
-        noise = compared.witnesses.noise.total["loss"]
-        is_double = tolerance.epsilon(problem.rounding_dtype) <= tolerance.epsilon(np.float64)
-        limit = compared.witnesses.noise.limit
-        times = limit * (ANOTHER if is_double else ANOTHER_IN_LOW)
-        if told.is_near(meant, times * noise):
+        rounding = _rounding_of(told, value, compared, meant)
+        if rounding is None:
             return
-        noise = max(noise, _response(value, compared))
-        coarser = max(1.0, told.roundoff / tolerance.epsilon(problem.rounding_dtype))
-        if coarser > 1:
-            times = ANOTHER_IN_LOW * tolerance.LOW_LIMIT * coarser
-        if told.is_near(meant, times * noise):
-            return
-        losses = TwoLosses(told.value, expected, limit * noise * coarser)
+        losses = TwoLosses(told.value, expected, rounding)
         explained = self._explained(losses, value, compared)
         raise ForwardMismatch(
             f"{problem.name}: {told.what} is {told.value:.17g}, where loss gives {expected:.17g} "
@@ -145,9 +143,9 @@ class OwnLoss:
 
     def _explained(self, losses: TwoLosses, value: Value, compared: Compared) -> str:
         """What would make the two the same, as far as it is certain; in words."""
-        factor = losses.factor
+        sizes = known_sizes(compared.problem)
+        factor = losses.factor(sizes)
         if factor is not None:
-            sizes = known_sizes(compared.problem)
             times = named_factor(factor, sizes)
             return f". It is {times} that of loss{_of_gradients(factor, compared)}"
         problem = compared.problem
@@ -158,6 +156,29 @@ class OwnLoss:
 
         found = reordered(losses, at, learned)
         return "" if found is None else f". {found[0].upper()}{found[1:]}, loss gives that value"
+
+
+def _rounding_of(
+    told: Told, value: Value, compared: Compared, meant: tuple[float, float]
+) -> float | None:
+    """The error that rounding explains of a loss that is none of those meant; None for one of them.
+
+    In float64 it is the measured noise. Below it, and of what is computed in less inside, it is
+    read off how the loss moves: a bound by √n terms would hide a mean for a sum.
+    """
+    problem, noise = compared.problem, compared.witnesses.noise
+    roundoff = tolerance.epsilon(problem.rounding_dtype)
+    is_double = roundoff <= tolerance.epsilon(np.float64)
+    rounding = noise.limit * noise.total["loss"]
+    if is_double and told.is_near(meant, ANOTHER * rounding):
+        return None
+    moved = max(_response(value, compared), roundoff * abs(compared.answer.loss))
+    coarser = max(1.0, told.roundoff / roundoff)
+    if is_double and coarser == 1:
+        times, rounding = ANOTHER, max(rounding, noise.limit * moved)
+    else:
+        times, rounding = ANOTHER_IN_LOW, tolerance.LOW_LIMIT * moved * coarser
+    return None if told.is_near(meant, times * rounding) else rounding
 
 
 def _learned(user: UserFunction, variables: Arrays) -> dict[str, Array]:
@@ -208,9 +229,7 @@ def _as_convention(factor: float, compared: Compared) -> str:
     return f'{{"scale": {factor!r}}}'
 
 
-def with_unreached(
-    case: CaseReport, unreached: Sequence[str], witnesses: Witnesses
-) -> CaseReport:
+def with_unreached(case: CaseReport, unreached: Sequence[str], witnesses: Witnesses) -> CaseReport:
     """The case, saying for which variables autograd gave None.
 
     The gradient of a parameter is zero then: where that is wrong, the row says why.

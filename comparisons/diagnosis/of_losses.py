@@ -21,8 +21,8 @@ from ..problems.arrays import Array, Arrays
 
 GATES = (2, 3, 4)  # how many blocks a parameter may stack
 EXACT = 1e-10  # relative: how near a factor must be at least to be called a whole number
-TELLING = 1e-5  # relative: values less well known are reached by accident
-ACCIDENT = 1e-4  # how often a factor may be near a whole number by accident
+WELL_KNOWN = 1e-8  # relative: a ratio less well known is only told where its number has a name
+ACCIDENT = 1e-3  # how often an explanation may fit by accident
 UNITS = {"": 1.0, "ln 2": math.log(2), "1/ln 2": 1 / math.log(2)}
 
 
@@ -47,25 +47,30 @@ class TwoLosses:
             return math.inf
         return max(EXACT, 2 * self.within / least)
 
-    @property
-    def factor(self) -> float | None:
+    def factor(self, sizes: Mapping[str, int]) -> float | None:
         """given / expected where it is a whole number, one over it, or these times ln 2 or
         1 / ln 2; None for others, and where it is not known well enough to tell.
         """
         near = self.coarseness
-        if not near <= TELLING:
+        if not near <= ACCIDENT:
             return None
+        named = {1, *_known(sizes).values()}
         ratio = self.given / self.expected
         for unit in UNITS.values():
             for sign in (1.0, -1.0):
                 whole = _whole(sign * ratio / unit, near)
-                if whole is not None:
+                if whole is not None and (near <= WELL_KNOWN or _count(whole) in named):
                     return sign * unit * whole
         return None
 
     def is_reached_by(self, value: float) -> bool:
-        """Whether this is what the code under test says, and not by accident."""
-        return self.coarseness <= TELLING and abs(value - self.given) <= self.within
+        """Whether this is what the code under test says."""
+        return abs(value - self.given) <= self.within
+
+    def are_told_apart(self, tries: int) -> bool:
+        """Whether none of so many other values would be the one by accident."""
+        apart = abs(self.given - self.expected)
+        return np.isfinite(apart) and 2 * tries * self.within <= ACCIDENT * apart
 
 
 def _whole(ratio: float, near: float) -> float | None:
@@ -75,6 +80,19 @@ def _whole(ratio: float, near: float) -> float | None:
         if nearest >= 1 and near * nearest <= ACCIDENT and abs(value - nearest) <= near * nearest:
             return 1 / nearest if is_inverse else float(nearest)
     return None
+
+
+def _count(whole: float) -> int:
+    """The whole number that it is, or that it is one over."""
+    return round(whole) if whole >= 1 else round(1 / whole)
+
+
+def _known(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes, and T·B."""
+    known, steps, batch = dict(sizes), sizes.get("T", 1), sizes.get("B", 1)
+    if steps > 1 and batch > 1:
+        known["T·B"] = steps * batch
+    return known
 
 
 def named_factor(factor: float, sizes: Mapping[str, int]) -> str:
@@ -93,11 +111,8 @@ def named_factor(factor: float, sizes: Mapping[str, int]) -> str:
 
 def _in_sizes(whole: float, sizes: Mapping[str, int]) -> str:
     """'T = 12', '1/(T·B) = 1/36', '60': a whole number, or one over it, by sizes of that number."""
-    count = round(whole) if whole >= 1 else round(1 / whole)
-    steps, batch = sizes.get("T", 1), sizes.get("B", 1)
-    known = dict(sizes)
-    if steps > 1 and batch > 1:
-        known["T·B"] = steps * batch
+    count = _count(whole)
+    known = _known(sizes)
     names = [name for name, size in known.items() if size == count and count > 1]
     if whole >= 1:
         return " = ".join([*names, str(count)])
@@ -109,7 +124,10 @@ def reordered(
     losses: TwoLosses, loss: Callable[[Arrays], float], params: Mapping[str, Array]
 ) -> str | None:
     """Which order of blocks, or which transposed parameter, gives the other value; in words."""
-    for words, changed in _changes(params):
+    changes = [*_changes(params)]
+    if not losses.are_told_apart(len(changes)):
+        return None
+    for words, changed in changes:
         if losses.is_reached_by(loss(changed)):
             return words
     return None

@@ -208,9 +208,7 @@ def judged_otherwise(witnesses: Witnesses) -> list[str]:
     ]
 
 
-def references_agree(
-    problem: Differentiable, witnesses: Witnesses, names: Container[str]
-) -> bool:
+def references_agree(problem: Differentiable, witnesses: Witnesses, names: Container[str]) -> bool:
     """Whether every reference is within the limit of the first in all of these gradients that both
     tell.
     """

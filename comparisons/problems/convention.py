@@ -130,8 +130,7 @@ class Convention:
         letters = (below if over else above).split("*")
         if (over and above != "1") or any(letter not in ("T", "B", "1") for letter in letters):
             raise BadOption(
-                f"convention: scale {scale!r} is not a number, "
-                '"T", "B", "1/T", "1/B" or "1/(T·B)"'
+                f'convention: scale {scale!r} is not a number, "T", "B", "1/T", "1/B" or "1/(T·B)"'
             )
         return letters, bool(over)
 

@@ -45,9 +45,7 @@ def normed(bound, names=tuple(SHAPES), eps=0.0):
     def clip(found):
         norm = np.sqrt(sum(np.sum(found[name] ** 2) for name in names))
         share = bound / (norm + eps)
-        return {
-            name: value * share if name in names else value for name, value in found.items()
-        }
+        return {name: value * share if name in names else value for name, value in found.items()}
 
     return clip
 
