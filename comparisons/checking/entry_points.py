@@ -105,9 +105,9 @@ def check_gradients(
     differences. gradients returns a dict whose keys name params, or inputs it also differentiates;
     or a tuple or list in the order of params; nests as params does. What it does not return is
     listed as not given. `setup` runs before every evaluation. `convention` declares what the code
-    means to return (see comparisons/problems/convention.py). own_loss(params, inputs), or own_loss()
-    after the gradients were asked for, is the loss that the code under test itself computes: that
-    must be the value of the loss, as must that of a loss given to from_torch or from_jax.
+    means to return (see comparisons/problems/convention.py). own_loss(params, inputs), or
+    own_loss() after the gradients were asked for, is the loss that the code under test itself
+    computes: it must have the value of the loss, as must a loss given to from_torch or from_jax.
 
     Raises as check_cell does.
     """

@@ -248,7 +248,7 @@ def with_unreached(case: CaseReport, unreached: Sequence[str], witnesses: Witnes
 
 
 def _none_for(name: str, truth: Mapping[str, Array], witnesses: Witnesses) -> str:
-    """A note on a variable for which autograd gave None, with its true gradient where it is known."""
+    """A note on a variable for which autograd gave None, with what its true gradient is."""
     text = f"autograd gave None for {name}"
     if name not in truth:
         return text

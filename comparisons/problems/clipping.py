@@ -1,9 +1,9 @@
 """Gradients cut as people cut them, and what is known of that where a reference tells a gradient
 along directions only.
 
-    by value          g ← min(max(g, −c), c), entry by entry                                  (1)
-    by global norm    g ← g · min(1, c / (N + e)),   N² = Σ over all given gradients of ‖g‖²    (2)
-    by own norm       the same with N = ‖g‖ of each array by itself                            (3)
+    by value          g ← min(max(g, −c), c), entry by entry                                 (1)
+    by global norm    g ← g · min(1, c / (N + e)),   N² = Σ over all given gradients of ‖g‖²   (2)
+    by own norm       the same with N = ‖g‖ of each array by itself                           (3)
 
 e is 0 in most code and 10⁻⁶ in torch.nn.utils.clip_grad_norm_, whose bound is therefore missed by
 a relative 10⁻⁶ / N.
@@ -11,13 +11,13 @@ a relative 10⁻⁶ / N.
 A reference that looks along directions D only tells D g for the true g. Let ĝ be what was given.
 
     by value    an entry of ĝ inside ±c is right only if the true one is the same and was not cut:
-                the true g is needed at the entries of ĝ that reach ±c, and nowhere else          (4)
+                the true g is needed at the entries of ĝ that reach ±c, and nowhere else     (4)
     by norm     ĝ is right only if it is the true g times a number, which D g and D ĝ tell, and
-                with it ‖g‖                                                                      (5)
+                with it ‖g‖                                                                 (5)
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Bounds:
-    """±value for every entry; norm, of all arrays together or of each by itself; eps is e of (2)."""
+    """±value for every entry; norm, of all arrays together or of each by itself; eps: e of (2)."""
 
     value: float | None = None
     norm: float | None = None
@@ -102,7 +102,7 @@ class Bounds:
                 doubt = abs(factor) * entries.uncertainty * len(entries.at)
                 if name in uncertainty:
                     uncertainty[name] += doubt
-        return Answer(**{**vars(answer), "gradients": gradients, "uncertainty": uncertainty})
+        return replace(answer, gradients=gradients, uncertainty=uncertainty)
 
 
 def reached(given: Array, bound: float) -> Array:

@@ -343,7 +343,7 @@ def _at_entries(
 
 def _put(xp: Any, array: Any, at: Array, values: Any) -> Any:
     """The array with other values at these flat indices, in operations that any namespace has."""
-    size = int(np.prod(array.shape))
+    size = int(np.size(array))
     index = np.arange(size) + len(at)
     index[at] = np.arange(len(at))
     flat = xp.reshape(xp.asarray(array), (size,))

@@ -12,11 +12,11 @@ from bptt_crosscheck.comparisons.errors import BadContract, CandidateFailed, For
 
 from tests.comparisons.small import INPUTS, PARAMS, gradients, loss, numpy_loss
 
-T, B, I, H = 5, 2, 4, 3
+T, B, H = 5, 2, 3
 rng = np.random.default_rng(0)
-LSTM = {"W": (4 * H, I), "U": (4 * H, H), "b": (4 * H,)}
+LSTM = {"W": (4 * H, 4), "U": (4 * H, H), "b": (4 * H,)}
 WEIGHTS = {name: rng.normal(size=shape) for name, shape in LSTM.items()}
-DATA = {"x": rng.normal(size=(T, B, I)), "w": rng.normal(size=(T, B, H))}
+DATA = {"x": rng.normal(size=(T, B, 4)), "w": rng.normal(size=(T, B, H))}
 TORCH = {"references": "torch"}
 
 

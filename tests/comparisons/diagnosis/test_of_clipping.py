@@ -63,20 +63,20 @@ def test_of_all():
 
 
 def test_of_one_array_beside_another_mistake():
-    def B_wrong(found):
+    def spoiled_b(found):
         return {**found, "B": found["B"] ** 2}
 
-    assert diagnoses(lambda found: B_wrong(cut(1)(found))) == [
+    assert diagnoses(lambda found: spoiled_b(cut(1)(found))) == [
         "A is exact up to clipping at ±1",
         "x is exact up to clipping at ±1",
     ]
-    assert diagnoses(lambda found: B_wrong(cut(1, "A")(found))) == [
+    assert diagnoses(lambda found: spoiled_b(cut(1, "A")(found))) == [
         "A is exact up to clipping at ±1"
     ]
-    assert diagnoses(lambda found: B_wrong(normed(0.25, "A")(found))) == [
+    assert diagnoses(lambda found: spoiled_b(normed(0.25, "A")(found))) == [
         "A is exact up to clipping to norm 0.25"
     ]
-    assert diagnoses(lambda found: B_wrong(normed(0.25, "AB")(found))) == [
+    assert diagnoses(lambda found: spoiled_b(normed(0.25, "AB")(found))) == [
         f"A is exact up to the factor {normed(0.25, 'AB')(TRUE)['A'][0, 0] / TRUE['A'][0, 0]:.10g}"
     ]
 

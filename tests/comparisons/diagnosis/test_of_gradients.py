@@ -407,7 +407,7 @@ def test_a_factor_is_of_every_gradient_only_where_that_of_none_is_zero(asked):
 @pytest.mark.parametrize("size", [1e-3, 1.0, 3.0])
 def test_what_is_left_of_a_gradient_in_its_rounding_is_no_factor(asked, size):
     """Of a truth whose noise is 1e-15, so much of that noise."""
-    problem, truth, noise = asked
+    _, truth, noise = asked
     limit = noise.limit * 1e-15
     rng = np.random.default_rng(1)
     for _ in range(20):
@@ -459,11 +459,11 @@ def test_along_directions_every_gradient_is_every_one():
         return np.sum(params["w"] ** 2) + np.sum(np.sin(params["b"]))
 
     asked = (squares, {"w": np.linspace(-1, 2, 100), "b": np.array([0.4, -1.0])}, {})
-    for given, words in (
+    for derived, words in (
         (wrong, "b is exact up to sign"),
         (lambda p, i: {**wrong(p, i), "w": -2 * p["w"]}, "exact up to sign, in every gradient"),
     ):
-        report = check_gradients(given, *asked, references="differences", raise_exception=False)
+        report = check_gradients(derived, *asked, references="differences", raise_exception=False)
         assert [found.text for found in report.cases[0].diagnosis] == [words]
 
 
