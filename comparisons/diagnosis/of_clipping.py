@@ -5,7 +5,7 @@ clipping from any other factor. Without it, two entries of different truth at th
 two arrays of different norm at the same norm.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from .pairs import ACCIDENT, Pair, common_factor, factor_between, is_certain, la
 FEW_DIGITS = 3  # in float64; one less where numbers are known to fewer digits
 EXACT_NORM, EXACT_BOUND = 1e-10, 1e-12  # how near to few digits in float64, relative
 TOO_COARSE = 1e-5  # a precision in which every number is near one of few digits
+OTHER_EPS = (1e-8, 1e-7, 1e-5, 1e-12)  # what else people add to a norm that they divide by
 DISTINCT = 1e-3  # relative: truths, or norms, so far apart are not the same
 
 
@@ -45,29 +46,32 @@ class Sight:
 
 @dataclass(frozen=True)
 class Norm:
-    """A norm that gradients were scaled down to; by torch, which divides by norm + 1e-6."""
+    """A norm that gradients were scaled down to by dividing by norm + eps."""
 
     bound: float
-    is_torchs: bool = False
+    eps: float = 0.0
 
     def __str__(self) -> str:
-        by_torch = " as torch's clip_grad_norm_ clips it, by norm + 1e-6" if self.is_torchs else ""
-        return f"norm {self.bound:.6g}{by_torch}"
+        if self.eps == 0:
+            return f"norm {self.bound:.6g}"
+        by_whom = " as torch's clip_grad_norm_ clips it," if self.eps == TORCH_EPS else ""
+        return f"norm {self.bound:.6g}{by_whom} by norm + {self.eps:g}"
 
 
 def norm_reached(pairs: Sequence[Pair], factor: float, sight: Sight) -> Norm | None:
     """The norm of few digits that these gradients, `factor` times the truth, were scaled to.
 
-    None where there is none. With N the true norm, n = ‖given‖: c = n, or c = n + factor · 1e-6,
-    since n = N c / (N + 1e-6).
+    None where there is none. With N the true norm, n = ‖given‖: c = n + factor · e, since
+    n = N c / (N + e).
     """
     if not 0 < abs(factor) < 1:
         return None
     norm = float(np.linalg.norm([pair.norm for pair in pairs]))
-    plain, by_torch = sight.norm(norm), sight.norm(norm + abs(factor) * TORCH_EPS)
-    if plain is not None:
-        return Norm(plain)
-    return None if by_torch is None else Norm(by_torch, is_torchs=True)
+    for eps in (0.0, TORCH_EPS, *OTHER_EPS):
+        bound = sight.norm(norm + abs(factor) * eps)
+        if bound is not None:
+            return Norm(bound, eps)
+    return None
 
 
 def by_norm_of_each(pairs: Sequence[Pair], sight: Sight) -> Iterator[Finding]:
@@ -87,7 +91,7 @@ def by_norm_of_each(pairs: Sequence[Pair], sight: Sight) -> Iterator[Finding]:
     # a number scaled to a norm is a number cut at it
     if len(wrong) < 2 or all(pair.given.size == 1 for pair in wrong):
         return
-    norm = next((norm for norm in reached if norm.is_torchs), reached[0])
+    norm = max(reached, key=lambda norm: norm.eps)
     text = f"exact up to clipping each array by itself to {norm}"
     yield Finding(Mistake.CLIP, "every gradient", None, 1.0, text)
 
@@ -102,6 +106,28 @@ def by_norm_of_some(pairs: Sequence[Pair], sight: Sight) -> Iterator[Finding]:
     if norm is not None:
         names = ", ".join(pair.name for pair in wrong)
         text = f"{names} are exact up to clipping, together, to {norm}"
+        yield Finding(Mistake.CLIP, names, None, 1.0, text)
+
+
+def by_norm_beside_another(pairs: Sequence[Pair], sight: Sight) -> Iterator[Finding]:
+    """All gradients together scaled down to a norm, some of them being wrong before that.
+
+    The norm is that of what was given, right or wrong.
+    """
+    shrunk: list[Pair] = []
+    for pair in pairs:
+        factor = pair.factor
+        if factor is not None and 0 < factor < 1 and is_certain([pair], factor):
+            shrunk.append(pair)
+    first = shrunk[0].factor if shrunk else None
+    if first is None:
+        return
+    alike = [pair for pair in shrunk if pair.agrees_with(first * pair.true)]
+    norm = norm_reached(pairs, first, sight)
+    if norm is not None and not any(pair.is_right for pair in pairs if pair.is_seen):
+        names = ", ".join(pair.name for pair in alike)
+        be = "is" if len(alike) == 1 else "are"
+        text = f"{names} {be} exact up to clipping all gradients together to the global {norm}"
         yield Finding(Mistake.CLIP, names, None, 1.0, text)
 
 
@@ -153,3 +179,11 @@ def of_one(pair: Pair, sight: Sight) -> str | None:
         return None
     norm = norm_reached([pair], factor, sight)
     return None if norm is None else f"{pair.name} is exact up to clipping to {norm}"
+
+
+# What explains several gradients at once, by a norm: the more of them first.
+BY_NORM: tuple[Callable[[Sequence[Pair], Sight], Iterator[Finding]], ...] = (
+    by_norm_of_each,
+    by_norm_of_some,
+    by_norm_beside_another,
+)

@@ -93,9 +93,11 @@ def _of_all(problem: Differentiable, pairs: list[Pair]) -> list[Finding]:
     if found:
         return found
     sight = _sight(problem)
-    return [*of_clipping.by_norm_of_each(pairs, sight)] or [
-        *of_clipping.by_norm_of_some(pairs, sight)
-    ]
+    for by_norm in of_clipping.BY_NORM:
+        found = [*by_norm(pairs, sight)]
+        if found:
+            return found
+    return []
 
 
 def _one_factor(problem: Differentiable, pairs: list[Pair]) -> Iterator[Finding]:

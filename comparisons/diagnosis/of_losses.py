@@ -166,7 +166,7 @@ def _stacked(params: Mapping[str, Array], gates: int, axis: int) -> Iterator[lis
     """
     by_length: dict[int, list[str]] = {}
     for name, value in params.items():
-        if value.ndim and value.shape[axis] % gates == 0 and value.shape[axis] > gates:
+        if value.ndim and value.size and value.shape[axis] % gates == 0:
             by_length.setdefault(value.shape[axis], []).append(name)
     for names in by_length.values():
         yield names

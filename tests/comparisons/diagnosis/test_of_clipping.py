@@ -57,7 +57,9 @@ def test_of_all():
         "exact up to clipping all gradients together to the global norm 0.25"
     ]
     [text] = diagnoses(normed(0.25, eps=1e-6))
-    assert text.endswith("norm 0.25 as torch's clip_grad_norm_ clips it, by norm + 1e-6")
+    assert text.endswith("norm 0.25 as torch's clip_grad_norm_ clips it, by norm + 1e-06")
+    [text] = diagnoses(normed(0.25, eps=1e-8))
+    assert text.endswith("to the global norm 0.25 by norm + 1e-08")
     [text] = diagnoses(normed(1 / 3))
     assert text.startswith("exact up to the factor 0.0")
 
@@ -79,6 +81,11 @@ def test_of_one_array_beside_another_mistake():
     assert diagnoses(lambda found: spoiled_b(normed(0.25, "AB")(found))) == [
         f"A is exact up to the factor {normed(0.25, 'AB')(TRUE)['A'][0, 0] / TRUE['A'][0, 0]:.10g}"
     ]
+    # clipped last, by the norm of right and wrong together
+    for eps, words in ((0.0, ""), (1e-6, " as torch's clip_grad_norm_ clips it, by norm + 1e-06")):
+        assert diagnoses(lambda found, eps=eps: normed(0.25, eps=eps)(spoiled_b(found))) == [
+            "A, x are exact up to clipping all gradients together to the global norm 0.25" + words
+        ]
 
 
 def test_of_parameters_and_not_of_inputs():

@@ -90,7 +90,7 @@ CONVENTIONS = (
     (
         {"clip_norm": 0.5},
         normed(0.5, 1e-6),
-        "the global norm 0.5 as torch's clip_grad_norm_ clips it, by norm + 1e-6",
+        "the global norm 0.5 as torch's clip_grad_norm_ clips it, by norm + 1e-06",
     ),
     ({"clip_norm": 0.5, "clip_norm_eps": 1e-3}, normed(0.5, 1e-3), "exact up to the factor 0.0"),
     (
