@@ -45,10 +45,12 @@ class Seen:
 
     given      the gradients that are on trial
     at_bound   by variable: the plain derivative at the entries of those that reach the bound (4)
+    inputs     those of them that are no parameters
     """
 
     given: Mapping[str, Array] = field(default_factory=dict[str, Array])
     at_bound: Mapping[str, Entries] = field(default_factory=dict[str, Entries])
+    inputs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,3 @@ def _norm(answer: Answer, name: str, seen: Seen) -> float:
             return abs(float(value @ along)) / square * float(np.linalg.norm(own))
     # the mean square of an inner product with random signs is the square of the norm
     return float(np.sqrt(np.mean(np.square(value))))
-
-
-def measured_coefficient(given: Array, plain: Array) -> float:
-    """The number by which `given` is nearest to a multiple of `plain`; 1 where that is zero."""
-    square = float(np.sum(np.square(plain)))
-    return 1.0 if not square > 0 else float(np.sum(given * plain)) / square

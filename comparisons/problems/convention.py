@@ -7,6 +7,8 @@ sign, scale      the plain gradient times these; scale is a number or "1/T", "1/
 clip_value       every entry cut to [−c, c] after that
 clip_norm        all given gradients together scaled down to global norm c where it is larger
 clip_norm_each   each given array by itself scaled down to norm c where its own is larger
+clipped          "all" given gradients, or those of "params" alone; without it whichever the given
+                 gradients follow, and the report says so
 clip_norm_eps    e of the coefficient c / (norm + e); without it 0, or the 1e-6 of torch's
                  clip_grad_norm_, whichever the given gradients follow, and the report says so
 truncation       K: each loss goes back at most K steps (cells, whose steps are known)
@@ -29,13 +31,15 @@ import numpy as np
 from ..errors import BadOption
 from .answer import Answer
 from .arrays import PRECISIONS, Array
-from .clipping import TORCH_EPS, Bounds, Seen, measured_coefficient
+from .clipping import TORCH_EPS, Bounds, Seen
 
 Number = TypeVar("Number", Array, float)
 
 NOTHING_SEEN = Seen()
 POSITIVE = ("clip_value", "clip_norm", "clip_norm_each")
 AT_LEAST_ZERO = ("rtol", "atol")
+ROUNDED = 1e-15  # relative: no two gradients are told apart by less
+SCOPES = ("all", "params")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Convention:
     clip_norm: float | None = None
     clip_norm_each: float | None = None
     clip_norm_eps: float | None = None
+    clipped: str | None = None
     truncation: int | None = None
     precision: str | None = None
     rtol: float | None = None
@@ -114,6 +119,13 @@ class Convention:
         norms = (self.clip_norm, self.clip_norm_each)
         if eps is not None and norms == (None, None):
             raise BadOption("convention: clip_norm_eps says how clip_norm divides: give that too")
+        if self.clipped not in (None, *SCOPES):
+            raise BadOption(
+                f'convention: clipped is "all" or "params", not {self.clipped!r}: which gradients '
+                "are clipped"
+            )
+        if self.clipped is not None and not self.clips:
+            raise BadOption("convention: clipped says what a clipping is of: give that too")
         if None not in norms:
             raise BadOption(
                 "convention: clip_norm is of all gradients together, clip_norm_each of each by "
@@ -163,7 +175,7 @@ class Convention:
         if not self.clips:
             return scaled
         shrunk = dict.fromkeys(scaled.gradients, 1.0)
-        shrunk |= self.bounds.coefficients(scaled, names, seen)
+        shrunk |= self.bounds.coefficients(scaled, self._in_scope(names, seen), seen)
         gradients = {name: value * shrunk[name] for name, value in scaled.gradients.items()}
         kinks = {name: value * shrunk[name] for name, value in scaled.kinks.items()}
         doubt = {name: value * shrunk[name] for name, value in scaled.uncertainty.items()}
@@ -183,7 +195,11 @@ class Convention:
             kinks=_times(abs(factor), answer.kinks, names),
             uncertainty=_times(abs(factor), answer.uncertainty, names),
         )
-        return self.bounds.by_value(scaled, names, factor, seen)
+        return self.bounds.by_value(scaled, self._in_scope(names, seen), factor, seen)
+
+    def _in_scope(self, names: set[str], seen: Seen) -> set[str]:
+        """Those of these gradients that are clipped."""
+        return names - seen.inputs if self.clipped == "params" else names
 
     def shrinkage(
         self,
@@ -195,41 +211,41 @@ class Convention:
     ) -> dict[str, float]:
         """By how much the norm's bound shrinks each gradient, 1 where it is not reached."""
         scaled = self._cut_by_value(answer, steps, batch, names, seen)
-        return self.bounds.coefficients(scaled, names, seen)
+        return self.bounds.coefficients(scaled, self._in_scope(names, seen), seen)
 
     def followed_by(
-        self,
-        seen: Seen,
-        answer: Answer,
-        steps: int | None,
-        batch: int | None,
-        names: set[str],
+        self, seen: Seen, answer: Answer, steps: int | None, batch: int | None, names: set[str]
     ) -> "Convention":
-        """The convention with clip_norm_eps settled: as declared, else 0 or torch's, whichever the
-        given gradients are nearer to.
+        """The convention with clip_norm_eps and clipped settled: as declared, else as the given
+        gradients are nearest to: 0 or torch's, all or those of the parameters alone.
         """
-        if self.bounds.norm is None or self.clip_norm_eps is not None:
+        if not self.clips:
             return self
-        scaled = self._cut_by_value(answer, steps, batch, names, seen)
-        measured = _measured_coefficients(scaled, names, seen)
-        choices = [replace(self, clip_norm_eps=eps) for eps in (0.0, TORCH_EPS)]
+        scopes = SCOPES if self.clipped is None and names & seen.inputs else (self.clipped,)
+        is_open = self.bounds.norm is not None and self.clip_norm_eps is None
+        numbers = (0.0, TORCH_EPS) if is_open else (self.clip_norm_eps,)
+        choices: list[Convention] = []
+        for scope in scopes:
+            choices += [replace(self, clipped=scope, clip_norm_eps=number) for number in numbers]
 
         def distance(choice: "Convention") -> float:
-            meant = choice.bounds.coefficients(scaled, names, seen)
-            return sum(abs(meant[name] - value) for name, value in measured.items())
+            apart = distances(choice.apply(answer, steps, batch, names, seen), names, seen)
+            # in digits: one gradient that is wrong does not decide for those that are right
+            return sum(math.log(ROUNDED + value) for value in apart.values())
 
         return min(choices, key=distance)
 
 
-def _measured_coefficients(scaled: Answer, names: set[str], seen: Seen) -> dict[str, float]:
-    """By how much each given gradient is smaller than the true one, where it can be measured."""
+def distances(meant: Answer, names: set[str], seen: Seen) -> dict[str, float]:
+    """How far each given gradient is from the one meant, relative to that, where both are known."""
     found: dict[str, float] = {}
-    for name in names & scaled.gradients.keys() & seen.given.keys():
-        given = np.asarray(seen.given[name], dtype=np.float64)
-        if name in scaled.directions and given.shape == scaled.directions[name].shape[1:]:
-            given = np.tensordot(scaled.directions[name], given, axes=given.ndim)
-        if given.shape == scaled.gradients[name].shape and np.isfinite(given).all():
-            found[name] = measured_coefficient(given, scaled.gradients[name])
+    for name in names & meant.gradients.keys() & seen.given.keys():
+        given, value = np.asarray(seen.given[name], dtype=np.float64), meant.gradients[name]
+        if name in meant.directions and given.shape == meant.directions[name].shape[1:]:
+            given = np.tensordot(meant.directions[name], given, axes=given.ndim)
+        size = float(np.linalg.norm(value))
+        if given.shape == value.shape and np.isfinite(given).all() and size > 0:
+            found[name] = float(np.linalg.norm(given - value)) / size
     return found
 
 

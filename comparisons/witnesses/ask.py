@@ -13,7 +13,7 @@ from ..errors import BadOption, CannotFollow, MissingFramework, NothingFollows
 from ..problems.answer import Answer
 from ..problems.arrays import Array, frozen
 from ..problems.clipping import Bounds, Entries, Seen, reached
-from ..problems.convention import Convention
+from ..problems.convention import Convention, distances
 from ..problems.problem import AnyProblem, FunctionProblem
 from ..user_code import at_line, comes_from_outside, describe
 from . import tolerance
@@ -21,6 +21,7 @@ from .engines import Engine, select
 from .left_out import LeftOut, WhyLeftOut
 
 FIRST_SAMPLES = 1
+KEPT = 1e-6  # relative: a gradient so near to the plain one was not clipped
 CHUNK = 64  # entries of which numeric references tell each one, and not inner products
 
 ADVICE = (
@@ -182,27 +183,30 @@ class Testimony:
     def seen(self) -> dict[Engine, Seen]:
         """What each reference knows of the gradients under a convention that clips."""
         problem, bounds = in_double(self.problem), self.convention.bounds
+        inputs = frozenset(problem.timed if isinstance(problem, FunctionProblem) else ())
         found: dict[Engine, Seen] = {}
         for engine, answer in self.asked.answers.items():
             at_bound: dict[str, Entries] = {}
             if bounds.value is not None and isinstance(problem, FunctionProblem):
-                wanted = self._reaching(answer, bounds)
+                wanted = self._reaching(answer, bounds, inputs)
                 at_bound = _at_entries(problem, engine, wanted)
-            found[engine] = Seen(self.given, at_bound)
+            found[engine] = Seen(self.given, at_bound, inputs)
         return found
 
-    def _reaching(self, answer: Answer, bounds: Bounds) -> dict[str, Array]:
+    def _reaching(self, answer: Answer, bounds: Bounds, inputs: frozenset[str]) -> dict[str, Array]:
         """The entries that reach the bound, of the given gradients that an answer tells along
         directions only.
         """
+        params = {name: value for name, value in self.given.items() if name not in inputs}
         found: dict[str, Array] = {}
         for name in answer.directions:
             if name not in self.given:
                 continue
-            # an array that is scaled down by itself has its own largest entry
-            alone = {name: self.given[name]} if bounds.of_each else self.given
-            bound = bounds.in_given(alone)
-            found[name] = reached(self.given[name], bound or 0.0)
+            # whichever of them are scaled down together, they have their own largest entry
+            together = ({name: self.given[name]}, params, self.given)
+            scopes = together[:1] if bounds.of_each else together[1:]
+            levels = [bounds.in_given(scope) or 0.0 for scope in scopes if scope]
+            found[name] = reached(self.given[name], min(levels))
         return found
 
 
@@ -244,6 +248,7 @@ def measured(
     for engine, found in own.items():
         each[engine] = tolerance.scaled(found, factor, {}, convention.allowed)
     remarks = [*lowered.remarks, *_eps_followed(convention, meant, shrunk, problem)]
+    remarks += _scope_followed(convention, meant, told[first], seen[first])
     return Witnesses(plain, told, asked.left_out, common, each, remarks, lowered.overflown)
 
 
@@ -296,6 +301,19 @@ def _eps_followed(
     return [
         f"clipping: the gradients follow torch's clip_grad_norm_, which divides by norm + {eps:g}; "
         f"code that divides by the norm itself would be off by a relative {relative:.1g}"
+    ]
+
+
+def _scope_followed(declared: Convention, meant: Convention, told: Answer, seen: Seen) -> list[str]:
+    """A remark where the parameters' gradients alone were clipped, though that was not declared."""
+    if declared.clipped is not None or meant.clipped != "params":
+        return []
+    apart = distances(told, set(seen.inputs), seen)
+    kept = sorted(name for name, distance in apart.items() if distance <= KEPT)
+    if not kept:
+        return []
+    return [
+        f"clipping: {', '.join(kept)} of the inputs follow no clipping, which is that of params"
     ]
 
 

@@ -217,17 +217,15 @@ def test_arrays_in_float32():
 
 def test_a_loss_that_cancels_to_nothing_is_the_same():
     """Zero but for rounding, summed in another order."""
-    drawn = np.random.default_rng(3)
-    w, c = drawn.normal(size=9), drawn.normal(size=9)
-    w[-1] = -np.sum(w[:-1] * c[:-1]) / c[-1]
-    params, inputs = {"w": w}, {"c": c}
+    w = np.array([0.1, 0.2, 0.3, 0.4, -1.0])
+    params, inputs = {"w": w}, {"c": np.array([3.0, 3.0, 3.0, 3.0, 3.0])}
 
     def forth(xp, p, i):
         return xp.sum(p["w"] * i["c"])
 
     def back(xp, p, i):
         total = 0.0
-        for k in range(8, -1, -1):
+        for k in range(4, -1, -1):
             total = total + p["w"][k] * i["c"][k]
         return total
 

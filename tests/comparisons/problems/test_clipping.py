@@ -207,3 +207,84 @@ def test_a_coefficient(norm, shrunk):
     assert Bounds(norm=2.0).coefficient(norm) == shrunk
     assert Bounds().coefficient(norm) == 1.0
     assert Bounds(norm=2.0, eps=8.0).coefficient(norm) == pytest.approx(min(1, 2 / (norm + 8)))
+
+
+def rows_loss(xp, params, inputs):
+    return xp.sum(xp.sin(inputs["x"] @ params["W"].T)) + xp.sum(params["b"] ** 2)
+
+
+def rows_gradients(params, inputs):
+    W, x = params["W"], inputs["x"]
+    slope = np.cos(x @ W.T)
+    return {"W": slope.T @ x, "b": 2 * params["b"], "x": slope @ W}
+
+
+ROWS = (
+    {"W": rng.normal(size=(4, 3)), "b": rng.normal(size=4)},
+    {"x": rng.normal(size=(5, 3))},
+)
+FOLLOW_NONE = "clipping: the gradients of the parameters are clipped, those of x are not"
+
+
+def params_only(does):
+    def clip(found):
+        mine = {name: value for name, value in found.items() if name != "x"}
+        return {**found, **does(mine)}
+
+    return clip
+
+
+@pytest.mark.parametrize(
+    ("declared", "does"),
+    [
+        ({"clip_norm": 0.25}, normed(0.25)),
+        ({"clip_norm": 0.25}, normed(0.25, 1e-6)),
+        ({"clip_norm_each": 0.25}, each(0.25, 1e-6)),
+        ({"clip_value": 0.5}, cut(0.5)),
+        ({"clip_value": 0.5, "clip_norm": 0.25}, lambda g: normed(0.25)(cut(0.5)(g))),
+    ],
+)
+def test_parameters_are_clipped_and_inputs_not(declared, does):
+    """Whichever the gradients follow is exact: half of the one and half of the other is wrong."""
+
+    def ask(clip, declared, **options):
+        given = lambda p, i: clip(rows_gradients(p, i))  # noqa: E731
+        told = {"convention": declared, "references": "torch", "raise_exception": False}
+        return check_gradients(given, rows_loss, *ROWS, **told, **options)
+
+    report = ask(params_only(does), declared)
+    assert report.passed
+    assert FOLLOW_NONE in str(report)
+    report = ask(does, declared)
+    assert report.passed
+    assert FOLLOW_NONE not in str(report)
+    assert not ask(params_only(does), {**declared, "clipped": "all"}).passed
+    assert not ask(does, {**declared, "clipped": "params"}).passed
+    assert ask(params_only(does), {**declared, "clipped": "params"}).passed
+    assert ask(does, {**declared, "clipped": "all"}).passed
+
+    def half(found):
+        return {**does(found), "x": 0.5 * (found["x"] + does(found)["x"])}
+
+    assert not ask(half, declared).passed
+
+    def only_b(found):
+        return {**found, "b": params_only(does)(found)["b"]}
+
+    assert not ask(only_b, declared).passed
+
+
+def test_one_wrong_gradient_does_not_decide_for_the_others():
+    def given(params, inputs):
+        found = rows_gradients(params, inputs)
+        return params_only(normed(0.25, 1e-6))({**found, "b": found["b"] * np.arange(4)})
+
+    def pieces(spoiled):
+        found = params_only(normed(0.25, 1e-6))(rows_gradients(*ROWS))
+        return {**found, "b": found["b"] * np.arange(4)} if spoiled else found
+
+    asked = {"convention": {"clip_norm": 0.25}, "references": "torch", "raise_exception": False}
+    report = check_gradients(lambda p, i: pieces(True), rows_loss, *ROWS, **asked)
+    assert {row.gradient for row in report.rows if not row.passed} == {"b"}
+    assert check_gradients(lambda p, i: pieces(False), rows_loss, *ROWS, **asked).passed
+    assert not check_gradients(given, rows_loss, *ROWS, **asked).passed

@@ -322,6 +322,8 @@ BAD = (
     ({"clip_norm": 1.0, "clip_norm_eps": -1e-6}, ("clip_norm_eps", "at least 0")),
     ({"clip_norm": 1.0, "clip_norm_eps": "torch"}, ("clip_norm_eps",)),
     ({"clip_norm": 1.0, "clip_norm_each": 1.0}, ("give one of them",)),
+    ({"clip_norm": 1.0, "clipped": "x"}, ('clipped is "all" or "params"', "not 'x'")),
+    ({"clipped": "params"}, ("clipped", "give that too")),
     (Convention(clip_value=-1.0), ("clip_value", "positive")),
     (Convention(scale="two"), ("scale 'two'",)),
     ({"truncation": -1}, ("truncation", "at least 0", "not -1")),
