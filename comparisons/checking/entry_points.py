@@ -164,6 +164,7 @@ def check_vjp(
         declared = convention_of(convention, rtol, atol)
         user.must_not_be_truncated(declared)
         _must_apply(declared, user)
+        setting.engines(user.numpy_only)
         outputs = user.outputs()
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
             in_form = rebuild(outputs, cotangents, "output")

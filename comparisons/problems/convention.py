@@ -119,7 +119,7 @@ class Convention:
         norms = (self.clip_norm, self.clip_norm_each)
         if eps is not None and norms == (None, None):
             raise BadOption("convention: clip_norm_eps says how clip_norm divides: give that too")
-        if self.clipped not in (None, *SCOPES):
+        if self.clipped is not None and str(self.clipped) not in SCOPES:
             raise BadOption(
                 f'convention: clipped is "all" or "params", not {self.clipped!r}: which gradients '
                 "are clipped"
@@ -209,7 +209,11 @@ class Convention:
         names: set[str],
         seen: Seen = NOTHING_SEEN,
     ) -> dict[str, float]:
-        """By how much the norm's bound shrinks each gradient, 1 where it is not reached."""
+        """By how much the norm's bound shrinks each gradient, 1 where it is not reached; none
+        where there is no such bound.
+        """
+        if self.bounds.norm is None:
+            return {}
         scaled = self._cut_by_value(answer, steps, batch, names, seen)
         return self.bounds.coefficients(scaled, self._in_scope(names, seen), seen)
 

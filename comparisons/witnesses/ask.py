@@ -261,30 +261,31 @@ def _of_the_norm(
 ) -> dict[str, float]:
     """What the rounding of the norm adds to each gradient that it shrinks.
 
-    With N the norm before clipping, g · c / N is off by |g| c / N · ΔN / N.
+    With N the norm before clipping, g · c / N is off by |g| c / N · ΔN / N; and where every entry
+    of a gradient is off by the same share as its largest, so is its norm.
     """
-    beyond = {name: coefficient for name, coefficient in shrunk.items() if coefficient < 1}
+    beyond = [name for name, coefficient in shrunk.items() if coefficient < 1]
     errors: dict[str, float] = {}  # of the norm of each gradient, as it is after clipping
     for name in beyond:
-        level = factor[name] * noise.total[name]
-        is_sum = name in told.uncertainty
-        errors[name] = level if is_sum else level * _entries(told, name) ** 0.5
+        spread = 1.0 if name in told.uncertainty else _norm_over_largest(told, name)
+        errors[name] = factor[name] * noise.total[name] * spread
     together = float(np.linalg.norm(list(errors.values())))
     found: dict[str, float] = {}
     for name in beyond:
         of_norm = errors[name] if meant.bounds.of_each else together
         largest = float(np.max(np.abs(told.gradients[name]), initial=0.0))
         if name in told.directions and name not in told.uncertainty:
-            largest /= _entries(told, name) ** 0.5
+            largest /= _norm_over_largest(told, name)
         found[name] = largest * of_norm / (meant.bounds.norm or 1.0)
     return found
 
 
-def _entries(told: Answer, name: str) -> int:
-    """How many entries a gradient has."""
+def _norm_over_largest(told: Answer, name: str) -> float:
+    """‖g‖ / max|g|: at most √n for n entries, which is taken where they are not told."""
     if name in told.directions:
-        return told.directions[name][0].size
-    return told.gradients[name].size
+        return told.directions[name][0].size ** 0.5
+    largest = float(np.max(np.abs(told.gradients[name]), initial=0.0))
+    return float(np.linalg.norm(told.gradients[name])) / largest if largest > 0 else 1.0
 
 
 def _eps_followed(
