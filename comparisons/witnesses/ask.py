@@ -313,9 +313,8 @@ def _scope_followed(declared: Convention, meant: Convention, told: Answer, seen:
     kept = sorted(name for name, distance in apart.items() if distance <= KEPT)
     if not kept:
         return []
-    return [
-        f"clipping: {', '.join(kept)} of the inputs follow no clipping, which is that of params"
-    ]
+    those = ", ".join(kept)
+    return [f"clipping: the gradients of the parameters are clipped, those of {those} are not"]
 
 
 def _at_entries(
