@@ -12,19 +12,49 @@ NumPy code.
 
 import copy
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
 
 from ..errors import BadContract, BadOption, MissingDevice, MissingFramework
-from ..problems.arrays import Array
+from ..problems.arrays import PRECISIONS, Array
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..user_code import describe
 
 Gradients = Callable[[Any, Any], dict[str, Any]]
+
+
+class Handed(dict[str, Any]):
+    """Gradients by path, as a framework's backward hands them out, and what it says beside them.
+
+    loss        the value of the adapted loss
+    unreached   the variables for which autograd gave None: a parameter has the gradient zero then,
+                and an input none
+    lowest      () -> the lowest floating-point precision that the loss computes in on the way
+    """
+
+    def __init__(
+        self,
+        gradients: Mapping[str, Any],
+        loss: float,
+        unreached: Sequence[str],
+        lowest: Callable[[], str],
+    ) -> None:
+        super().__init__(gradients)
+        self.loss = loss
+        self.unreached = tuple(unreached)
+        self.lowest = lowest
+
+
+def _lowest_of(names: Iterable[str]) -> str:
+    """The one of the fewest bits: "float32" of "torch.float32", "float64"."""
+    last = {name.rpartition(".")[2] for name in names}
+    known = [name for name in PRECISIONS if name in last]
+    return min(known, key=lambda name: np.dtype(name).itemsize, default="float64")
 
 
 def _framework(name: str) -> Any:
@@ -51,59 +81,193 @@ def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradient
 
     params and inputs come to the loss as tensors on the device, in the nest they were given in,
     with requires_grad on every floating-point one; gradients come back as arrays. A parameter that
-    no gradient reaches has the gradient zero; an input that none reaches is not given. Raises
-    MissingDevice, when first called, for a device that torch does not have here.
+    no gradient reaches has the gradient zero; an input that none reaches is not given; the report
+    says of both that autograd gave None for them. Raises MissingDevice, when first called, for a
+    device that torch does not have here.
     """
 
-    def gradients(params: Any, inputs: Any) -> dict[str, Any]:
+    def tensors_of(params: Any, inputs: Any) -> dict[str, Any]:
         torch = _framework("torch")
         leaves = {**flatten(params), **flatten(inputs)}
         _must_have(torch, device)
         tensors = {path: torch.tensor(value, device=device) for path, value in leaves.items()}
         for tensor in tensors.values():
             tensor.requires_grad_(tensor.is_floating_point())
+        return tensors
+
+    def gradients(params: Any, inputs: Any) -> dict[str, Any]:
+        torch, tensors = _framework("torch"), tensors_of(params, inputs)
         with torch.enable_grad():
-            loss(rebuild(params, tensors), rebuild(inputs, tensors)).backward()
-        learned, found = flatten(params), dict[str, Array]()
+            value = loss(rebuild(params, tensors), rebuild(inputs, tensors))
+            value.backward()
+        learned, found, unreached = flatten(params), dict[str, Array](), list[str]()
         for path, tensor in tensors.items():
             if not tensor.requires_grad:
                 continue
             gradient = tensor.grad
-            if gradient is None and path in learned:
+            if gradient is None:
+                unreached.append(path)
+                if path not in learned:
+                    continue
                 # a parameter on which the loss does not depend
                 gradient = torch.zeros_like(tensor)
-            if gradient is not None:
-                found[path] = gradient.cpu().numpy()
-        return found
+            found[path] = gradient.cpu().numpy()
+        return Handed(found, float(value.detach()), unreached, partial(lowest, params, inputs))
+
+    def lowest(params: Any, inputs: Any) -> str:
+        tensors = tensors_of(params, inputs)
+        with _framework("torch").enable_grad():
+            return _lowest_in_torch(
+                lambda: loss(rebuild(params, tensors), rebuild(inputs, tensors))
+            )
 
     return gradients
+
+
+def _lowest_in_torch(run: Callable[[], Any]) -> str:
+    """The lowest floating-point precision of any tensor that is made while it runs."""
+    torch = _framework("torch")
+    modes = _framework("torch.utils._python_dispatch")
+    seen: set[str] = set()
+
+    def watch(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            if value.is_floating_point():
+                seen.add(str(value.dtype))
+        elif isinstance(value, list | tuple):
+            for item in cast(Sequence[Any], value):
+                watch(item)
+
+    class Watching(modes.TorchDispatchMode):
+        """Sees what every operation returns."""
+
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            del types
+            made = function(*args, **(kwargs or {}))
+            watch(made)
+            return made
+
+    with Watching():
+        run()
+    return _lowest_of(seen)
 
 
 def from_jax(loss: Callable[[Any, Any], Any]) -> Gradients:
     """gradients(params, inputs) by jax.grad of loss(params, inputs), in 64-bit mode, for params
     and floating-point inputs.
+
+    Where the gradient of a variable is a zero that depends on nothing, as where a backward returns
+    None, that of a parameter is zero and that of an input is not given, as by from_torch.
     """
 
     def gradients(params: Any, inputs: Any) -> dict[str, Any]:
         jax = _framework("jax")
-        leaves = {**flatten(params), **flatten(inputs)}
         with jax.enable_x64(True):
-            arrays = {path: jax.numpy.asarray(value) for path, value in leaves.items()}
-            variables = {
-                path: value
-                for path, value in arrays.items()
-                if is_differentiable(np.asarray(value))
-            }
-            fixed = {path: value for path, value in arrays.items() if path not in variables}
+            scalar, variables = scalar_of(params, inputs)
+            value, told = jax.value_and_grad(scalar)(variables)
+            found = {path: np.asarray(gradient) for path, gradient in told.items()}
+            zero = [path for path, gradient in found.items() if not gradient.any()]
+            unreached = _without_source(jax, jax.grad(scalar), variables, zero)
+        learned = flatten(params)
+        for path in unreached:
+            if path not in learned:
+                del found[path]
+        return Handed(found, float(value), unreached, partial(lowest, params, inputs))
 
-            def scalar(named: Mapping[str, Any]) -> Any:
-                return loss(
-                    rebuild(params, {**fixed, **named}), rebuild(inputs, {**fixed, **named})
-                ).reshape(())
+    def scalar_of(params: Any, inputs: Any) -> tuple[Callable[[Any], Any], dict[str, Any]]:
+        jax = _framework("jax")
+        leaves = {**flatten(params), **flatten(inputs)}
+        arrays = {path: jax.numpy.asarray(value) for path, value in leaves.items()}
+        variables = {
+            path: value for path, value in arrays.items() if is_differentiable(np.asarray(value))
+        }
+        fixed = {path: value for path, value in arrays.items() if path not in variables}
 
-            return {path: np.asarray(value) for path, value in jax.grad(scalar)(variables).items()}
+        def scalar(named: Mapping[str, Any]) -> Any:
+            return loss(
+                rebuild(params, {**fixed, **named}), rebuild(inputs, {**fixed, **named})
+            ).reshape(())
+
+        return scalar, variables
+
+    def lowest(params: Any, inputs: Any) -> str:
+        jax = _framework("jax")
+        with jax.enable_x64(True):
+            scalar, variables = scalar_of(params, inputs)
+            return _lowest_of(_floats_in(jax.make_jaxpr(scalar)(variables).jaxpr))
 
     return gradients
+
+
+def _floats_in(program: Any) -> Iterator[str]:
+    """The floating-point precisions of all that a traced program computes."""
+    for equation in program.eqns:
+        for variable in equation.outvars:
+            name = str(getattr(variable.aval, "dtype", ""))
+            if name in PRECISIONS:
+                yield name
+        for inner in equation.params.values():
+            told = cast(Sequence[Any], inner) if isinstance(inner, list | tuple) else [inner]
+            for part in told:
+                part = getattr(part, "jaxpr", part)
+                if hasattr(part, "eqns"):
+                    yield from _floats_in(part)
+
+
+def _without_source(
+    jax: Any, differentiated: Callable[[Any], Any], variables: Any, zero: Sequence[str]
+) -> list[str]:
+    """Which of these gradients, all zero, depend on nothing: None came back for them, or nothing.
+
+    The others are zero at these numbers alone.
+    """
+    if not zero:
+        return []
+    program = jax.make_jaxpr(differentiated)(variables).jaxpr
+    names = sorted(variables)  # the order in which jax flattens a dict
+    sources = _have_sources(program, [True] * len(program.invars))
+    without = {name for name, has in zip(names, sources, strict=True) if not has}
+    return [name for name in zero if name in without]
+
+
+def _have_sources(program: Any, given: Sequence[bool]) -> list[bool]:
+    """Of every output of a traced program, whether it may depend on one of the inputs `given`.
+
+    jit and scan are looked into; all else depends on whatever it is handed.
+    """
+    known = dict.fromkeys(program.constvars, True)
+    known |= dict(zip(program.invars, given, strict=True))
+
+    def has(atom: Any) -> bool:
+        return not hasattr(atom, "val") and known.get(atom, True)
+
+    for equation in program.eqns:
+        handed = [has(atom) for atom in equation.invars]
+        inner = equation.params.get("jaxpr")
+        inner = getattr(inner, "jaxpr", inner)
+        if equation.primitive.name in ("jit", "pjit"):
+            made = _have_sources(inner, handed)
+        elif equation.primitive.name == "scan":
+            made = _have_sources_in_scan(equation.params, inner, handed)
+        else:
+            made = [any(handed)] * len(equation.outvars)
+        known |= dict(zip(equation.outvars, made, strict=True))
+    return [has(atom) for atom in program.outvars]
+
+
+def _have_sources_in_scan(params: Any, inner: Any, handed: list[bool]) -> list[bool]:
+    """The same of a loop: what is carried depends on whatever it may have met on any round."""
+    first, carried = params["num_consts"], params["num_carry"]
+    while True:
+        made = _have_sources(inner, handed)
+        grown = [*handed]
+        for at in range(carried):
+            grown[first + at] = handed[first + at] or made[at]
+        if grown == handed:
+            return made
+        handed = grown
 
 
 def set_attributes(

@@ -196,6 +196,33 @@ class UserFunction:
             user_code.unchanged(part, given, original)
         return self.named_gradients(part, returned)
 
+    def value_of(
+        self, part: str, function: Callable[..., Any], named: Mapping[str, Array]
+    ) -> float:
+        """The number that function(params, inputs) returns at named values, on copies."""
+        if self.setup is not None:
+            user_code.call("setup", self.setup)
+        originals = self._in_own_dtypes(named)
+        copies = _copies(originals)
+        params, inputs = rebuild(self.params, copies), rebuild(self.inputs, copies)
+        returned = user_code.call(part, function, params, inputs)
+        user_code.unchanged(part, copies, originals)
+        return self.as_number(part, returned)
+
+    def as_number(self, part: str, returned: Any) -> float:
+        """What `part` returned as a number. Raises BadContract."""
+        if returned is None:
+            raise BadContract(f"{part} returns a number, not None")
+        array = as_array(part, returned, None)
+        if array.size != 1:
+            raise BadContract(f"{part} returns a scalar, not an array of shape {array.shape}")
+        return float(array.reshape(()))
+
+    def parameter_paths(self) -> list[str]:
+        """The paths of the params that have a gradient."""
+        params = flatten(self.params)
+        return [path for path, value in params.items() if is_differentiable(value)]
+
     def _in_own_dtypes(self, named: Mapping[str, Array]) -> dict[str, Array]:
         """The values in the dtypes that the user gave.
 

@@ -72,6 +72,10 @@ class Candidate(Protocol):
         ...
 
 
+def _no_loss_of_its_own(compared: "Compared") -> None:
+    del compared
+
+
 def _no_ties(problem: Any) -> list[str]:
     del problem
     return []
@@ -89,6 +93,8 @@ class Manner:
     again, turned  who is asked the second time, and in another memory order
     ties           where the forward pass stands at a kink
     unread         variables on which the function need not depend
+    own_loss       raises ForwardMismatch where the candidate's own loss is another than the one it
+                   is judged by
     """
 
     partial: bool = False
@@ -99,6 +105,7 @@ class Manner:
     turned: Candidate | None = None
     ties: Callable[[Any], list[str]] = _no_ties
     unread: frozenset[str] = frozenset()
+    own_loss: Callable[["Compared"], None] = _no_loss_of_its_own
 
 
 BUILT_IN = Manner()
@@ -167,9 +174,11 @@ def examine(
     answer = answered.answer
     ties = manner.ties(problem)
     _begin(problem, engines)
-    testimony = Testimony(problem, engines, declared, frozenset(answer.gradients))
+    given = answer.gradients
+    testimony = Testimony(problem, engines, declared, frozenset(given), given)
     _must_not_depend_on_layout(answered, testimony)
     compared = _compare(testimony, candidate, answer, manner.partial)
+    manner.own_loss(compared)
     local = _local_check(problem, candidate, compared)
     case = _case(compared, local, time.perf_counter() - start)
     if manner.from_outside:
@@ -294,7 +303,7 @@ def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
         left_out=witnesses.left_out,
         not_given=compared.judged.not_given,
         vacuous=vacuous(witnesses),
-        references_agree=references_agree(problem, witnesses),
+        references_agree=references_agree(problem, witnesses, {row.gradient for row in rows}),
         local=local.rows,
         diagnosis=findings,
         notes=_notes(compared),
@@ -358,5 +367,6 @@ def _agrees_beside(
     if manner.ties(moved):
         return True
     answer = candidate.answer(moved)
-    testimony = Testimony(moved, engines, convention, frozenset(answer.gradients))
+    given = answer.gradients
+    testimony = Testimony(moved, engines, convention, frozenset(given), given)
     return _compare(testimony, candidate, answer, manner.partial).passed

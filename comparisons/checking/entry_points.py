@@ -4,7 +4,7 @@ contracts and every message.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,8 +25,9 @@ from ..witnesses.engines import FOR_NUMPY_CODE, Engine, computing_on, names_in
 from ..witnesses.left_out import LeftOut
 from . import preflight
 from .case_report import CaseReport
-from .crosscheck import Manner, check_problem
+from .crosscheck import Manner, check_problem, examine
 from .environment import report_of
+from .own_loss import OwnLoss, with_unreached
 from .report_data import Report
 from .ties import ties_in
 from .users_names import in_users_names
@@ -98,6 +99,7 @@ def check_gradients(
     seed: int = 0,
     convention: ConventionLike = None,
     setup: Callable[[], Any] | None = None,
+    own_loss: Callable[..., Any] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
     timeout: float | None = None,
@@ -108,9 +110,12 @@ def check_gradients(
     loss(xp, params, inputs) -> scalar, in array-API operations, is differentiated by torch and
     jax; loss(params, inputs), any NumPy code, by torch as well, where the code can be run on it
     as it stands, by complex step where it follows, and by differences. gradients returns a dict
-    whose keys name params, or inputs it also differentiates; or a tuple or list in the order of params; nests as params does. What it does not return is
-    listed as not given. `setup` runs before every evaluation. `convention` declares what the code
-    means to return (see comparisons/problems/convention.py). `timeout` is as in check_cell.
+    whose keys name params, or inputs it also differentiates; or a tuple or list in the order of
+    params; nests as params does. What it does not return is listed as not given. `setup` runs
+    before every evaluation. `convention` declares what the code means to return (see
+    comparisons/problems/convention.py). own_loss(params, inputs), or own_loss() after the gradients
+    were asked for, is the loss that the code under test itself computes: it must have the value of
+    the loss, as must a loss given to from_torch or from_jax. `timeout` is as in check_cell.
 
     Raises as check_cell does.
     """
@@ -120,6 +125,7 @@ def check_gradients(
         setting.must_be_valid()
         function = UserFunction("loss", loss, params, inputs, setup, seed)
         declared = convention_of(convention, rtol, atol)
+        own = OwnLoss(function, declared, gradients, own_loss)
 
         def given_of(user: UserFunction, derivation: Any) -> Derivation:
             return lambda named: user.call("gradients", derivation, named, [])
@@ -131,9 +137,9 @@ def check_gradients(
         noise: Mapping[str, float] = {}
         if rounding is not None:
             noise = rounding(params)
-        trial = FunctionTrial(
-            "gradients", function, scalar_of, gradients, given_of, extra_noise=noise
-        )
+        derivation = own.watched
+        trial = FunctionTrial("gradients", function, scalar_of, derivation, given_of)
+        trial = replace(trial, extra_noise=noise, own=own)
         yield _function_case(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
@@ -170,6 +176,8 @@ def check_vjp(
         user = UserFunction("function", function, params, inputs, setup, seed)
         declared = convention_of(convention, rtol, atol)
         user.must_not_be_truncated(declared)
+        _must_apply(declared, user)
+        setting.engines(user.numpy_only)
         outputs = user.outputs()
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
             in_form = rebuild(outputs, cotangents, "output")
@@ -404,6 +412,7 @@ class FunctionTrial:
     first_of_all                     whether nothing of this code has been asked before
     extra_noise                      absolute error by variable that the way of reading out the
                                      gradient adds
+    own                              what the code says of its own loss, where it has one
     """
 
     name: str
@@ -413,6 +422,7 @@ class FunctionTrial:
     given_of: Callable[[UserFunction, Any], Derivation]
     first_of_all: bool = True
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
+    own: OwnLoss | None = None
 
     def problem(self, variables: Arrays, precision: str | None) -> FunctionProblem:
         """The function of these variables, all other arrays being constants.
@@ -462,8 +472,7 @@ class FunctionTrial:
 
     def learned(self) -> list[str]:
         """The paths of the params that have a gradient."""
-        params = flatten(self.user.params)
-        return [path for path, value in params.items() if is_differentiable(value)]
+        return self.user.parameter_paths()
 
     def value(self, named: Arrays) -> Any:
         """The scalar in NumPy, on copies."""
@@ -486,8 +495,10 @@ class FunctionTrial:
 def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention) -> CaseReport:
     leaves = trial.user.leaves()
     preflight.finite_inputs(leaves)
-    variables = {path: value for path, value in leaves.items() if is_differentiable(value)}
+    differentiable = {path: value for path, value in leaves.items() if is_differentiable(value)}
+    variables = differentiable
     engines, missing = setting.engines(trial.user.numpy_only)
+    _must_apply(declared, trial.user)
     if declared.truncation is not None and all(engine.numeric for engine in engines):
         raise BadOption(
             "convention: truncation is no derivative of the loss; numeric references cannot "
@@ -498,14 +509,31 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
         asked = trial.given(leaves)
         variables = {path: value for path, value in variables.items() if path in asked}
     problem = trial.problem(variables, declared.precision)
+    problem = replace(problem, truncated=declared.truncation is not None)
     candidate = trial.candidate(problem.time_inputs)
     manner = Manner(
         partial=True, from_outside=True, first_of_all=trial.first_of_all, ties=trial.ties
     )
-    case = check_problem(problem, candidate, engines, declared, manner)
+    own = trial.own
+    if own is not None:
+        check = partial(own.must_be_the_same, trial.value)
+        manner = replace(manner, own_loss=check)
+    examined = examine(problem, candidate, engines, declared, manner)
+    case = examined.case
     judged = {row.gradient for row in case.rows}
-    not_given = [path for path in trial.learned() if path not in judged]
-    return replace(case, not_given=not_given, left_out={**missing, **case.left_out})
+    not_given = [path for path in differentiable if path not in judged]
+    case = replace(case, not_given=not_given, left_out={**missing, **case.left_out})
+    return case if own is None else with_unreached(case, own.unreached, examined.witnesses)
+
+
+def _must_apply(declared: Convention, user: UserFunction) -> None:
+    """Raises BadOption where the convention needs what the arrays do not tell, before any of the
+    user's functions is called.
+    """
+    trial = FunctionTrial(user.role, user, user.function, dict)
+    variables = {path: user.leaves()[path] for path in user.parameter_paths()}
+    problem = trial.problem(variables, declared.precision)
+    declared.factor(problem.steps, problem.batch)
 
 
 def _output_trials(outputs: Any, seed: int) -> Iterator[tuple[str, dict[str, Array]]]:

@@ -5,8 +5,8 @@
     loss, gradients, example     example() -> (params, inputs)
     function, vjp, example       likewise, without a loss
 
-Beside these the file may define `convention`, a dict, and `setup`, a function. The file runs in
-this process, with the rights of whoever started it.
+Beside these the file may define `convention`, a dict, and `setup`, a function; beside a loss also
+`own_loss`, a function. The file runs in this process, with the rights of whoever started it.
 """
 
 import importlib.util
@@ -30,6 +30,7 @@ from .user_place import Place
 Check: TypeAlias = Callable[..., Report]
 Pending: TypeAlias = Callable[[], Report]  # a check that is still to be made
 OPTIONAL = ("convention", "setup")
+OPTIONAL_OF_A_LOSS = ("own_loss",)
 FUNCTIONS = (("loss", "gradients", check_gradients), ("function", "vjp", check_vjp))
 
 
@@ -195,8 +196,9 @@ def _check_of_functions(
         make = partial(user_code.call, "example", module.example)
         example = user_code.limited(options.get("timeout"), make)
         params, inputs = tuple_of("example", example, 2, "(params, inputs)")
+        known = OPTIONAL + (OPTIONAL_OF_A_LOSS if check is check_gradients else ())
         defined = vars(module)
-        more = {name: defined[name] for name in OPTIONAL if name in defined}
+        more = {name: defined[name] for name in known if name in defined}
         functions = (getattr(module, backward), getattr(module, forward))
         asked = {name: value for name, value in options.items() if name != "dtype"}
         if options.get("dtype", "float64") != "float64":

@@ -1,51 +1,36 @@
 """What mistake would turn the true gradient into the wrong one that was given.
 
 Each explanation is tried on the numbers: it is named only when it reproduces every entry to within
-what rounding explains.
+what rounding explains, and not by accident. Of a truth that is zero to rounding, and of what is
+given as zero, nothing is said.
 
     factor           the same number times the truth, in every gradient: a sign, a mean for a sum,
                      the 2 of a square
-    clip             the truth cut at ±c, or scaled down to a global norm
+    clip             the truth cut at ±c, or scaled down to a norm: diagnosis/of_clipping.py
     transpose        a square matrix gradient transposed
     blocks           blocks of rows (gates) in another order
     missing_steps    the share of the first, or of the last step left out; or nothing but the share
                      of the last
+    another          the true gradient of another variable
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
 
 from ..judging.findings import Finding, Mistake
+from ..judging.judge import project
 from ..problems.answer import Answer
 from ..problems.arrays import Array
 from ..problems.problem import Differentiable
 from ..witnesses.tolerance import Noise, epsilon
+from . import of_clipping
+from .of_clipping import Sight
+from .pairs import ACCIDENT, Pair, common_factor, is_certain, largest
 
 EVERYWHERE = "every gradient"
 STACKED = (3, 4)  # how many gates a cell may stack
-ROUND = 1e-9  # how near a norm must be to two decimals to have been chosen by a person
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A gradient as given and as it is in truth; `within` is the error that rounding explains."""
-
-    name: str
-    given: Array
-    true: Array
-    within: float
-
-    def agrees_with(self, value: Array) -> bool:
-        """Whether this value is what was given, to within rounding."""
-        return same(self.given, value, self.within)
-
-    @property
-    def factor(self) -> float | None:
-        """See `factor_between`."""
-        return factor_between(self.given, self.true, self.within)
 
 
 def diagnose(problem: Differentiable, answer: Answer, truth: Answer, noise: Noise) -> list[Finding]:
@@ -54,24 +39,42 @@ def diagnose(problem: Differentiable, answer: Answer, truth: Answer, noise: Nois
     Where none explains everything, those that explain one gradient.
     """
     pairs = _pairs(answer, truth, noise)
-    found = [*_one_factor(problem, pairs), *_clipped(pairs)]
+    found: list[Finding] = []
+    if _has_all(pairs, answer, truth):
+        found = _of_all(problem, pairs)
     if found:
         return found
     for pair in pairs:
-        if not pair.agrees_with(pair.true):
-            found += _of_one(problem, pair, truth)
+        if not pair.is_right and pair.is_given:
+            found += _of_one(problem, pair, truth, pairs)
     return found
 
 
+def factor_of_all(answer: Answer, truth: Answer, noise: Noise) -> float | None:
+    """The number that every given gradient is off by; None where there is none."""
+    pairs = _pairs(answer, truth, noise)
+    return common_factor(pairs) if _has_all(pairs, answer, truth) else None
+
+
+def _has_all(pairs: Sequence[Pair], answer: Answer, truth: Answer) -> bool:
+    """Whether every given gradient can be held against the truth."""
+    return len(pairs) == len(truth.gradients.keys() & answer.gradients.keys())
+
+
 def _pairs(answer: Answer, truth: Answer, noise: Noise) -> list[Pair]:
-    """The gradients of which entry can be held against entry."""
+    """The gradients that can be held against each other, entry by entry or along directions."""
     pairs: list[Pair] = []
     for name, true in truth.gradients.items():
-        given = answer.gradients.get(name)
-        if given is None or name in truth.directions or given.shape != true.shape:
+        given, directions = answer.gradients.get(name), truth.directions.get(name)
+        within = noise.limit * noise.total[name]
+        if given is None or not np.isfinite(given).all():
             continue
-        if np.isfinite(given).all():
-            within = noise.limit * noise.total[name]
+        if directions is not None and given.shape == directions.shape[1:]:
+            if name not in truth.uncertainty:
+                within *= directions[0].size ** 0.5
+            along = project(given, directions)
+            pairs.append(Pair(name, along, true, within, entries=False, whole=given))
+        elif directions is None and given.shape == true.shape:
             pairs.append(Pair(name, np.asarray(given), np.asarray(true), within))
     return pairs
 
@@ -80,83 +83,105 @@ def _found(mistake: Mistake, where: str, text: str) -> Finding:
     return Finding(mistake, where, None, 1.0, text)
 
 
-def _informative(pairs: list[Pair]) -> list[Pair]:
-    """Those whose truth is not zero throughout."""
-    return [pair for pair in pairs if pair.true.any()]
+def _sight(problem: Differentiable) -> Sight:
+    return Sight(epsilon(problem.rounding_dtype))
+
+
+def _of_all(problem: Differentiable, pairs: list[Pair]) -> list[Finding]:
+    """What explains every gradient at once."""
+    found = [*_one_factor(problem, pairs)] or [*_clipped(problem, pairs)]
+    if found:
+        return found
+    sight = _sight(problem)
+    for by_norm in of_clipping.BY_NORM:
+        found = [*by_norm(pairs, sight)]
+        if found:
+            return found
+    return []
 
 
 def _one_factor(problem: Differentiable, pairs: list[Pair]) -> Iterator[Finding]:
-    """The same number times the truth, in every gradient."""
-    telling = _informative(pairs)
-    factor = _common_factor(telling, closeness(problem))
+    """The same number times the truth, in every gradient, or a norm scaled down."""
+    factor = common_factor(pairs)
     if factor is None or factor == 1.0:
         return
-    called = name_factor(factor, known_sizes(problem), closeness(problem))
-    entries = sum(pair.true.size for pair in telling)
-    if entries == 1 and called == _in_digits(factor):
+    telling = [pair for pair in pairs if pair.is_seen]
+    near = closeness(problem)
+    called = name_factor(factor, known_sizes(problem), near)
+    is_named = called != _in_digits(factor)
+    if not is_named and not is_certain(telling, factor):
         return  # any number is a factor times any other
-    yield _found(Mistake.FACTOR, EVERYWHERE, f"exact up to {called}, in every gradient")
-    squares = [float(np.sum(np.square(pair.given))) for pair in telling]
-    norm = float(np.sqrt(sum(squares)))
-    if 0 < factor < 1 and abs(norm - round(norm, 2)) <= ROUND * norm:
-        text = f"exact up to clipping by the global norm at {norm:.6g}"
+    sight = _sight(problem)
+    norm = of_clipping.norm_reached(telling, factor, sight)
+    if norm is None or is_named or sight.norm(abs(factor)) is not None:
+        yield _found(Mistake.FACTOR, EVERYWHERE, f"exact up to {called}, in every gradient")
+    if norm is not None:
+        sign = "sign and " if factor < 0 else ""
+        text = f"exact up to {sign}clipping all gradients together to the global {norm}"
         yield _found(Mistake.CLIP, EVERYWHERE, text)
 
 
-def _common_factor(pairs: list[Pair], near: float) -> float | None:
-    """The factor of the first pair, where all have one, and all have this one."""
-    factors: list[float] = []
-    for pair in pairs:
-        factor = pair.factor
-        if factor is None:
-            return None
-        factors.append(factor)
-    if not factors:
-        return None
-    first = factors[0]
-    together = all(abs(factor - first) <= near * abs(first) for factor in factors)
-    return first if together else None
+def _clipped(problem: Differentiable, pairs: list[Pair]) -> Iterator[Finding]:
+    """The truth, times a number that has a name, cut at ±c in every gradient."""
+    cut = of_clipping.by_value(pairs, _sight(problem), _named_factors(problem))
+    if cut is not None:
+        besides = f"{cut[0]} and " if cut[0] else ""
+        text = f"exact up to {besides}clipping at ±{cut[1]:.6g}"
+        yield _found(Mistake.CLIP, EVERYWHERE, text)
 
 
-def _clipped(pairs: list[Pair]) -> Iterator[Finding]:
-    """The truth cut at ±c, in every gradient, where some entry reaches c and another does too."""
-    telling = _informative(pairs)
-    if not telling or all(pair.factor is not None for pair in telling):
-        return
-    sizes = [np.abs(pair.given) for pair in telling]
-    bound = max(float(np.max(size, initial=0.0)) for size in sizes)
-    reached = sum(int(np.sum(size == bound)) for size in sizes)
-    if bound == 0 or reached < 2:
-        return
-    cut_somewhere = False
-    for pair in telling:
-        clipped = np.clip(pair.true, -bound, bound)
-        cut_somewhere = cut_somewhere or bool((clipped != pair.true).any())
-        if not pair.agrees_with(clipped):
-            return
-    if cut_somewhere:
-        yield _found(Mistake.CLIP, EVERYWHERE, f"exact up to clipping at ±{bound:.6g}")
+def _named_factors(problem: Differentiable) -> dict[str, float]:
+    """What a factor is called → the factor, for those that have a name."""
+    sizes = known_sizes(problem)
+    named: dict[str, float] = {"sign": -1.0}
+    for size in _names_of_sizes(sizes):
+        for factor in (1 / size, -1 / size, size, -size):
+            if size > 1:
+                named[name_factor(factor, sizes)] = factor
+    return named
 
 
-def _of_one(problem: Differentiable, pair: Pair, truth: Answer) -> Iterator[Finding]:
+def _of_one(
+    problem: Differentiable, pair: Pair, truth: Answer, pairs: Sequence[Pair]
+) -> Iterator[Finding]:
     """What explains one gradient by itself."""
     name, true = pair.name, pair.true
+    clipping = of_clipping.of_one(pair, _sight(problem))
     factor = pair.factor
-    if factor is not None and true.size > 1:
+    if factor is not None and true.size > 1 and is_certain([pair], factor):
         called = name_factor(factor, known_sizes(problem), closeness(problem))
-        yield _found(Mistake.FACTOR, name, f"{name} is exact up to {called}")
+        if clipping is None or called != _in_digits(factor):
+            yield _found(Mistake.FACTOR, name, f"{name} is exact up to {called}")
+            return
+    if clipping is not None:
+        yield _found(Mistake.CLIP, name, clipping)
+        return
+    if not pair.entries:
         return
     square = true.ndim == 2 and true.shape[0] == true.shape[1]
     if square and pair.agrees_with(true.T):
         yield _found(Mistake.TRANSPOSE, name, f"{name} is the transpose of the true gradient")
         return
     yield from _blocks(pair)
+    yield from _of_another(pair, pairs)
     shares = truth.steps.get(name)
     if shares is not None and name in problem.per_step_names and len(shares) > 1:
         for which, value in _partial_sums(shares).items():
-            if pair.agrees_with(value):
+            if largest(value) > pair.within and pair.agrees_with(value):
                 text = f"{name} is the sum over the steps with {which}"
                 yield _found(Mistake.MISSING_STEPS, name, text)
+
+
+def _of_another(pair: Pair, pairs: Sequence[Pair]) -> Iterator[Finding]:
+    """The true gradient of another variable of the same shape."""
+    for other in pairs:
+        alike = other.entries and other is not pair and other.true.shape == pair.true.shape
+        within = max(pair.within, other.within)
+        if not alike or not np.max(np.abs(pair.given - other.true), initial=0.0) <= within:
+            continue
+        if largest(other.true) > within / ACCIDENT:
+            text = f"{pair.name} is given the gradient of {other.name}"
+            yield _found(Mistake.ANOTHER, pair.name, text)
 
 
 def _partial_sums(shares: Array) -> Mapping[str, Array]:
@@ -194,25 +219,6 @@ def _order_of_blocks(pair: Pair, gates: int) -> tuple[int, ...] | None:
         if pair.agrees_with(np.concatenate([parts[at] for at in order])):
             return order
     return None
-
-
-def same(one: Array, other: Array, within: float) -> bool:
-    """Whether no entry differs by more."""
-    return bool(np.max(np.abs(one - other), initial=0.0) <= within)
-
-
-def factor_between(given: Array, true: Array, within: float) -> float | None:
-    """The number c with given = c · true to within an error; None where there is none, or c is 0.
-
-    1 where the two are the same to within it.
-    """
-    norm = float(np.sum(true * true))
-    if not norm > 0:
-        return None
-    factor = float(np.sum(given * true)) / norm
-    if factor == 0 or not same(given, factor * true, within * max(1.0, abs(factor))):
-        return None
-    return 1.0 if same(given, true, within) else factor
 
 
 def known_sizes(problem: Differentiable) -> dict[str, int]:

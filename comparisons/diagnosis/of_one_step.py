@@ -20,7 +20,8 @@ from ..problems.arrays import Array, Arrays
 from ..problems.problem import Problem
 from ..witnesses import tolerance
 from ..witnesses.ask import Witnesses
-from .of_gradients import closeness, factor_between, known_sizes, name_factor
+from .of_gradients import closeness, known_sizes, name_factor
+from .pairs import factor_between
 
 
 @dataclass(frozen=True)

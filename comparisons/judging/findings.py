@@ -15,6 +15,7 @@ class Mistake(StrEnum):
     TRANSPOSE = "transpose"
     BLOCKS = "blocks"
     MISSING_STEPS = "missing_steps"
+    ANOTHER = "another"
     TRANSPOSED_WEIGHT = "transposed_weight"
 
 

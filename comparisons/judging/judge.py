@@ -1,6 +1,7 @@
 """An answer against what the references say: verdicts, and what could not be seen."""
 
 import math
+from collections.abc import Container
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -235,15 +236,17 @@ def judged_otherwise(witnesses: Witnesses) -> list[str]:
     ]
 
 
-def references_agree(problem: Differentiable, witnesses: Witnesses) -> bool:
-    """Whether every reference is within the limit of the first in all that both tell."""
+def references_agree(problem: Differentiable, witnesses: Witnesses, names: Container[str]) -> bool:
+    """Whether every reference is within the limit of the first in all of these gradients that both
+    tell.
+    """
     first = witnesses.told[witnesses.first]
     for engine, reference in witnesses.told.items():
         if reference.directions or engine is witnesses.first:
             continue
         noise = witnesses.noise_against(engine)
         for name in reference.gradients:
-            if name not in first.gradients or name in first.directions:
+            if name not in names or name not in first.gradients or name in first.directions:
                 continue
             if not judge(problem, first, reference, engine.name, name, noise).passed:
                 return False

@@ -255,6 +255,8 @@ class FunctionProblem(Differentiable):
                                          gradient adds
     timed                                the inputs among the variables: those with T as first axis
                                          are judged step by step
+    truncated                            whether states are held fixed in it, so that its gradient
+                                         is no difference of its values
     """
 
     name: str
@@ -267,6 +269,7 @@ class FunctionProblem(Differentiable):
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
     timed: tuple[str, ...] = ()
     copied: Callable[[Any], Callable[[Any, Mapping[str, Any]], Any]] | None = None
+    truncated: bool = False
     cell: str = "function"
     loss_label: str = ""
 

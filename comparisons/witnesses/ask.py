@@ -1,15 +1,18 @@
 """Ask the references: their answers, and the noise of the problem."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from .. import output
-from ..errors import CannotFollow, MissingFramework, NothingFollows
+from ..errors import BadOption, CannotFollow, MissingFramework, NothingFollows
 from ..problems.answer import Answer
-from ..problems.convention import Convention
+from ..problems.arrays import Array, frozen
+from ..problems.clipping import Bounds, Entries, Seen, reached
+from ..problems.convention import Convention, distances
 from ..problems.problem import AnyProblem, FunctionProblem
 from ..user_code import at_line, comes_from_outside, describe
 from . import tolerance
@@ -17,6 +20,8 @@ from .engines import Engine, select
 from .left_out import LeftOut, WhyLeftOut
 
 FIRST_SAMPLES = 1
+KEPT = 1e-6  # relative: a gradient so near to the plain one was not clipped
+CHUNK = 64  # entries of which numeric references tell each one, and not inner products
 
 ADVICE = (
     "array-API code says xp.tanh, not np.tanh or math.tanh, and takes no number out with float()"
@@ -148,14 +153,15 @@ class Testimony:
     far as it is wanted.
 
     It only grows with samples, so that what agrees by one agrees by all. `names` are the gradients
-    that the convention applies to. The references answer in float64, whatever the candidate works
-    in.
+    that the convention applies to, `given` what was given for them. The references answer in
+    float64, whatever the candidate works in.
     """
 
     problem: AnyProblem
     engines: Sequence[Engine]
     convention: Convention
     names: frozenset[str]
+    given: Mapping[str, Array] = field(default_factory=dict[str, Array])
 
     @cached_property
     def asked(self) -> Asked:
@@ -174,7 +180,38 @@ class Testimony:
 
     def _measured(self, samples: int) -> Witnesses:
         problem = in_double(self.problem)
-        return measured(problem, self.asked, self.convention, set(self.names), samples)
+        told = (self.asked, self.convention, set(self.names))
+        return measured(problem, *told, samples, self.seen)
+
+    @cached_property
+    def seen(self) -> dict[Engine, Seen]:
+        """What each reference knows of the gradients under a convention that clips."""
+        problem, bounds = in_double(self.problem), self.convention.bounds
+        inputs = frozenset(problem.timed if isinstance(problem, FunctionProblem) else ())
+        found: dict[Engine, Seen] = {}
+        for engine, answer in self.asked.answers.items():
+            at_bound: dict[str, Entries] = {}
+            if bounds.value is not None and isinstance(problem, FunctionProblem):
+                wanted = self._reaching(answer, bounds, inputs)
+                at_bound = _at_entries(problem, engine, wanted)
+            found[engine] = Seen(self.given, at_bound, inputs)
+        return found
+
+    def _reaching(self, answer: Answer, bounds: Bounds, inputs: frozenset[str]) -> dict[str, Array]:
+        """The entries that reach the bound, of the given gradients that an answer tells along
+        directions only.
+        """
+        params = {name: value for name, value in self.given.items() if name not in inputs}
+        found: dict[str, Array] = {}
+        for name in answer.directions:
+            if name not in self.given:
+                continue
+            # whichever of them are scaled down together, they have their own largest entry
+            together = ({name: self.given[name]}, params, self.given)
+            scopes = together[:1] if bounds.of_each else together[1:]
+            levels = [bounds.in_given(scope) or 0.0 for scope in scopes if scope]
+            found[name] = reached(self.given[name], min(levels))
+        return found
 
 
 def in_double(problem: AnyProblem) -> AnyProblem:
@@ -183,31 +220,165 @@ def in_double(problem: AnyProblem) -> AnyProblem:
 
 
 def measured(
-    problem: AnyProblem, asked: Asked, convention: Convention, names: set[str], samples: int
+    problem: AnyProblem,
+    asked: Asked,
+    convention: Convention,
+    names: set[str],
+    samples: int,
+    seen: Mapping[Engine, Seen],
 ) -> Witnesses:
     """The answers with the noise by so many samples, and under the convention."""
     plain = dict(asked.answers)
     first = witness_of(plain)
     noise, lowered = _noise(problem, plain, first, samples)
     own = _own_noise(problem, plain, first, samples)
+    meant = convention.followed_by(seen[first], plain[first], problem.steps, problem.batch, names)
     told: dict[Engine, Answer] = {}
     for engine, answer in plain.items():
-        told[engine] = convention.apply(answer, problem.steps, problem.batch, names)
+        told[engine] = meant.apply(answer, problem.steps, problem.batch, names, seen[engine])
     for name, value in plain[first].uncertainty.items():
         noise.total[name] = max(noise.total[name], value)
 
     # A convention's factor scales the gradient, and with it what rounding does to it.
-    extra: Mapping[str, float] = {}
+    size = abs(meant.factor(problem.steps, problem.batch))
+    shrunk = meant.shrinkage(plain[first], problem.steps, problem.batch, names, seen[first])
+    factor = {name: size * shrunk.get(name, 1.0) for name in names}
+    extra = _of_the_norm(noise, told[first], factor, shrunk, meant)
     if isinstance(problem, FunctionProblem):
-        extra = problem.extra_noise
-    factor = dict.fromkeys(names, abs(convention.factor(problem.steps, problem.batch)))
+        for name, level in problem.extra_noise.items():
+            extra[name] = extra.get(name, 0.0) + level
     common = tolerance.scaled(noise, factor, extra, convention.allowed)
     each: dict[Engine, tolerance.Noise] = {}
     for engine, found in own.items():
         each[engine] = tolerance.scaled(found, factor, {}, convention.allowed)
     remarks = [remark for answer in plain.values() for remark in answer.remarks]
-    remarks += lowered.remarks
+    remarks += [*lowered.remarks, *_eps_followed(convention, meant, shrunk, problem)]
+    remarks += _scope_followed(convention, meant, told[first], seen[first])
     return Witnesses(plain, told, asked.left_out, common, each, remarks, lowered.overflown)
+
+
+def _of_the_norm(
+    noise: tolerance.Noise,
+    told: Answer,
+    factor: Mapping[str, float],
+    shrunk: Mapping[str, float],
+    meant: Convention,
+) -> dict[str, float]:
+    """What the rounding of the norm adds to each gradient that it shrinks.
+
+    With N the norm before clipping, g · c / N is off by |g| c / N · ΔN / N; and where every entry
+    of a gradient is off by the same share as its largest, so is its norm.
+    """
+    beyond = [name for name, coefficient in shrunk.items() if coefficient < 1]
+    errors: dict[str, float] = {}  # of the norm of each gradient, as it is after clipping
+    for name in beyond:
+        spread = 1.0 if name in told.uncertainty else _norm_over_largest(told, name)
+        errors[name] = factor[name] * noise.total[name] * spread
+    together = float(np.linalg.norm(list(errors.values())))
+    found: dict[str, float] = {}
+    for name in beyond:
+        of_norm = errors[name] if meant.bounds.of_each else together
+        largest = float(np.max(np.abs(told.gradients[name]), initial=0.0))
+        if name in told.directions and name not in told.uncertainty:
+            largest /= _norm_over_largest(told, name)
+        found[name] = largest * of_norm / (meant.bounds.norm or 1.0)
+    return found
+
+
+def _norm_over_largest(told: Answer, name: str) -> float:
+    """‖g‖ / max|g|: at most √n for n entries, which is taken where they are not told."""
+    if name in told.directions:
+        return told.directions[name][0].size ** 0.5
+    largest = float(np.max(np.abs(told.gradients[name]), initial=0.0))
+    return float(np.linalg.norm(told.gradients[name])) / largest if largest > 0 else 1.0
+
+
+def _eps_followed(
+    declared: Convention, meant: Convention, shrunk: Mapping[str, float], problem: AnyProblem
+) -> list[str]:
+    """A remark where a norm was clipped as torch clips it, though that was not declared."""
+    eps = meant.bounds.eps
+    if declared.clip_norm_eps is not None or eps == 0 or not shrunk:
+        return []
+    bound, smallest = meant.bounds.norm or 0.0, min(shrunk.values())
+    relative = eps * smallest / bound
+    if smallest == 1 or relative <= tolerance.LIMIT * tolerance.epsilon(problem.rounding_dtype):
+        return []
+    return [
+        f"clipping: the gradients follow torch's clip_grad_norm_, which divides by norm + {eps:g}; "
+        f"code that divides by the norm itself would be off by a relative {relative:.1g}"
+    ]
+
+
+def _scope_followed(declared: Convention, meant: Convention, told: Answer, seen: Seen) -> list[str]:
+    """A remark where the parameters' gradients alone were clipped, though that was not declared."""
+    if declared.clipped is not None or meant.clipped != "params":
+        return []
+    apart = distances(told, set(seen.inputs), seen)
+    kept = sorted(name for name, distance in apart.items() if distance <= KEPT)
+    if not kept:
+        return []
+    those = ", ".join(kept)
+    return [f"clipping: the gradients of the parameters are clipped, those of {those} are not"]
+
+
+def _at_entries(
+    problem: FunctionProblem, engine: Engine, wanted: Mapping[str, Array]
+) -> dict[str, Entries]:
+    """The plain derivative at single entries of variables, flat indices, by variable.
+
+    They become variables of their own, so few in each that an engine tells every one.
+    """
+    places: dict[str, tuple[str, Array]] = {}
+    for name, at in wanted.items():
+        for start in range(0, len(at), CHUNK):
+            places[str(len(places))] = name, at[start : start + CHUNK]
+    if not places:
+        return {}
+    point = {**problem.constants, **problem.variables}
+
+    def at_places(function: Any) -> Any:
+        def moved(xp: Any, named: Mapping[str, Any]) -> Any:
+            whole: dict[str, Any] = {**point}
+            for key, (name, at) in places.items():
+                whole[name] = _put(xp, whole[name], at, named[key])
+            return function(xp, whole)
+
+        return moved
+
+    def copied(world: Any) -> Any:
+        return at_places(problem.function if problem.copied is None else problem.copied(world))
+
+    pieces = {key: point[name].reshape(-1)[at] for key, (name, at) in places.items()}
+    function = at_places(problem.function)
+    asked = FunctionProblem(
+        problem.name, function, frozen(pieces), {}, problem.seed, problem.numpy_only
+    )
+    asked = replace(asked, copied=copied)
+    answer = _ask_one(asked, engine)
+    if isinstance(answer, LeftOut):
+        raise BadOption(
+            f"convention: clip_value needs the entries that reach it of {', '.join(wanted)}, and "
+            f"{engine.name} does not tell them: {answer}"
+        )
+    found: dict[str, Entries] = {}
+    for name in wanted:
+        mine = [key for key, (owner, _) in places.items() if owner == name]
+        values = [answer.gradients[key] for key in mine]
+        doubts = [answer.uncertainty.get(key, 0.0) for key in mine]
+        if mine:
+            at = np.concatenate([places[key][1] for key in mine])
+            found[name] = Entries(at, np.concatenate(values), max(doubts))
+    return found
+
+
+def _put(xp: Any, array: Any, at: Array, values: Any) -> Any:
+    """The array with other values at these flat indices, in operations that any namespace has."""
+    size = int(np.size(array))
+    index = np.arange(size) + len(at)
+    index[at] = np.arange(len(at))
+    flat = xp.reshape(xp.asarray(array), (size,))
+    return xp.reshape(xp.concat([values, flat])[index], array.shape)
 
 
 @dataclass(frozen=True)

@@ -361,9 +361,10 @@ def _needs_numpy_code(problem: AnyProblem) -> str | None:
 
 
 def _needs_whole_gradient(problem: AnyProblem) -> str | None:
-    if isinstance(problem, FunctionProblem):
+    is_function = isinstance(problem, FunctionProblem)
+    if is_function and not problem.truncated:
         return None
-    if problem.window is None and problem.chunk is None:
+    if not is_function and problem.window is None and problem.chunk is None:
         return None
     return "a truncated gradient is the derivative of no number that could be evaluated"
 

@@ -365,7 +365,7 @@ def test_the_namespace_is_numpy_for_whoever_looks():
 
 def test_a_part_of_the_derivative_that_is_lost_without_a_trace_is_found_out():
     def loss(a, fixed):
-        return np.sum(np.sin(a)) + 0.01 * np.sum(fixed * a)
+        return np.sum(np.sin(a)) + 0.1 * np.sum(fixed * a)
 
     def copied(world):
         copy = world.copy(loss)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from bptt_crosscheck import GradientMismatch, check_cell, check_gradients
 from bptt_crosscheck.comparisons.candidates.draw import cell_problem
-from bptt_crosscheck.comparisons.diagnosis.of_gradients import diagnose, factor_between, name_factor
+from bptt_crosscheck.comparisons.diagnosis.of_gradients import diagnose, name_factor
+from bptt_crosscheck.comparisons.diagnosis.pairs import factor_between
 from bptt_crosscheck.comparisons.judging.findings import Mistake
 from bptt_crosscheck.comparisons.witnesses.engines import select
 from bptt_crosscheck.comparisons.witnesses.tolerance import LIMIT, LOW_LIMIT, Noise
@@ -362,3 +363,160 @@ def test_below_float64_the_limit_is_lower(asked):
         Mistake.TRANSPOSE
     ]
     assert diagnose(problem, answer, truth, low) == []
+
+
+# What cannot be told.
+
+
+def linear(xp, params, inputs):
+    """⟨a, w⟩ of which the gradient of `unused` is zero."""
+    return xp.sum(params["a"] * inputs["w"]) + 0.0 * xp.sum(params["unused"])
+
+
+LINEAR = {"a": np.ones(3), "unused": np.array([0.3, -0.7, 1.1])}
+
+
+def linear_gradients(**given):
+    return lambda params, inputs: {"a": inputs["w"], **given}
+
+
+@pytest.mark.parametrize("references", [["torch"], ["differences"], ["complex step"]])
+@pytest.mark.parametrize("size", [1.0, 1e-9, 1e9])
+def test_nothing_is_a_factor_times_zero(references, size):
+    given = linear_gradients(unused=size * np.array([1.0, -2.0, 3.0]))
+    asked = (linear, LINEAR, {"w": np.array([0.3, 2.0, -1.0])})
+    report = check_gradients(given, *asked, references=references, raise_exception=False)
+    assert {row.gradient for row in report.rows if not row.passed} == {"unused"}
+    assert report.cases[0].diagnosis == []
+
+
+def test_a_factor_is_of_every_gradient_only_where_that_of_none_is_zero(asked):
+    """All are negative, and that of x, which is zero in truth, is not zero."""
+    problem, truth, noise = asked
+    zero = replace(truth, gradients={**truth.gradients, "x": 0 * truth.gradients["x"]})
+    given = {name: -value for name, value in truth.gradients.items()}
+    found = diagnose(problem, replace(truth, gradients=given), zero, noise)
+    assert [text.text for text in found] == [
+        f"{name} is exact up to sign" for name in given if name != "x"
+    ]
+    given["x"] = 0 * given["x"]
+    [found] = diagnose(problem, replace(truth, gradients=given), zero, noise)
+    assert found.text == "exact up to sign, in every gradient"
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 3.0])
+def test_what_is_left_of_a_gradient_in_its_rounding_is_no_factor(asked, size):
+    """Of a truth whose noise is 1e-15, so much of that noise."""
+    _, truth, noise = asked
+    limit = noise.limit * 1e-15
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        shape = truth.gradients["U"].shape
+        assert explained(asked, U=size * limit * rng.normal(size=shape) / 3) == []
+        both = size * limit * truth.gradients["U"] / 3
+        assert not any("factor" in text for text in explained(asked, U=both))
+
+
+def test_few_entries_fit_any_factor(asked):
+    """Two entries, of which one is nothing but noise, are a factor times whatever else is so."""
+    problem, truth, noise = asked
+    few = np.zeros_like(truth.gradients["U"])
+    few[0, 0] = 0.7
+    one = replace(truth, gradients={**truth.gradients, "U": few})
+    given = {**truth.gradients, "U": few * 1.37}
+    assert diagnose(problem, replace(truth, gradients=given), one, noise) == []
+    few[1, 1] = 0.3
+    given = {**truth.gradients, "U": few * 1.37}
+    [found] = diagnose(problem, replace(truth, gradients=given), one, noise)
+    assert found.text == "U is exact up to the factor 1.37"
+
+
+def test_a_sum_that_is_zero_is_not_the_share_of_a_step(asked):
+    """The last step has no share, and all zeros were given."""
+    problem, truth, noise = asked
+    shares = truth.steps["W"].copy()
+    shares[-1] = 0
+    steps, total = {**truth.steps, "W": shares}, shares.sum(axis=0)
+    late = replace(truth, steps=steps, gradients={**truth.gradients, "W": total})
+
+    def told(value):
+        given = {**late.gradients, "W": value}
+        found = diagnose(problem, replace(late, gradients=given), late, noise)
+        return [finding.text for finding in found]
+
+    assert told(0 * total) == []
+    assert told(1e-16 * np.ones_like(total)) == []
+    assert told(shares[0]) == ["W is the sum over the steps with step 1 alone"]
+
+
+def test_along_directions_every_gradient_is_every_one():
+    """The sign of b is off, and a large w is wrong otherwise: not every gradient has that sign."""
+
+    def wrong(params, inputs):
+        return {"b": -np.cos(params["b"]), "w": 2 * params["w"] + 1}
+
+    def squares(params, inputs):
+        return np.sum(params["w"] ** 2) + np.sum(np.sin(params["b"]))
+
+    asked = (squares, {"w": np.linspace(-1, 2, 100), "b": np.array([0.4, -1.0])}, {})
+    for derived, words in (
+        (wrong, "b is exact up to sign"),
+        (lambda p, i: {**wrong(p, i), "w": -2 * p["w"]}, "exact up to sign, in every gradient"),
+    ):
+        report = check_gradients(derived, *asked, references="differences", raise_exception=False)
+        assert [found.text for found in report.cases[0].diagnosis] == [words]
+
+
+def test_the_gradient_of_another(asked):
+    truth = asked[1].gradients
+    assert explained(asked, U=truth["h_0"][:1].T @ truth["h_0"][:1]) == []
+
+    def two(xp, params, inputs):
+        first, second = params["w"]
+        return xp.sum(xp.sin(first * inputs["x"]) * second)
+
+    def given(same):
+        def gradients(params, inputs):
+            first, second = params["w"]
+            x = inputs["x"]
+            right = [x * second * np.cos(first * x), np.sin(first * x)]
+            return {"w": [right[same[0]], right[same[1]]]}
+
+        return gradients
+
+    params = {"w": [np.array([0.7, 0.2]), np.array([0.9, 1.4])]}
+    for same, texts in (
+        ((1, 1), ["w[0] is given the gradient of w[1]"]),
+        ((0, 0), ["w[1] is given the gradient of w[0]"]),
+        (
+            (1, 0),
+            ["w[0] is given the gradient of w[1]", "w[1] is given the gradient of w[0]"],
+        ),
+        ((0, 1), []),
+    ):
+        inputs = {"x": np.array([0.5, 1.7])}
+        report = check_gradients(given(same), two, params, inputs, **TORCH, raise_exception=False)
+        assert [found.text for found in report.cases[0].diagnosis] == texts
+        assert {found.mistake for found in report.cases[0].diagnosis} <= {Mistake.ANOTHER}
+
+
+def test_references_disagree_only_over_what_was_asked():
+    """jax and torch may round otherwise in what nobody gave."""
+    from bptt_crosscheck.comparisons.judging.judge import references_agree
+    from bptt_crosscheck.comparisons.problems.convention import Convention
+    from bptt_crosscheck.comparisons.witnesses.ask import Asked, Testimony
+
+    shapes = ({"W": (3, 2), "U": (3, 3)}, {"h": (3,)})
+    problem = replace(
+        cell_problem("Elman", shapes, SIZES, 0), step=lambda *arguments: Elman().step(*arguments)[0]
+    )
+    engines = select(("torch", "jax"))
+    testimony = Testimony(problem, engines, Convention(), frozenset())
+    first, second = engines
+    off = testimony.asked.answers[second]
+    off = replace(off, gradients={**off.gradients, "x": off.gradients["x"] + 1})
+    answers = {first: testimony.asked.answers[first], second: off}
+    witnesses = replace(testimony.brief, plain=answers, told=answers)
+    assert isinstance(testimony.asked, Asked)
+    assert references_agree(problem, witnesses, {"W", "U", "h_0"})
+    assert not references_agree(problem, witnesses, {"W", "x"})

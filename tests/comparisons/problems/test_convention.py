@@ -58,8 +58,14 @@ def cut(bound):
     return lambda found: {name: np.clip(value, -bound, bound) for name, value in found.items()}
 
 
-def normed(bound):
-    return lambda found: times(min(1.0, bound / global_norm(found)))(found)
+def normed(bound, eps=0.0):
+    return lambda found: times(min(1.0, bound / (global_norm(found) + eps)))(found)
+
+
+def normed_each(bound, eps=0.0):
+    return lambda found: {
+        name: normed(bound, eps)({name: value})[name] for name, value in found.items()
+    }
 
 
 # declared, what the code does, what the text says when it is not declared
@@ -76,16 +82,41 @@ CONVENTIONS = (
     ({"scale": "B"}, times(B), "exact up to the factor B ="),
     ({"sign": -1, "scale": "1/B"}, times(-1 / B), "exact up to the factor −1/B ="),
     ({"clip_value": 0.5}, cut(0.5), "exact up to clipping at ±0.5"),
-    ({"clip_norm": 0.5}, normed(0.5), "exact up to clipping by the global norm at 0.5"),
+    (
+        {"clip_norm": 0.5},
+        normed(0.5),
+        "exact up to clipping all gradients together to the global norm 0.5\n",
+    ),
+    (
+        {"clip_norm": 0.5},
+        normed(0.5, 1e-6),
+        "the global norm 0.5 as torch's clip_grad_norm_ clips it, by norm + 1e-06",
+    ),
+    ({"clip_norm": 0.5, "clip_norm_eps": 1e-3}, normed(0.5, 1e-3), "exact up to the factor 0.0"),
+    (
+        {"clip_norm_each": 0.5},
+        normed_each(0.5),
+        "exact up to clipping each array by itself to norm 0.5\n",
+    ),
+    (
+        {"clip_norm_each": 0.5},
+        normed_each(0.5, 1e-6),
+        "each array by itself to norm 0.5 as torch's clip_grad_norm_ clips it",
+    ),
     (
         {"scale": "1/B", "clip_value": 0.25},
         lambda found: cut(0.25)(times(1 / B)(found)),
-        "U: differs",
+        "exact up to the factor 1/B = 1/3 and clipping at ±0.25",
+    ),
+    (
+        {"sign": -1, "clip_value": 0.25},
+        lambda found: cut(0.25)(times(-1)(found)),
+        "exact up to sign and clipping at ±0.25",
     ),
     (
         {"sign": -1, "clip_norm": 0.5},
         lambda found: times(-1)(normed(0.5)(found)),
-        "exact up to the factor",
+        "exact up to sign and clipping all gradients together to the global norm 0.5",
     ),
 )
 every_convention = pytest.mark.parametrize(
@@ -106,13 +137,15 @@ def test_declared_it_passes_and_undeclared_it_is_explained(declared, does, words
 
 @pytest.mark.parametrize(
     ("declared", "does"),
-    [row[:2] for row in CONVENTIONS[3::4]],
+    [row[:2] for row in (*CONVENTIONS[3:12:4], *CONVENTIONS[12:])],
     ids=lambda value: None if callable(value) else str(value),
 )
 def test_a_mistake_under_a_declared_convention_is_seen(declared, does):
     def wrong(params, inputs):
         found = batch_gradients(params, inputs)
-        return does({**found, "U": found["U"] * 0.99})
+        # another factor in each entry: a norm hides one that is common, a bound that of one entry
+        spoil = np.linspace(0.98, 0.99, 16).reshape(4, 4)
+        return does({**found, "U": found["U"] * spoil})
 
     with pytest.raises(GradientMismatch, match="U: differs from torch"):
         check_gradients(wrong, batch_loss, WEIGHTS, BATCH, convention=declared, **TORCH)
@@ -120,7 +153,13 @@ def test_a_mistake_under_a_declared_convention_is_seen(declared, does):
 
 @pytest.mark.parametrize(
     ("declared", "does"),
-    [({"sign": -1}, times(-1)), ({"clip_value": 0.2}, cut(0.2)), ({"clip_norm": 0.3}, normed(0.3))],
+    [
+        ({"sign": -1}, times(-1)),
+        ({"clip_value": 0.2}, cut(0.2)),
+        ({"clip_norm": 0.3}, normed(0.3)),
+        ({"clip_norm": 0.3}, normed(0.3, 1e-6)),
+        ({"clip_norm_each": 0.1}, normed_each(0.1)),
+    ],
 )
 def test_numpy_code_has_conventions_too(declared, does):
     assert check_gradients(
@@ -240,8 +279,22 @@ def test_truncation_is_not_left_to_numeric_references():
         check_gradients(gradients, STEPWISE, PARAMS, INPUTS, **asked)
 
 
+def test_truncation_leaves_out_numeric_references_beside_others():
+    report = check_gradients(
+        truncated(1),
+        STEPWISE,
+        PARAMS,
+        INPUTS,
+        convention={"truncation": 1},
+        references=["torch", "differences"],
+    )
+    assert report.passed
+    assert {row.reference for row in report.rows} == {"torch"}
+    assert "no number that could be evaluated" in str(report.cases[0].left_out["differences"])
+
+
 BAD = (
-    ({"scael": 2}, ("no 'scael'", "sign, scale, clip_value, clip_norm, truncation, precision")),
+    ({"scael": 2}, ("no 'scael'", "sign, scale, clip_value, clip_norm, clip_norm_each, ")),
     ({1: 2}, ("no 1",)),
     ("1/T", ("convention",)),
     (5, ("convention",)),
@@ -264,6 +317,15 @@ BAD = (
     ({"clip_value": "five"}, ("clip_value",)),
     ({"clip_norm": 0.0}, ("clip_norm",)),
     ({"clip_norm": [1.0]}, ("clip_norm",)),
+    ({"clip_norm_each": 0.0}, ("clip_norm_each", "positive")),
+    ({"clip_norm_eps": 1e-6}, ("clip_norm_eps", "give that too")),
+    ({"clip_norm": 1.0, "clip_norm_eps": -1e-6}, ("clip_norm_eps", "at least 0")),
+    ({"clip_norm": 1.0, "clip_norm_eps": "torch"}, ("clip_norm_eps",)),
+    ({"clip_norm": 1.0, "clip_norm_each": 1.0}, ("give one of them",)),
+    ({"clip_norm": 1.0, "clipped": "x"}, ('clipped is "all" or "params"', "not 'x'")),
+    ({"clipped": "params"}, ("clipped", "give that too")),
+    (Convention(clip_value=-1.0), ("clip_value", "positive")),
+    (Convention(scale="two"), ("scale 'two'",)),
     ({"truncation": -1}, ("truncation", "at least 0", "not -1")),
     ({"truncation": 1.5}, ("truncation",)),
     ({"truncation": "3"}, ("truncation",)),
@@ -291,21 +353,75 @@ def test_a_letter_that_x_does_not_tell_is_asked_for_as_a_number():
     ).passed
 
 
-def test_clipping_needs_every_entry():
-    large = {"w": np.linspace(-1, 1, 100)}
-    with pytest.raises(BadOption, match="clipping needs every entry|clipping needs every entry"):
-        check_gradients(
-            lambda p, i: cut(0.5)({"w": 2 * p["w"]}),
-            lambda p, i: np.sum(p["w"] ** 2),
-            large,
-            {},
-            convention={"clip_value": 0.5},
-        )
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *given):
+        self.calls += 1
+        return self.function(*given)
+
+
+def counted(function, names):
+    """A counted function with these parameters."""
+    count = Counted(function)
+    if "xp" in names:
+        return count, lambda xp, params, inputs: count(xp, params, inputs)
+    return count, lambda params, inputs: count(params, inputs)
+
+
+CANNOT_APPLY = (
+    {"scale": "T"},
+    {"scale": "1/T"},
+    {"scale": "B"},
+    {"scale": "1/(T·B)"},
+    {"scale": "T/B"},
+    {"sign": 0},
+    {"clip_value": -1},
+    {"clip_norm": "5"},
+    {"clip_norm_each": 0},
+    {"clip_norm_eps": 1e-6},
+    {"truncation": 2},
+    {"precision": "float8"},
+    {"rtol": -1.0},
+    {"atol": "0"},
+    {"clip": 5},
+)
+
+
+@pytest.mark.parametrize("declared", CANNOT_APPLY, ids=str)
+@pytest.mark.parametrize("references", [None, ["torch"], ["differences"]], ids=str)
+def test_a_convention_that_cannot_apply_is_refused_before_anything_is_computed(
+    declared, references
+):
+    params, inputs = {"w": np.ones(3)}, {"signal": np.ones(3)}
+    for names in ("xp", "params"):
+        count, asked = counted(lambda *given: given[-2]["w"].sum(), names)
+        derived = Counted(lambda params, inputs: {"w": np.ones(3)})
+        setup = Counted(lambda: None)
+        options = {"convention": declared, "references": references, "setup": setup}
+        with pytest.raises(BadOption):
+            check_gradients(derived, asked, params, inputs, **options)
+        assert (count.calls, derived.calls, setup.calls) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("declared", CANNOT_APPLY, ids=str)
+def test_so_is_one_of_a_vjp(declared):
+    params, inputs = {"w": np.ones(3)}, {"signal": np.ones(3)}
+    count, asked = counted(lambda xp, params, inputs: params["w"] * 2, ("xp",))
+    derived = Counted(lambda params, inputs, cotangents: {"w": 2 * cotangents})
+    with pytest.raises(BadOption):
+        check_vjp(derived, asked, params, inputs, convention=declared)
+    assert (count.calls, derived.calls) == (0, 0)
+    assert check_vjp(derived, asked, params, inputs).passed
+    assert count.calls > 0  # the twin
 
 
 def test_a_convention_ready_made_is_taken_as_it_is():
     made = Convention(sign=-1)
-    assert convention_of(made) is made
+    assert convention_of(made) == made
     assert convention_of(None) == Convention()
     assert check_gradients(
         lambda p, i: times(-1)(gradients(p, i)), loss, PARAMS, INPUTS, convention=made, **TORCH
