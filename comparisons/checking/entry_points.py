@@ -530,7 +530,8 @@ def _must_apply(declared: Convention, user: UserFunction) -> None:
     """Raises BadOption where the convention needs what the arrays do not tell, before any of the
     user's functions is called.
     """
-    trial = FunctionTrial(user.role, user, user.function, dict)
+    unasked: Any = None  # who would be asked: nobody is
+    trial = FunctionTrial(user.role, user, lambda user: user.function, unasked, unasked)
     variables = {path: user.leaves()[path] for path in user.parameter_paths()}
     problem = trial.problem(variables, declared.precision)
     declared.factor(problem.steps, problem.batch)
