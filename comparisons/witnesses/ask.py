@@ -12,7 +12,7 @@ from ..errors import CannotFollow, MissingFramework, NothingFollows
 from ..problems.answer import Answer
 from ..problems.convention import Convention
 from ..problems.problem import AnyProblem, FunctionProblem
-from ..user_code import at_line, comes_from_outside, describe
+from ..user_code import at_line, comes_from_outside, describe, printable
 from . import tolerance
 from .engines import Engine, select
 from .left_out import LeftOut, WhyLeftOut
@@ -78,7 +78,8 @@ def _ask_one(problem: AnyProblem, engine: Engine) -> Answer | LeftOut:
         with contextlib.redirect_stdout(sys.stderr):
             return engine.answer(problem)
     except CannotFollow as error:
-        return LeftOut(WhyLeftOut.CANNOT_FOLLOW, f"cannot follow: {error}")
+        what = printable(" ".join(str(error).split()))  # a user's words may be among them
+        return LeftOut(WhyLeftOut.CANNOT_FOLLOW, f"cannot follow: {what}")
     except (Exception, SystemExit) as error:
         if not (is_from_outside(problem) or comes_from_outside(error)):
             raise
