@@ -1,6 +1,7 @@
 """What a user put into params or inputs, before anything is made of it."""
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -60,5 +61,26 @@ def _must_be_numbers(place: str, item: Any) -> None:
         dtype = cast(Any, item).dtype
         if dtype.kind not in "ciub" and not is_real(dtype):
             raise BadContract(f"{place} is an array of {dtype}: give it as floating-point numbers")
-    elif not is_tensor(item) and hasattr(item, "shape") and hasattr(item, "dtype"):
+    elif not is_tensor(item) and _is_like_an_array(item):
         raise BadContract(f"{place} is a {type(item).__name__}: give it as a NumPy array")
+    elif _may_hold_arrays(item):
+        raise BadContract(
+            f"{place} is a {type(item).__name__}: give its arrays in a dict or a list"
+        )
+
+
+def _is_like_an_array(item: Any) -> bool:
+    if isinstance(item, type):
+        return False
+    return isinstance(item, array) or hasattr(item, "shape") or hasattr(item, "__array__")
+
+
+def _may_hold_arrays(item: Any) -> bool:
+    """Whether it is a collection that is not gone through, or an object that keeps arrays."""
+    if isinstance(item, str | bytes | bytearray | range | type) or is_tensor(item):
+        return False
+    if isinstance(item, Iterable):
+        return True
+    own = getattr(item, "__dict__", None)
+    held = cast(dict[str, Any], own).values() if isinstance(own, dict) else ()
+    return not callable(item) and any(isinstance(each, np.ndarray) for each in held)

@@ -14,7 +14,7 @@ from ..problems.arrays import Array, frozen
 from ..problems.clipping import Bounds, Entries, Seen, reached
 from ..problems.convention import Convention, distances
 from ..problems.problem import AnyProblem, FunctionProblem
-from ..user_code import at_line, comes_from_outside, describe
+from ..user_code import at_line, comes_from_outside, describe, printable
 from . import tolerance
 from .engines import Engine, select
 from .left_out import LeftOut, WhyLeftOut
@@ -82,7 +82,8 @@ def _ask_one(problem: AnyProblem, engine: Engine) -> Answer | LeftOut:
         with output.kept():
             return engine.answer(problem)
     except CannotFollow as error:
-        return LeftOut(WhyLeftOut.CANNOT_FOLLOW, f"cannot follow: {error}")
+        what = printable(" ".join(str(error).split()))  # a user's words may be among them
+        return LeftOut(WhyLeftOut.CANNOT_FOLLOW, f"cannot follow: {what}")
     except (Exception, SystemExit) as error:
         if not (is_from_outside(problem) or comes_from_outside(error)):
             raise

@@ -2,6 +2,10 @@
 says what to give instead; and what runs can still be wrong.
 """
 
+import array
+from collections import deque
+from types import SimpleNamespace
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -63,6 +67,10 @@ REFUSED_AS_PARAMS = REFUSED | {
     "eight bits": (ONES.astype(ml_dtypes.float8_e4m3fn), "array of float8"),
     "integers": (np.ones(3, dtype=int), "no array of real floating-point numbers"),
     "complex": (ONES * 1j, "no array of real floating-point numbers"),
+    "a buffer": (array.array("d", [1.0, 2.0]), "give it as a NumPy array"),
+    "a set": ({1.0, 2.0}, "is a set: give its arrays in a dict or a list"),
+    "a deque": (deque([ONES]), "is a deque: give its arrays"),
+    "an object": (SimpleNamespace(W=ONES), "is a SimpleNamespace: give its arrays"),
 }
 
 

@@ -12,6 +12,7 @@ from bptt_crosscheck.comparisons.candidates.draw import cell_problem
 from bptt_crosscheck.comparisons.candidates.user_cell import UserCell
 from bptt_crosscheck.comparisons.checking import entry_points
 from bptt_crosscheck.comparisons.errors import LayoutMatters, NotRepeatable
+from bptt_crosscheck.comparisons.problems.names import Role, marked
 from bptt_crosscheck.comparisons.witnesses import batched
 from bptt_crosscheck.comparisons.witnesses.engines import ENGINES
 from bptt_crosscheck.comparisons.witnesses.tolerance import perturb
@@ -19,6 +20,8 @@ from bptt_crosscheck.comparisons.witnesses.tolerance import perturb
 from tests.comparisons.small import SIZES, TORCH, Elman, spoiled
 
 ENGINE = {engine.name: engine for engine in ENGINES}
+W, U = (marked(Role.PARAMETER, name) for name in "WU")
+H = marked(Role.STATE, "h")
 
 
 class Counting(Elman):
@@ -94,7 +97,7 @@ def test_moved_trials_are_worked_out_together_by_their_seed(forwards):
     assert forwards == ["gradients_of_several"]
     for trial, answer in zip(moved, found, strict=True):
         np.testing.assert_allclose(
-            answer.gradients["U"], ENGINE["torch"].answer(trial).gradients["U"], rtol=1e-12
+            answer.gradients[U], ENGINE["torch"].answer(trial).gradients[U], rtol=1e-12
         )
     engine.answer(moved[0], 8)
     assert engine.answer(moved[1], 7) is not found[1]
@@ -107,10 +110,10 @@ def test_nothing_is_handed_out_for_other_numbers(what):
     engine.answer(first)
     nudged = lambda arrays, name: {**arrays, name: np.nextafter(arrays[name], 9)}  # noqa: E731
     other = {
-        "variables": lambda: second.with_variables(nudged(second.variables, "U")),
-        "constants": lambda: replace(second, constants=nudged(second.constants, "cotangent_h")),
+        "variables": lambda: second.with_variables(nudged(second.variables, U)),
+        "constants": lambda: replace(second, constants=nudged(second.constants, f"cotangent_{H}")),
         "step": lambda: replace(
-            second, step=lambda xp, p, s, x: {"h": xp.sin(x @ p["W"].T + s["h"] @ p["U"].T)}
+            second, step=lambda xp, p, s, x: {H: xp.sin(x @ p[W].T + s[H] @ p[U].T)}
         ),
         "seed": lambda: second,
     }[what]()
@@ -150,7 +153,7 @@ def test_one_forward_serves_all_cotangents_and_no_other_weights():
     cell.steps = 0
     candidate.answer(first)
     assert cell.steps == SIZES["steps"]  # each is run again before its backward; none more
-    for other in (first.with_variables({"U": 2 * first.variables["U"]}), first.in_fortran_order()):
+    for other in (first.with_variables({U: 2 * first.variables[U]}), first.in_fortran_order()):
         cell.steps = 0
         same(candidate.answer(other), CellCandidate(mine).answer(other))
         assert cell.steps >= 2 * SIZES["steps"]
