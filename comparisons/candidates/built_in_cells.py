@@ -31,6 +31,7 @@ from ...manual.through_time.network import Head, Network, Pass, Projection, Read
 from ..errors import BadOption, UnknownName
 from ..problems.answer import Answer
 from ..problems.arrays import Array, same_arrays
+from ..problems.axes import shares_along
 from ..problems.problem import PRODUCT_TO_END, STATE_JACOBIAN, FunctionProblem, Problem
 
 CELLS: dict[str, Callable[..., Cell]] = {
@@ -210,18 +211,19 @@ class FunctionCandidate:
 
     value(named) -> scalar                       the forward, in NumPy
     gradients(named) -> {path: array}            the derivation; named arrays in, named arrays out
+
+    Gradients of variables with an axis for time are told step by step as well.
     """
 
     value: Callable[[Mapping[str, Array]], Any]
     gradients: Callable[[Mapping[str, Array]], dict[str, Array]]
-    per_step: tuple[str, ...] = ()
 
     def answer(self, problem: FunctionProblem) -> Answer:
-        """Loss and gradients as given; those of `per_step` have the step as first axis."""
+        """Loss and gradients as given."""
         named = {**problem.constants, **problem.variables}
         loss = float(self.value(named))
         gradients = self.gradients(named)
-        steps = {name: gradients[name] for name in self.per_step if name in gradients}
+        steps = shares_along(gradients, problem.time_axes)
         return Answer(loss, gradients, steps=steps)
 
 

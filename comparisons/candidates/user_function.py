@@ -61,6 +61,11 @@ class UserFunction:
             return False
         return user_code.parameter_names(self.function)[:1] != ["xp"]
 
+    @property
+    def sequence(self) -> tuple[str, ...]:
+        """The inputs whose first axis is time by contract: those of a loss given by its step."""
+        return self.function.sequence if isinstance(self.function, Unrolled) else ()
+
     def leaves(self) -> dict[str, Array]:
         """All arrays of params and inputs by path."""
         return {**flatten(self.params), **flatten(self.inputs)}
@@ -119,6 +124,10 @@ class UserFunction:
         if isinstance(returned, tuple | list):
             return tuple(cast(Sequence[Any], returned))
         return returned
+
+    def numpy_outputs(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """What the function returns in NumPy, by path."""
+        return _leaves_of(self.evaluate(np, named))
 
     def inner_product(
         self, cotangents: Mapping[str, Array]

@@ -18,6 +18,7 @@ from ..candidates.user_cell import UserCell, as_array
 from ..candidates.user_function import Given, UserFunction
 from ..errors import BadOption, MissingFramework, QuestionError
 from ..problems.arrays import Array, Arrays, frozen
+from ..problems.axes import Layout, LayoutLike, declared_layout
 from ..problems.convention import Convention, convention_of
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..problems.problem import FunctionProblem, Problem
@@ -31,10 +32,12 @@ from .crosscheck import Manner, check_problem
 from .environment import report_of
 from .report_data import Report
 from .ties import ties_in
+from .time_axes import Watch, layout_of
 
 COMPUTED_IN = ("float16", "float32", "float64")
 # How much larger cotangents on the final states are: a clip inside step_backward shows.
 AT_THE_END = 1000.0
+OF_A_CELL = "TBI"  # the axes of x in a check of a cell
 
 References: TypeAlias = Sequence[str] | str | None
 ConventionLike: TypeAlias = Convention | Mapping[str, Any] | None
@@ -55,6 +58,7 @@ def check_cell(
     device: str = "cpu",
     rtol: float | None = None,
     atol: float | None = None,
+    layout: LayoutLike = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether step_backward is the derivative of step: over a sequence, and at every step alone.
@@ -75,6 +79,7 @@ def check_cell(
 
     def cases() -> Iterator[CaseReport]:
         setting.must_be_valid(sizes)
+        _must_be_of_a_cell(layout)
         declared = convention_of(None, rtol, atol)
         return _cell_cases(UserCell(cell, input_size, hidden_size), sizes, setting, declared)
 
@@ -94,6 +99,7 @@ def check_gradients(
     setup: Callable[[], Any] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    layout: LayoutLike = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether gradients(params, inputs) is the derivative of the loss.
@@ -103,7 +109,9 @@ def check_gradients(
     differences. gradients returns a dict whose keys name params, or inputs it also differentiates;
     or a tuple or list in the order of params; nests as params does. What it does not return is
     listed as not given. `setup` runs before every evaluation. `convention` declares what the code
-    means to return (see comparisons/problems/convention.py).
+    means to return (see comparisons/problems/convention.py). `layout` declares the axes of x, a
+    letter each, "TBI", "BTI" or "BTHD", or those of any array by name; undeclared, the axis that
+    is time is found by moving slices (see comparisons/checking/time_axes.py).
 
     Raises as check_cell does.
     """
@@ -118,11 +126,12 @@ def check_gradients(
             return function.call("gradients", gradients, named, [])
 
         scalar = function.objective(declared)
+        axes = _axes_of(function, layout)
         rounding = getattr(gradients, "rounding", None)
         noise: Mapping[str, float] = {}
         if rounding is not None:
             noise = rounding(params)
-        trial = FunctionTrial("gradients", function, scalar, given, extra_noise=noise)
+        trial = FunctionTrial("gradients", function, scalar, given, axes, extra_noise=noise)
         yield _function_case(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
@@ -141,6 +150,7 @@ def check_vjp(
     setup: Callable[[], Any] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    layout: LayoutLike = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether vjp(params, inputs, cotangents) is function(xp, params, inputs)'s.
@@ -158,6 +168,7 @@ def check_vjp(
         user = UserFunction("function", function, params, inputs, setup, seed)
         declared = convention_of(convention, rtol, atol)
         user.must_not_be_truncated(declared)
+        axes = _axes_of(user, layout)
         outputs = user.outputs()
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
             in_form = rebuild(outputs, cotangents, "output")
@@ -166,7 +177,9 @@ def check_vjp(
                 return user.call("vjp", vjp, named, [in_form])
 
             scalar = user.inner_product(cotangents)
-            trial = FunctionTrial(f"vjp, {name}", user, scalar, given, first_of_all=number == 0)
+            trial = FunctionTrial(
+                f"vjp, {name}", user, scalar, given, axes, first_of_all=number == 0
+            )
             yield _function_case(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
@@ -326,12 +339,42 @@ def _ties_of_cell(cell: UserCell, problem: Problem) -> list[str]:
 # Functions.
 
 
+def _must_be_of_a_cell(layout: LayoutLike) -> None:
+    """Raises BadOption for any layout but the one in which a cell is run."""
+    if layout is None or layout == OF_A_CELL:
+        return
+    raise BadOption(
+        f"layout: a cell is run over x of axes {OF_A_CELL!r}, its step sees (B, I); {layout!r} can "
+        "be said of functions alone"
+    )
+
+
+def _axes_of(user: UserFunction, layout: LayoutLike) -> Callable[[], Layout]:
+    """What the axes of the user's arrays stand for; what is not declared is found out when it is
+    first asked for.
+
+    Raises BadOption for a layout that is none of theirs.
+    """
+    inputs = flatten(user.inputs)
+    declared = declared_layout(layout, flatten(user.params), inputs)
+    named = {path: _in_double(value) for path, value in user.leaves().items()}
+    in_steps = [path for path in user.sequence if path in inputs]
+
+    watch = Watch(user.role, user.numpy_outputs, named)
+    return cache(lambda: layout_of(watch, [*inputs], declared, in_steps))
+
+
+def _in_double(value: Array) -> Array:
+    return value.astype(np.float64) if is_differentiable(value) else value
+
+
 @dataclass(frozen=True)
 class FunctionTrial:
     """A scalar function of a user's, and the gradients that were derived for it.
 
     scalar(xp, named) -> scalar      the loss, or the outputs under cotangents
     given(named) -> {path: array}    the derivation
+    layout() -> Layout               what the axes stand for
     first_of_all                     whether nothing of this code has been asked before
     extra_noise                      absolute error by variable that the way of reading out the
                                      gradient adds
@@ -341,6 +384,7 @@ class FunctionTrial:
     user: UserFunction
     scalar: Scalar
     given: Derivation
+    layout: Callable[[], Layout]
     first_of_all: bool = True
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
 
@@ -363,7 +407,7 @@ class FunctionTrial:
             numpy_only=self.user.numpy_only,
             precision=precision or (None if lowest == np.float64 else lowest.name),
             extra_noise=self.extra_noise,
-            timed=tuple(path for path in flatten(self.user.inputs) if path in variables),
+            layout=self.layout,
             loss_label=self.user.role,
         )
 
@@ -404,7 +448,8 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
         asked = trial.given(leaves)
         variables = {path: value for path, value in variables.items() if path in asked}
     problem = trial.problem(variables, declared.precision)
-    candidate = FunctionCandidate(trial.value, trial.given, problem.time_inputs)
+    declared.factor(problem.steps, problem.batch)  # raises now where T or B is wanted and unknown
+    candidate = FunctionCandidate(trial.value, trial.given)
     manner = Manner(
         partial=True, from_outside=True, first_of_all=trial.first_of_all, ties=trial.ties
     )

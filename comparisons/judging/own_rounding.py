@@ -136,6 +136,8 @@ def _excused(row: Verdict, own: tolerance.Noise, noise: tolerance.Noise) -> Verd
         error_over_noise=row.max_abs_error / level if level > 0 else 0.0,
         step_error_over_noise=None if row.step_error_over_noise is None else 1.0,
         where=None,
+        axes=[],
+        step_axis=None,
         wrong_steps=None,
         first_wrong_step=None,
         kind=None,

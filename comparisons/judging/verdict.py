@@ -1,12 +1,13 @@
 """One gradient against one reference, as plain data."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from ..plain_data import plain
 from ..witnesses.tolerance import LOW_LIMIT
+from .where import WrongAxis
 
 
 class Reason(StrEnum):
@@ -30,8 +31,11 @@ PRECISE = 1e-4  # relative error below which two numbers are told with all their
 class Verdict:
     """One gradient (or Jacobian, or forward value) against one reference.
 
-    kind     why it does not pass; None where it does
-    detail   what is to be said of the kind besides its name: the shapes, where they differ
+    where      the part of the array that is wrong, in words, where that is less than all
+    axes       the same by axis: the indices outside which nothing is wrong
+    step_axis  along which axis of the array the wrong steps are, where it has one for them
+    kind       why it does not pass; None where it does
+    detail     what is to be said of the kind besides its name: the shapes, where they differ
     """
 
     gradient: str
@@ -50,6 +54,8 @@ class Verdict:
     kind: Reason | None = None
     detail: str = ""
     along_directions: bool = False
+    axes: list[WrongAxis] = field(default_factory=list[WrongAxis])
+    step_axis: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -95,9 +101,10 @@ class Verdict:
         if self.kind is Reason.DIFFERS:
             parts.append(self._how_much())
         if self.first_wrong_step is not None:
+            along = "" if self.step_axis is None else f" along axis {self.step_axis}"
             parts.append(
                 f"walking back, first wrong at step {self.first_wrong_step} (wrong: "
-                f"{self.wrong_steps})"
+                f"{self.wrong_steps}){along}"
             )
         return "; ".join(parts)
 

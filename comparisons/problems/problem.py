@@ -14,7 +14,8 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, Arrays, frozen, is_tokens
+from .arrays import Array, Arrays, frozen
+from .axes import BATCH, TIME, Layout, Letters
 
 STATE_JACOBIAN = "state_jacobian"
 PRODUCT_TO_END = "jacobian_product_to_end"
@@ -74,6 +75,18 @@ class Differentiable:
         """
         del name
         return False
+
+    def letters(self, name: str) -> Letters:
+        """What the axes of a variable, or of a state, stand for; () where nothing is known."""
+        del name
+        return ()
+
+    def step_axis(self, name: str) -> int | None:
+        """Along which axis of a variable the steps are, where that is not told by the letters of
+        the formulas.
+        """
+        del name
+        return None
 
     def with_variables(self, variables: Mapping[str, Array]) -> Self:
         """The same problem at other values; names left out keep theirs."""
@@ -230,6 +243,12 @@ class Problem(Differentiable):
         """Of the parameters and states of a reverse direction."""
         return "_reverse" in name and self.bidirectional
 
+    def letters(self, name: str) -> Letters:
+        """Of x (T, B, I), or tokens (T, B), and of the states (T, B, ·)."""
+        if name == "x":
+            return (TIME, BATCH, "I")[: self.x.ndim]
+        return (TIME, BATCH, "") if name.startswith("state ") else ()
+
     @property
     def initial_state(self) -> Array:
         """s_0 (B, S)."""
@@ -250,8 +269,9 @@ class FunctionProblem(Differentiable):
                                          can ask
     extra_noise                          absolute error by variable that the way of reading out the
                                          gradient adds
-    timed                                the inputs among the variables: those with T as first axis
-                                         are judged step by step
+    layout() -> Layout                   what the axes stand for; only where it is wanted, since
+                                         finding it out takes runs of the function. Variables with
+                                         an axis for time are judged step by step
     """
 
     name: str
@@ -262,7 +282,7 @@ class FunctionProblem(Differentiable):
     numpy_only: bool = False
     precision: str | None = None
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
-    timed: tuple[str, ...] = ()
+    layout: Callable[[], Layout] = Layout
     cell: str = "function"
     loss_label: str = ""
 
@@ -273,22 +293,35 @@ class FunctionProblem(Differentiable):
 
     @property
     def steps(self) -> int | None:
-        """T by the input called x, if there is one: (T, B, I), (T, I), or tokens (T, B) or (T,)."""
-        return len(self.x) if self.x is not None and self.x.ndim else None
+        """T by the layout."""
+        return self.layout().size(TIME)
 
     @property
     def batch(self) -> int | None:
-        """B by the input called x."""
-        rows_at = 2 if self.x is not None and is_tokens(self.x) else 3
-        return self.x.shape[1] if self.x is not None and self.x.ndim == rows_at else None
+        """B by the layout."""
+        return self.layout().size(BATCH)
 
     @property
-    def time_inputs(self) -> tuple[str, ...]:
-        """The inputs whose first axis is time."""
-        steps = self.steps or 0
-        return tuple(
-            name for name in self.timed if steps > 1 and self.variables[name].shape[:1] == (steps,)
-        )
+    def time_axes(self) -> dict[str, int]:
+        """Variable → which of its axes is time, where that has more than one step."""
+        layout, found = self.layout(), dict[str, int]()
+        for name, value in self.variables.items():
+            axis = layout.axis(name, TIME)
+            if axis is not None and value.shape[axis] > 1:
+                found[name] = axis
+        return found
+
+    def letters(self, name: str) -> Letters:
+        """By the layout."""
+        return self.layout().of(name)
+
+    def step_axis(self, name: str) -> int | None:
+        """By the layout."""
+        return self.time_axes.get(name)
+
+    def runs_backwards(self, name: str) -> bool:
+        """Whether the steps of a variable are read from the last to the first."""
+        return name in self.layout().backwards
 
     @property
     def x(self) -> Array | None:
@@ -296,7 +329,7 @@ class FunctionProblem(Differentiable):
         return self.variables.get("x", self.constants.get("x"))
 
     def sizes(self) -> Iterator[tuple[str, int | None]]:
-        """T and B, where x tells them."""
+        """T and B, where the layout tells them."""
         yield from (("steps", self.steps), ("batch", self.batch))
         yield from ((name, None) for name in ("input_size", "hidden_size", "output_size"))
 

@@ -18,6 +18,7 @@ from ...reference import devices, equations
 from ..errors import CannotFollow, MissingDevice, MissingFramework, UnknownName
 from ..problems.answer import Answer
 from ..problems.arrays import Array
+from ..problems.axes import shares_along
 from ..problems.problem import (
     OFFSET,
     PRODUCT_TO_END,
@@ -111,7 +112,7 @@ class Engine:
             steps = _steps(problem, self._whole(gradients, answer), answer.gradients)
         else:
             whole = self._whole(gradients, answer)
-            steps = {name: whole[name] for name in problem.time_inputs if name in whole}
+            steps = shares_along(whole, problem.time_axes) if whole else {}
         return replace(answer, gradients=gradients, steps=steps)
 
     def _whole(self, gradients: Mapping[str, Array], answer: Answer) -> dict[str, Array]:
