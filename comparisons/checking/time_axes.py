@@ -24,8 +24,10 @@ An axis along which nothing is mixed has independent slices. The first of them b
 taken for the batch where a convention needs B, or a factor its name; it is never called rows.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -52,12 +54,21 @@ class _Enough(BaseException):
 
 @dataclass
 class _Notes:
-    """What was computed in one run: a corner of every result, in order."""
+    """What was computed in one run: a corner of every result, in order.
+
+    What a run leaves behind in somebody's object may be computed with later: that is not noted.
+    """
 
     most: int
     shapes: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
     corners: list[Array] = field(default_factory=list[Array])
     cut: bool = False
+    over: bool = False
+
+    @cached_property
+    def numbers(self) -> Array:
+        """All entries of all corners, one after another; of a run that is over."""
+        return np.concatenate([np.zeros(0), *(corner.ravel() for corner in self.corners)])
 
     def take(self, result: Any, outputs: bool = False) -> None:
         """Note the result. Raises _Enough after the last one that is wanted."""
@@ -95,10 +106,12 @@ class _Noted(np.ndarray[Any, Any]):
         """The plain result, noted unless its numbers are those that stood in memory before."""
         del types
         result = func(*_plain(args), **_plain(kwargs))
-        return _noted(result, self.notes) if func is np.empty_like else self._note(result)
+        return self._note(result, func is not np.empty_like)
 
-    def _note(self, result: Any) -> Any:
-        if self.notes is not None:
+    def _note(self, result: Any, computed: bool = True) -> Any:
+        if self.notes is None or self.notes.over:
+            return result
+        if computed:
             self.notes.take(result)
         return _noted(result, self.notes)
 
@@ -141,19 +154,25 @@ class Watch:
     def notes(self, most: int, moved: Mapping[str, Array]) -> _Notes:
         """What is computed from the arrays, those of `moved` in place of their own.
 
-        All of nothing where the function cannot be run on such arrays.
+        Nothing where the function cannot be run on such arrays.
         """
         notes = _Notes(most)
         watched: dict[str, Any] = {}
         for name, value in {**self.named, **moved}.items():
             copied = np.array(value)
             watched[name] = _noted(copied, notes) if is_real(copied.dtype) else copied
+
+        def run() -> None:
+            with contextlib.suppress(_Enough):
+                for value in self.run(watched).values():
+                    notes.take(_plain(value), outputs=True)
+
         try:
-            outputs = user_code.call(self.role, self.run, watched)
-            for value in outputs.values():
-                notes.take(_plain(value), outputs=True)
+            user_code.call(self.role, run)
         except Exception:
-            return notes if notes.cut else _Notes(most)
+            return _Notes(most)
+        finally:
+            notes.over = True
         return notes
 
 
@@ -184,44 +203,30 @@ class _Moves:
             return _Axis(independent=True)
         first, second = self._moved(axis, [0]), self._moved(axis, [1])
         noted = _common(self.base, first, second)
-        meet = any(
-            bool(np.any(_changed(one, base) & _changed(other, base)))
-            for base, one, other in noted
-        )
-        if not noted or not meet:
-            return _Axis(independent=bool(noted))
+        if not noted.base.size or not (noted.by(0) & noted.by(1)).any():
+            return _Axis(independent=bool(noted.base.size))
         together = self._moved(axis, [0, 1])
         if size < SLICES:
-            mixed = _any_mixed(_common(self.base, first, second, together))
-            return _Axis(independent=not mixed)
-        third = self._moved(axis, [2])
-        noted = _common(self.base, first, second, together, third)
-        independent = not _any_mixed([runs[:4] for runs in noted])
-        direction = _aligned(noted, self.base.shapes, size)
+            noted = _common(self.base, first, second, together)
+            return _Axis(independent=not noted.mixed(0, 1, 2).any())
+        noted = _common(self.base, first, second, self._moved(axis, [2]), together)
+        independent = not noted.mixed(0, 1, 3).any()
+        direction = noted.aligned(size)
         if direction is None:
             direction = self._by_states(axis, noted)
         return _Axis(direction, independent)
 
-    def _by_states(self, axis: int, noted: Sequence[Sequence[Array]]) -> int:
+    def _by_states(self, axis: int, noted: "_Noting") -> int:
         """1, −1 or 0 by (4)."""
-        forward = backward = ahead = False
-        for base, first, second, both, third in noted:
-            by = [_changed(run, base) for run in (first, second, third)]
-            forward = forward or bool((by[0] & by[1] & ~by[2]).any())
-            backward = backward or bool((by[1] & by[2] & ~by[0]).any())
-            ahead = ahead or bool((_mixed((base, first, second, both)) & ~by[2]).any())
+        first, second, third = noted.by(0), noted.by(1), noted.by(2)
+        forward = bool((first & second & ~third).any())
+        backward = bool((second & third & ~first).any())
         if forward == backward:
             return 0
         if forward:
-            return int(ahead)
-        together = self._moved(axis, [1, 2])
-        for (base, first, second, _, third), both in zip(noted, together.corners, strict=False):
-            if both.shape != base.shape:
-                break
-            behind = _mixed((base, second, third, both)) & ~_changed(first, base)
-            if bool(behind.any()):
-                return -1
-        return 0
+            return int((noted.mixed(0, 1, 3) & ~third).any())
+        noted = _common(*noted.runs[:4], self._moved(axis, [1, 2]))
+        return -int((noted.mixed(1, 2, 3) & ~noted.by(0)).any())
 
     def _moved(self, axis: int, slices: Sequence[int]) -> _Notes:
         value = self.watch.named[self.name]
@@ -244,53 +249,80 @@ def moved_entries(value: Array) -> Array:
     return finite + by * np.maximum(np.abs(finite), MOVE * size)
 
 
-def _common(*runs: _Notes) -> list[tuple[Array, ...]]:
-    """The corners of the results that all runs have, as long as they compute the same things."""
-    found: list[tuple[Array, ...]] = []
-    for shapes, corners in zip(
-        zip(*(run.shapes for run in runs), strict=False),
-        zip(*(run.corners for run in runs), strict=False),
-        strict=True,
-    ):
-        if len(set(shapes)) > 1:
-            break
-        found.append(corners)
-    return found
+@dataclass(frozen=True)
+class _Noting:
+    """Runs that compute the same things: their numbers, as far as all have them.
 
-
-def _changed(moved: Array, base: Array) -> Array:
-    """Where the number is another one; NaN is NaN."""
-    return (moved != base) & ~(np.isnan(moved) & np.isnan(base))
-
-
-def _mixed(runs: Sequence[Array]) -> Array:
-    """Where (2) holds, of the runs (none, the first, the second, both moved)."""
-    base, first, second, both = runs
-    with np.errstate(all="ignore"):
-        difference = np.abs(both - first - second + base)
-        size = np.abs(base) + np.abs(first) + np.abs(second) + np.abs(both)
-        return difference > MIXED * np.finfo(base.dtype).eps * size
-
-
-def _any_mixed(noted: Sequence[Sequence[Array]]) -> bool:
-    return any(bool(_mixed(runs).any()) for runs in noted)
-
-
-def _aligned(
-    noted: Sequence[Sequence[Array]], shapes: Sequence[tuple[int, ...]], size: int
-) -> int | None:
-    """1 or −1 by (3); 0 where some arrays say one and some the other, None where none says it.
-
-    The runs: none, the first, the second, both, the third slice moved.
+    runs     first the one in which nothing is moved, then those in which slices are
+    shapes   of the results that they have in common
     """
-    told: set[int] = set()
-    for (base, first, second, _, third), shape in zip(noted, shapes, strict=False):
-        by = [_changed(run, base) for run in (first, second, third)]
-        for axis, length in enumerate(shape):
-            if length == size:
-                told.add(_alignment([_along(changed, axis) for changed in by]))
-    told.discard(0)
-    return sum(told) if told else None
+
+    runs: Sequence[_Notes]
+    shapes: Sequence[tuple[int, ...]]
+
+    @cached_property
+    def count(self) -> int:
+        """How many numbers they have in common."""
+        return sum(corner.size for corner in self.runs[0].corners[: len(self.shapes)])
+
+    @property
+    def base(self) -> Array:
+        """The numbers where nothing is moved."""
+        return self.runs[0].numbers[: self.count]
+
+    def moved(self, which: int) -> Array:
+        """The numbers where the slices of one of the moves are."""
+        return self.runs[1 + which].numbers[: self.count]
+
+    def by(self, which: int) -> Array:
+        """(1), entry by entry: whether a move makes it another number; NaN is NaN."""
+        moved, base = self.moved(which), self.base
+        return (moved != base) & ~(np.isnan(moved) & np.isnan(base))
+
+    def mixed(self, one: int, other: int, both: int) -> Array:
+        """(2), entry by entry, of two moves and the one that is both."""
+        base, first, second, together = (
+            self.base,
+            *(self.moved(which) for which in (one, other, both)),
+        )
+        with np.errstate(all="ignore"):
+            difference = np.abs(together - first - second + base)
+            size = np.abs(base) + np.abs(first) + np.abs(second) + np.abs(together)
+            return difference > MIXED * self._roundoff * size
+
+    @cached_property
+    def _roundoff(self) -> Array:
+        """ε of every number's own precision."""
+        each = self.runs[0].corners[: len(self.shapes)]
+        epsilon = [float(np.finfo(corner.dtype).eps) for corner in each]
+        return np.repeat(epsilon, [corner.size for corner in each])
+
+    def aligned(self, size: int) -> int | None:
+        """1 or −1 by (3), of the first three moves; 0 where arrays contradict each other, None
+        where none has such an axis.
+        """
+        moves = [self.by(which) for which in range(SLICES)]
+        told: set[int] = set()
+        start = 0
+        for corner, shape in zip(self.runs[0].corners, self.shapes, strict=False):
+            here = slice(start, start + corner.size)
+            start += corner.size
+            for axis, length in enumerate(shape):
+                if length == size:
+                    by = [_along(move[here].reshape(corner.shape), axis) for move in moves]
+                    told.add(_alignment(by))
+        told.discard(0)
+        return sum(told) if told else None
+
+
+def _common(*runs: _Notes) -> _Noting:
+    """The runs, with what they have in common from the start on."""
+    shapes: list[tuple[int, ...]] = []
+    for each in zip(*(run.shapes for run in runs), strict=False):
+        if len(set(each)) > 1:
+            break
+        shapes.append(each[0])
+    return _Noting(runs, shapes)
 
 
 def _along(changed: Array, axis: int) -> Array:
@@ -374,6 +406,7 @@ class _Search:
 
     watch: Watch
     base: _Notes
+    seen: dict[tuple[str, int], _Axis] = field(default_factory=dict[tuple[str, int], _Axis])
 
     def layout(self, layout: Layout, subjects: Sequence[str]) -> Layout:
         """The layout with the time axes of these arrays, and B."""
@@ -392,23 +425,23 @@ class _Search:
     def repeats_itself(self) -> bool:
         """Whether a second run without a move computes the same."""
         again = self.watch.notes(self.base.most, {})
-        for base, other in _common(self.base, again):
-            if bool(_changed(other, base).any()):
-                return False
-        return True
+        return not _common(self.base, again).by(0).any()
 
     def _time_axis(self, name: str, steps: int | None) -> _Found | None:
-        """The first axis that is time; of this length, where one is known."""
+        """The one axis that is time; of this length, where one is known. None for two such."""
+        found: list[_Found] = []
         for axis, size in enumerate(self.watch.named[name].shape):
             if size < SLICES or (steps is not None and size != steps):
                 continue
             direction = self._axis(name, axis).direction
             if direction:
-                return _Found(axis, direction)
-        return None
+                found.append(_Found(axis, direction))
+        return found[0] if len(found) == 1 else None
 
     def _axis(self, name: str, axis: int) -> _Axis:
-        return _Moves(self.watch, name, self.base).axis(axis)
+        if (name, axis) not in self.seen:
+            self.seen[name, axis] = _Moves(self.watch, name, self.base).axis(axis)
+        return self.seen[name, axis]
 
     def _batch(self, layout: Layout) -> int | None:
         """The length of the first axis besides time whose slices are independent."""
