@@ -212,7 +212,7 @@ class FunctionCandidate:
     value(named) -> scalar                       the forward, in NumPy
     gradients(named) -> {path: array}            the derivation; named arrays in, named arrays out
 
-    Gradients of variables with an axis for time are told step by step as well.
+    Gradients are told slice by slice as well, along the problem's `slice_axes`.
     """
 
     value: Callable[[Mapping[str, Array]], Any]
@@ -223,7 +223,7 @@ class FunctionCandidate:
         named = {**problem.constants, **problem.variables}
         loss = float(self.value(named))
         gradients = self.gradients(named)
-        steps = shares_along(gradients, problem.time_axes)
+        steps = shares_along(gradients, problem.slice_axes)
         return Answer(loss, gradients, steps=steps)
 
 

@@ -408,6 +408,7 @@ class FunctionTrial:
             precision=precision or (None if lowest == np.float64 else lowest.name),
             extra_noise=self.extra_noise,
             layout=self.layout,
+            sliced=tuple(path for path in flatten(self.user.inputs) if path in variables),
             loss_label=self.user.role,
         )
 

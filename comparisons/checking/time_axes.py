@@ -206,7 +206,7 @@ class _Moves:
         if not noted.base.size or not (noted.by(0) & noted.by(1)).any():
             return _Axis(independent=bool(noted.base.size))
         together = self._moved(axis, [0, 1])
-        if size < SLICES:
+        if size < SLICES or not (noted.by(0) ^ noted.by(1)).any():
             noted = _common(self.base, first, second, together)
             return _Axis(independent=not noted.mixed(0, 1, 2).any())
         noted = _common(self.base, first, second, self._moved(axis, [2]), together)

@@ -50,12 +50,14 @@ class Walk:
     reverse      the run is backwards in time, and its way back forwards
     letters      what the axes of the whole stand for
     axis         along which of them its steps are, where that has to be said
+    in_time      whether they are steps of time; they are slices along the axis otherwise
     """
 
     first_step: int = 1
     reverse: bool = False
     letters: Letters = ()
     axis: int | None = None
+    in_time: bool = True
 
     def first_wrong(self, wrong: list[int]) -> int | None:
         """The number of the step at which the walk back first meets a wrong share.
@@ -166,13 +168,15 @@ def _worst_entry(error: Array, mine: Array, theirs: Array) -> dict[str, Any]:
 
 
 def _of_steps(over: Array, wrong: list[int], walk: Walk) -> dict[str, Any]:
-    """The worst step, and which are wrong."""
-    return {
-        "step_error_over_noise": _largest(over),
-        "wrong_steps": which_steps(wrong, len(over), walk.first_step) if wrong else None,
-        "first_wrong_step": walk.first_wrong(wrong),
-        "step_axis": walk.axis if wrong else None,
-    }
+    """The worst step or slice, and which are wrong."""
+    told: dict[str, Any] = {"step_error_over_noise": _largest(over)}
+    if not wrong:
+        return told
+    told["slice_axis"] = walk.axis
+    if not walk.in_time:
+        return {**told, "wrong_slices": f"{runs(wrong)} of {len(over)}"}
+    wrong_steps = which_steps(wrong, len(over), walk.first_step)
+    return {**told, "wrong_steps": wrong_steps, "first_wrong_step": walk.first_wrong(wrong)}
 
 
 def _largest(values: Array) -> float:

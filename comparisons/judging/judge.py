@@ -117,7 +117,8 @@ def judge(
             problem.first_step(name),
             problem.runs_backwards(name),
             problem.letters(name),
-            problem.step_axis(name),
+            problem.slice_axis(name),
+            problem.in_time(name),
         ),
     )
     if directions is None:

@@ -81,12 +81,17 @@ class Differentiable:
         del name
         return ()
 
-    def step_axis(self, name: str) -> int | None:
-        """Along which axis of a variable the steps are, where that is not told by the letters of
-        the formulas.
+    def slice_axis(self, name: str) -> int | None:
+        """Along which axis of a variable it is judged slice by slice; None where that goes by the
+        steps of the formulas.
         """
         del name
         return None
+
+    def in_time(self, name: str) -> bool:
+        """Whether the slices by which a quantity is judged are steps of time."""
+        del name
+        return True
 
     def with_variables(self, variables: Mapping[str, Array]) -> Self:
         """The same problem at other values; names left out keep theirs."""
@@ -269,9 +274,11 @@ class FunctionProblem(Differentiable):
                                          can ask
     extra_noise                          absolute error by variable that the way of reading out the
                                          gradient adds
-    layout() -> Layout                   what the axes stand for; only where it is wanted, since
-                                         finding it out takes runs of the function. Variables with
-                                         an axis for time are judged step by step
+    layout() -> Layout                   what the axes stand for; asked only where it is wanted,
+                                         since finding it out takes runs of the function
+    sliced                               the inputs among the variables: those as long as x on
+                                         their first axis are judged slice by slice along it, where
+                                         no axis is known to be time
     """
 
     name: str
@@ -283,6 +290,7 @@ class FunctionProblem(Differentiable):
     precision: str | None = None
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
     layout: Callable[[], Layout] = Layout
+    sliced: tuple[str, ...] = ()
     cell: str = "function"
     loss_label: str = ""
 
@@ -302,11 +310,14 @@ class FunctionProblem(Differentiable):
         return self.layout().size(BATCH)
 
     @property
-    def time_axes(self) -> dict[str, int]:
-        """Variable → which of its axes is time, where that has more than one step."""
+    def slice_axes(self) -> dict[str, int]:
+        """Variable → along which axis it is judged slice by slice: time, where that is known."""
         layout, found = self.layout(), dict[str, int]()
+        length = None if self.x is None else self.x.shape[:1]
         for name, value in self.variables.items():
             axis = layout.axis(name, TIME)
+            if axis is None and name in self.sliced and value.ndim and value.shape[:1] == length:
+                axis = 0
             if axis is not None and value.shape[axis] > 1:
                 found[name] = axis
         return found
@@ -315,9 +326,13 @@ class FunctionProblem(Differentiable):
         """By the layout."""
         return self.layout().of(name)
 
-    def step_axis(self, name: str) -> int | None:
+    def slice_axis(self, name: str) -> int | None:
+        """By the layout, or the first."""
+        return self.slice_axes.get(name)
+
+    def in_time(self, name: str) -> bool:
         """By the layout."""
-        return self.time_axes.get(name)
+        return TIME in self.layout().of(name)
 
     def runs_backwards(self, name: str) -> bool:
         """Whether the steps of a variable are read from the last to the first."""

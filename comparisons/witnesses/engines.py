@@ -112,7 +112,7 @@ class Engine:
             steps = _steps(problem, self._whole(gradients, answer), answer.gradients)
         else:
             whole = self._whole(gradients, answer)
-            steps = shares_along(whole, problem.time_axes) if whole else {}
+            steps = shares_along(whole, problem.slice_axes) if whole else {}
         return replace(answer, gradients=gradients, steps=steps)
 
     def _whole(self, gradients: Mapping[str, Array], answer: Answer) -> dict[str, Array]:
