@@ -30,9 +30,10 @@ from . import preflight
 from .case_report import CaseReport
 from .crosscheck import Manner, check_problem
 from .environment import report_of
+from .noted_arrays import Watch
 from .report_data import Report
 from .ties import ties_in
-from .time_axes import Watch, layout_of
+from .time_axes import layout_of
 
 COMPUTED_IN = ("float16", "float32", "float64")
 # How much larger cotangents on the final states are: a clip inside step_backward shows.

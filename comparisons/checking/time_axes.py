@@ -10,170 +10,40 @@ and of the outputs,
 
 Steps are told by what they cannot move:
 
-    (3)  aligned    an array has an axis as long, and its entry j is moved by slice i for j ≥ i
+    (3)  aligned    an array has one axis as long, and its entry j is moved by slice i for j ≥ i
                     and for no j < i: what a step leaves behind, the later ones see
-    (4)  a state    a number is mixed and not moved by slice 2: the first two steps have met, the
-                    third is still to come
+    (4)  a state    a result is mixed, and nothing of it is moved by slice 2: the first two steps
+                    have met, the third is still to come. It is another one when slices 0 and 1
+                    change places, as a sum or a maximum is not; slice 0 alone has moved a result
+                    before; and no result is moved by slice 2 and only one of the others
 
 and the same the other way round for what is read from the last step to the first. Rows of a batch
 never meet, or meet in a sum, which is not mixed; features meet all at once, in a product, so that
-nothing is left for (4). An axis is time where (3), or (4), holds in one of the directions alone;
-with less than three slices, or where neither holds, nothing is said of it.
+nothing is left for (4). An axis is time where (3), or else (4), holds in one of the two
+directions alone, at the given numbers and again at smaller ones, and of no other axis of the
+array; with less than three slices, or where neither holds, nothing is said of it.
 
 An axis along which nothing is mixed has independent slices. The first of them besides time is
 taken for the batch where a convention needs B, or a factor its name; it is never called rows.
 """
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
 
 import numpy as np
 
-from .. import user_code
-from ..problems.arrays import Array, Arrays, is_real, is_tokens
+from ..problems.arrays import Array, Arrays, is_tokens
 from ..problems.axes import TIME, UNKNOWN, Layout
+from .noted_arrays import Notes, Watch
 
 MOST_OPERATIONS = (100, 400)  # that are noted: at first, and where that was not enough
-# How many entries along each axis are noted, by the number of axes.
-ENTRIES = (1, 256, 24, 8, 6, 4, 4)
 SLICES = 3
 REACH = 4  # how many entries a slice has to move for (3), where there are as many
 MOVE = 0.1  # by how much of their size entries are moved
+ELSEWHERE = 0.5  # what is found is looked for again at so much of x, where less is saturated
 MIXED = 4096.0  # units of rounding beyond which a mixed difference is one
 MOST_OTHERS = 4  # inputs besides x that are looked at
-
-Run = Callable[[Mapping[str, Array]], Mapping[str, Any]]
-
-
-class _Enough(BaseException):
-    """So many operations were noted that the run can end."""
-
-
-@dataclass
-class _Notes:
-    """What was computed in one run: a corner of every result, in order.
-
-    What a run leaves behind in somebody's object may be computed with later: that is not noted.
-    """
-
-    most: int
-    shapes: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
-    corners: list[Array] = field(default_factory=list[Array])
-    cut: bool = False
-    over: bool = False
-
-    @cached_property
-    def numbers(self) -> Array:
-        """All entries of all corners, one after another; of a run that is over."""
-        return np.concatenate([np.zeros(0), *(corner.ravel() for corner in self.corners)])
-
-    def take(self, result: Any, outputs: bool = False) -> None:
-        """Note the result. Raises _Enough after the last one that is wanted."""
-        if isinstance(result, tuple):
-            for each in cast(tuple[Any, ...], result):
-                self.take(each, outputs)
-            return
-        if not isinstance(result, np.ndarray | np.floating):
-            return
-        value = np.asarray(result)  # pyright: ignore[reportUnknownArgumentType]
-        if value.dtype.kind != "f" or value.ndim >= len(ENTRIES):
-            return
-        self.shapes.append(value.shape)
-        self.corners.append(np.array(value[(slice(ENTRIES[value.ndim]),) * value.ndim]))
-        if not outputs and len(self.shapes) >= self.most:
-            self.cut = True
-            raise _Enough
-
-
-class _Noted(np.ndarray[Any, Any]):
-    """An array that notes what is computed from it; that is noted, too."""
-
-    notes: _Notes | None
-
-    def __array_finalize__(self, obj: Any) -> None:
-        self.notes = getattr(obj, "notes", None)
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """The plain result, noted."""
-        if kwargs.get("out"):
-            kwargs["out"] = tuple(_plain(value) for value in kwargs["out"])
-        return self._note(getattr(ufunc, method)(*_plain(inputs), **kwargs))
-
-    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """The plain result, noted unless its numbers are those that stood in memory before."""
-        del types
-        result = func(*_plain(args), **_plain(kwargs))
-        return self._note(result, func is not np.empty_like)
-
-    def _note(self, result: Any, computed: bool = True) -> Any:
-        if self.notes is None or self.notes.over:
-            return result
-        if computed:
-            self.notes.take(result)
-        return _noted(result, self.notes)
-
-
-def _noted(value: Any, notes: _Notes | None) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_noted(item, notes) for item in cast(tuple[Any, ...], value))
-    if not isinstance(value, np.ndarray | np.floating):
-        return value
-    made = np.asarray(value).view(_Noted)  # pyright: ignore[reportUnknownArgumentType]
-    made.notes = notes
-    return made
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, _Noted):
-        return value.view(np.ndarray)
-    if isinstance(value, tuple | list):
-        items = [_plain(item) for item in cast(list[Any], value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    if isinstance(value, dict):
-        named = cast(dict[str, Any], value)
-        return {key: _plain(item) for key, item in named.items()}
-    return value
-
-
-@dataclass(frozen=True)
-class Watch:
-    """A user's function, run on arrays some of which have moved.
-
-    run(named) -> {path: output}   of named arrays
-    role                           what the function is called in messages
-    named                          all arrays, where they stand
-    """
-
-    role: str
-    run: Run
-    named: Arrays
-
-    def notes(self, most: int, moved: Mapping[str, Array]) -> _Notes:
-        """What is computed from the arrays, those of `moved` in place of their own.
-
-        Nothing where the function cannot be run on such arrays.
-        """
-        notes = _Notes(most)
-        watched: dict[str, Any] = {}
-        for name, value in {**self.named, **moved}.items():
-            copied = np.array(value)
-            watched[name] = _noted(copied, notes) if is_real(copied.dtype) else copied
-
-        def run() -> None:
-            with contextlib.suppress(_Enough):
-                for value in self.run(watched).values():
-                    notes.take(_plain(value), outputs=True)
-
-        try:
-            user_code.call(self.role, run)
-        except Exception:
-            return _Notes(most)
-        finally:
-            notes.over = True
-        return notes
 
 
 @dataclass(frozen=True)
@@ -194,7 +64,7 @@ class _Moves:
 
     watch: Watch
     name: str
-    base: _Notes
+    base: Notes
 
     def axis(self, axis: int) -> _Axis:
         """What the axis is."""
@@ -218,23 +88,44 @@ class _Moves:
 
     def _by_states(self, axis: int, noted: "_Noting") -> int:
         """1, −1 or 0 by (4)."""
-        first, second, third = noted.by(0), noted.by(1), noted.by(2)
-        forward = bool((first & second & ~third).any())
-        backward = bool((second & third & ~first).any())
-        if forward == backward:
+        first, second, third = (noted.results(noted.by(which)) for which in range(SLICES))
+        forward = bool((first & second & ~third).any()) and bool((first & ~second & ~third).any())
+        backward = bool((second & third & ~first).any()) and bool((third & ~second & ~first).any())
+        astray = bool((first & third & ~second).any())
+        if astray or forward == backward:
             return 0
-        if forward:
-            return int((noted.mixed(0, 1, 3) & ~third).any())
-        noted = _common(*noted.runs[:4], self._moved(axis, [1, 2]))
-        return -int((noted.mixed(1, 2, 3) & ~noted.by(0)).any())
+        still = ~(third if forward else first)
+        pair = (0, 1) if forward else (1, 2)
+        together = noted.runs[-1] if forward else self._moved(axis, pair)
+        runs = [noted.runs[1 + which] for which in pair]
+        noted = _common(self.base, *runs, together, *self._exchanged(axis, pair))
+        is_state = noted.results(noted.mixed(0, 1, 2)) & noted.results(noted.differ(3, 4))
+        return (1 if forward else -1) * int((is_state & still[: is_state.size]).any())
 
-    def _moved(self, axis: int, slices: Sequence[int]) -> _Notes:
+    def _exchanged(self, axis: int, pair: tuple[int, int]) -> tuple[Notes, Notes]:
+        """With two slices that differ, and with the two in each other's places."""
+        value = self.watch.named[self.name]
+        one, other = (np.take(value, at, axis=axis) for at in pair)
+        if np.array_equal(one, other):
+            value = self._with_moved(axis, pair[:1])
+        order = list(range(value.shape[axis]))
+        for at, place in zip(pair, reversed(pair), strict=True):
+            order[at] = place
+        exchanged = np.take(value, order, axis=axis)
+        return self._notes(value), self._notes(exchanged)
+
+    def _notes(self, value: Array) -> Notes:
+        return self.watch.notes(self.base.most, {self.name: value})
+
+    def _moved(self, axis: int, slices: Sequence[int]) -> Notes:
+        return self._notes(self._with_moved(axis, slices))
+
+    def _with_moved(self, axis: int, slices: Sequence[int]) -> Array:
         value = self.watch.named[self.name]
         mask = np.zeros(value.shape[axis], dtype=bool)
         mask[list(slices)] = True
         along = mask.reshape([-1 if at == axis else 1 for at in range(value.ndim)])
-        moved = np.where(along, moved_entries(value), value).astype(value.dtype)
-        return self.watch.notes(self.base.most, {self.name: moved})
+        return np.where(along, moved_entries(value), value).astype(value.dtype)
 
 
 def moved_entries(value: Array) -> Array:
@@ -257,7 +148,7 @@ class _Noting:
     shapes   of the results that they have in common
     """
 
-    runs: Sequence[_Notes]
+    runs: Sequence[Notes]
     shapes: Sequence[tuple[int, ...]]
 
     @cached_property
@@ -297,25 +188,41 @@ class _Noting:
         epsilon = [float(np.finfo(corner.dtype).eps) for corner in each]
         return np.repeat(epsilon, [corner.size for corner in each])
 
+    def results(self, numbers: Array) -> Array:
+        """Which results hold such a number."""
+        return np.array([bool(numbers[here].any()) for here in self._slices], dtype=bool)
+
+    def differ(self, one: int, other: int) -> Array:
+        """Where the numbers of two moves differ by more than rounding."""
+        first, second = self.moved(one), self.moved(other)
+        with np.errstate(all="ignore"):
+            size = np.abs(first) + np.abs(second)
+            return np.abs(first - second) > MIXED * self._roundoff * size
+
+    @cached_property
+    def _slices(self) -> list[slice]:
+        """Where the numbers of each result are."""
+        ends = np.cumsum([corner.size for corner in self.runs[0].corners[: len(self.shapes)]])
+        starts = [0, *ends[:-1]]
+        return [slice(int(one), int(end)) for one, end in zip(starts, ends, strict=True)]
+
     def aligned(self, size: int) -> int | None:
         """1 or −1 by (3), of the first three moves; 0 where arrays contradict each other, None
         where none has such an axis.
         """
         moves = [self.by(which) for which in range(SLICES)]
         told: set[int] = set()
-        start = 0
-        for corner, shape in zip(self.runs[0].corners, self.shapes, strict=False):
-            here = slice(start, start + corner.size)
-            start += corner.size
-            for axis, length in enumerate(shape):
-                if length == size:
-                    by = [_along(move[here].reshape(corner.shape), axis) for move in moves]
-                    told.add(_alignment(by))
+        corners = self.runs[0].corners
+        for here, corner, shape in zip(self._slices, corners, self.shapes, strict=False):
+            if shape.count(size) == 1:
+                axis = shape.index(size)
+                by = [_along(move[here].reshape(corner.shape), axis) for move in moves]
+                told.add(_alignment(by))
         told.discard(0)
         return sum(told) if told else None
 
 
-def _common(*runs: _Notes) -> _Noting:
+def _common(*runs: Notes) -> _Noting:
     """The runs, with what they have in common from the start on."""
     shapes: list[tuple[int, ...]] = []
     for each in zip(*(run.shapes for run in runs), strict=False):
@@ -328,7 +235,7 @@ def _common(*runs: _Notes) -> _Noting:
 def _along(changed: Array, axis: int) -> Array:
     """Which entries along an axis hold a change."""
     others = tuple(at for at in range(changed.ndim) if at != axis)
-    return changed.any(axis=others)
+    return np.asarray(changed.any(axis=others))
 
 
 def _alignment(by: Sequence[Array]) -> int:
@@ -362,10 +269,8 @@ def layout_of(
         base = watch.notes(most, {})
         search = _Search(watch, base)
         found = search.layout(layout, subjects)
-        if found.size(TIME) is not None:
-            return found if search.repeats_itself() else layout
-        if not base.cut:
-            break
+        if found.size(TIME) is not None or not base.cut:
+            return found
     return layout
 
 
@@ -405,7 +310,7 @@ class _Search:
     """The search for time axes, beside one run in which nothing is moved."""
 
     watch: Watch
-    base: _Notes
+    base: Notes
     seen: dict[tuple[str, int], _Axis] = field(default_factory=dict[tuple[str, int], _Axis])
 
     def layout(self, layout: Layout, subjects: Sequence[str]) -> Layout:
@@ -422,11 +327,6 @@ class _Search:
                 layout = _with_time(layout, self.watch.named, name, found)
         return replace(layout, batch=self._batch(layout))
 
-    def repeats_itself(self) -> bool:
-        """Whether a second run without a move computes the same."""
-        again = self.watch.notes(self.base.most, {})
-        return not _common(self.base, again).by(0).any()
-
     def _time_axis(self, name: str, steps: int | None) -> _Found | None:
         """The one axis that is time; of this length, where one is known. None for two such."""
         found: list[_Found] = []
@@ -436,7 +336,18 @@ class _Search:
             direction = self._axis(name, axis).direction
             if direction:
                 found.append(_Found(axis, direction))
-        return found[0] if len(found) == 1 else None
+        if len(found) != 1 or self._elsewhere(name, found[0].axis) != found[0].direction:
+            return None
+        return found[0]
+
+    def _elsewhere(self, name: str, axis: int) -> int:
+        """The direction of an axis at other numbers."""
+        value = self.watch.named[name]
+        moved = moved_entries(value)
+        other = moved if is_tokens(value) else ELSEWHERE * moved
+        named = {**self.watch.named, name: other.astype(value.dtype)}
+        watch = replace(self.watch, named=named)
+        return _Moves(watch, name, watch.notes(self.base.most, {})).axis(axis).direction
 
     def _axis(self, name: str, axis: int) -> _Axis:
         if (name, axis) not in self.seen:

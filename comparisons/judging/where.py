@@ -65,7 +65,8 @@ def where_wrong(
 
 def _along(entries: Array, axis: int) -> Array:
     """At which indices of the axis some entry is set."""
-    return entries.any(axis=tuple(at for at in range(entries.ndim) if at != axis))
+    others = tuple(at for at in range(entries.ndim) if at != axis)
+    return np.asarray(entries.any(axis=others))
 
 
 def _words(wrong: WrongAxis, axes: int, letters: Letters) -> str:

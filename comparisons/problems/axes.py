@@ -182,9 +182,7 @@ def _must_have_one_size(layout: Layout, letter: str) -> None:
             continue
         size = layout.shapes[name][letters.index(letter)]
         if first is not None and size != first[1]:
-            raise BadOption(
-                f"layout: {letter} is {first[1]} in {first[0]} and {size} in {name}"
-            )
+            raise BadOption(f"layout: {letter} is {first[1]} in {first[0]} and {size} in {name}")
         first = first or (name, size)
 
 
