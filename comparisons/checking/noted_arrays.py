@@ -16,6 +16,7 @@ from ..problems.arrays import Array, Arrays, is_real
 
 # How many entries along each axis are noted, by the number of axes.
 ENTRIES = (1, 256, 24, 8, 6, 4, 4)
+CORNERS = tuple((slice(most),) * axes for axes, most in enumerate(ENTRIES))
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Any]]
 
@@ -54,7 +55,7 @@ class Notes:
         if value.dtype.kind != "f" or value.ndim >= len(ENTRIES):
             return
         self.shapes.append(value.shape)
-        self.corners.append(np.array(value[(slice(ENTRIES[value.ndim]),) * value.ndim]))
+        self.corners.append(value[CORNERS[value.ndim]].copy())
         if not outputs and len(self.shapes) >= self.most:
             self.cut = True
             raise _Enough
@@ -70,9 +71,10 @@ class _Noted(np.ndarray[Any, Any]):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """The plain result, noted."""
+        plain = [value.view(np.ndarray) if type(value) is _Noted else value for value in inputs]
         if kwargs.get("out"):
             kwargs["out"] = tuple(_plain(value) for value in kwargs["out"])
-        return self._note(getattr(ufunc, method)(*_plain(inputs), **kwargs))
+        return self._note(getattr(ufunc, method)(*plain, **kwargs))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """The plain result, noted unless its numbers are those that stood in memory before."""

@@ -33,7 +33,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..problems.arrays import Array, Arrays, is_tokens
+from ..problems.arrays import Array, Arrays, is_real, is_tokens
 from ..problems.axes import TIME, UNKNOWN, Layout
 from .noted_arrays import Notes, Watch
 
@@ -47,46 +47,58 @@ MOST_OTHERS = 4  # inputs besides x that are looked at
 
 
 @dataclass(frozen=True)
-class _Axis:
-    """What moving the slices of an axis showed.
+class _Moves:
+    """The runs in which slices of an axis of one array are moved, beside the one in which none is.
 
-    direction     1 where it is time, −1 where it is time read from its end, else 0
-    independent   whether nothing was mixed
+    done   those that were made, by the slices
     """
 
-    direction: int = 0
-    independent: bool = False
-
-
-@dataclass(frozen=True)
-class _Moves:
-    """The runs in which slices of one array were moved, beside the one in which none was."""
-
     watch: Watch
-    name: str
     base: Notes
+    name: str
+    axis: int
+    done: dict[tuple[int, ...], Notes] = field(default_factory=dict[tuple[int, ...], Notes])
 
-    def axis(self, axis: int) -> _Axis:
-        """What the axis is."""
-        size = self.watch.named[self.name].shape[axis]
-        if size < 2:
-            return _Axis(independent=True)
-        first, second = self._moved(axis, [0]), self._moved(axis, [1])
-        noted = _common(self.base, first, second)
-        if not noted.base.size or not (noted.by(0) & noted.by(1)).any():
-            return _Axis(independent=bool(noted.base.size))
-        together = self._moved(axis, [0, 1])
-        if size < SLICES or not (noted.by(0) ^ noted.by(1)).any():
-            noted = _common(self.base, first, second, together)
-            return _Axis(independent=not noted.mixed(0, 1, 2).any())
-        noted = _common(self.base, first, second, self._moved(axis, [2]), together)
-        independent = not noted.mixed(0, 1, 3).any()
-        direction = noted.aligned(size)
-        if direction is None:
-            direction = self._by_states(axis, noted)
-        return _Axis(direction, independent)
+    @property
+    def value(self) -> Array:
+        """The array as it stands."""
+        return self.watch.named[self.name]
 
-    def _by_states(self, axis: int, noted: "_Noting") -> int:
+    @property
+    def size(self) -> int:
+        """How many slices there are."""
+        return self.value.shape[self.axis]
+
+    def direction(self) -> int:
+        """1 where the axis is time, −1 where it is time read from its end, else 0."""
+        if self.size < SLICES or not self._can_be_time():
+            return 0
+        noted = _common(self.base, *(self._moved(at) for at in range(SLICES)))
+        aligned = noted.aligned(self.size, SLICES)
+        if not aligned:
+            return self._by_states(noted)
+        return aligned.pop() if len(aligned) == 1 else 0
+
+    def independent(self) -> bool:
+        """Whether nothing is mixed in the first two slices."""
+        if self.size < 2:
+            return True
+        noted = _common(self.base, self._moved(0), self._moved(1))
+        if not (noted.by(0) & noted.by(1)).any():
+            return bool(noted.base.size)
+        noted = _common(*noted.runs, self._moved(0, 1))
+        return not noted.mixed(0, 1, 2).any()
+
+    def _can_be_time(self) -> bool:
+        """Whether two moves leave (3) or (4) open: most axes need no more runs than these."""
+        noted = _common(self.base, self._moved(0), self._moved(1))
+        if not (noted.by(0) ^ noted.by(1)).any():
+            return False
+        first, second = noted.results(noted.by(0)), noted.results(noted.by(1))
+        one_alone = bool((first ^ second).any()) and bool((first & second).any())
+        return one_alone or bool(noted.aligned(self.size, 2))
+
+    def _by_states(self, noted: "_Noting") -> int:
         """1, −1 or 0 by (4)."""
         first, second, third = (noted.results(noted.by(which)) for which in range(SLICES))
         forward = bool((first & second & ~third).any()) and bool((first & ~second & ~third).any())
@@ -94,38 +106,37 @@ class _Moves:
         astray = bool((first & third & ~second).any())
         if astray or forward == backward:
             return 0
-        still = ~(third if forward else first)
-        pair = (0, 1) if forward else (1, 2)
-        together = noted.runs[-1] if forward else self._moved(axis, pair)
-        runs = [noted.runs[1 + which] for which in pair]
-        noted = _common(self.base, *runs, together, *self._exchanged(axis, pair))
+        one, other, still = (0, 1, ~third) if forward else (1, 2, ~first)
+        runs = (self._moved(one), self._moved(other), self._moved(one, other))
+        noted = _common(self.base, *runs, *self._exchanged(one, other))
         is_state = noted.results(noted.mixed(0, 1, 2)) & noted.results(noted.differ(3, 4))
-        return (1 if forward else -1) * int((is_state & still[: is_state.size]).any())
+        found = bool((is_state & still[: is_state.size]).any())
+        return (1 if forward else -1) if found else 0
 
-    def _exchanged(self, axis: int, pair: tuple[int, int]) -> tuple[Notes, Notes]:
+    def _exchanged(self, one: int, other: int) -> tuple[Notes, Notes]:
         """With two slices that differ, and with the two in each other's places."""
-        value = self.watch.named[self.name]
-        one, other = (np.take(value, at, axis=axis) for at in pair)
-        if np.array_equal(one, other):
-            value = self._with_moved(axis, pair[:1])
-        order = list(range(value.shape[axis]))
-        for at, place in zip(pair, reversed(pair), strict=True):
-            order[at] = place
-        exchanged = np.take(value, order, axis=axis)
-        return self._notes(value), self._notes(exchanged)
+        value = self.value
+        here, there = np.take(value, one, axis=self.axis), np.take(value, other, axis=self.axis)
+        if np.array_equal(here, there):
+            value = self._with_moved((one,))
+        order = list(range(self.size))
+        order[one], order[other] = other, one
+        return self._notes(value), self._notes(np.take(value, order, axis=self.axis))
 
     def _notes(self, value: Array) -> Notes:
         return self.watch.notes(self.base.most, {self.name: value})
 
-    def _moved(self, axis: int, slices: Sequence[int]) -> Notes:
-        return self._notes(self._with_moved(axis, slices))
+    def _moved(self, *slices: int) -> Notes:
+        if slices not in self.done:
+            self.done[slices] = self._notes(self._with_moved(slices))
+        return self.done[slices]
 
-    def _with_moved(self, axis: int, slices: Sequence[int]) -> Array:
-        value = self.watch.named[self.name]
-        mask = np.zeros(value.shape[axis], dtype=bool)
+    def _with_moved(self, slices: Sequence[int]) -> Array:
+        mask = np.zeros(self.size, dtype=bool)
         mask[list(slices)] = True
-        along = mask.reshape([-1 if at == axis else 1 for at in range(value.ndim)])
-        return np.where(along, moved_entries(value), value).astype(value.dtype)
+        along = mask.reshape([-1 if at == self.axis else 1 for at in range(self.value.ndim)])
+        moved = np.where(along, moved_entries(self.value), self.value)
+        return moved.astype(self.value.dtype)
 
 
 def moved_entries(value: Array) -> Array:
@@ -206,20 +217,17 @@ class _Noting:
         starts = [0, *ends[:-1]]
         return [slice(int(one), int(end)) for one, end in zip(starts, ends, strict=True)]
 
-    def aligned(self, size: int) -> int | None:
-        """1 or −1 by (3), of the first three moves; 0 where arrays contradict each other, None
-        where none has such an axis.
-        """
-        moves = [self.by(which) for which in range(SLICES)]
+    def aligned(self, size: int, moves: int) -> set[int]:
+        """The directions in which (3) holds of some array, as far as so many moves show it."""
+        moved = [self.by(which) for which in range(moves)]
         told: set[int] = set()
         corners = self.runs[0].corners
         for here, corner, shape in zip(self._slices, corners, self.shapes, strict=False):
             if shape.count(size) == 1:
                 axis = shape.index(size)
-                by = [_along(move[here].reshape(corner.shape), axis) for move in moves]
+                by = [_along(each[here].reshape(corner.shape), axis) for each in moved]
                 told.add(_alignment(by))
-        told.discard(0)
-        return sum(told) if told else None
+        return told - {0}
 
 
 def _common(*runs: Notes) -> _Noting:
@@ -276,12 +284,17 @@ def layout_of(
 
 def _subjects(named: Arrays, inputs: Sequence[str]) -> list[str]:
     """The arrays that may have a time axis, x first."""
-    told = [name for name in inputs if named[name].ndim]
+    told = [name for name in inputs if _has_axes(named[name])]
     if not told:
-        told = [name for name, value in named.items() if value.ndim >= 3]
-    if "x" in named and named["x"].ndim:
+        told = [name for name, value in named.items() if _has_axes(value) and value.ndim >= 3]
+    if "x" in named and _has_axes(named["x"]):
         return ["x", *(name for name in told if name != "x")]
     return told
+
+
+def _has_axes(value: Array) -> bool:
+    movable = is_real(value.dtype) or value.dtype.kind in "iub"
+    return movable and value.ndim > 0 and value.size > 0
 
 
 @dataclass(frozen=True)
@@ -311,7 +324,7 @@ class _Search:
 
     watch: Watch
     base: Notes
-    seen: dict[tuple[str, int], _Axis] = field(default_factory=dict[tuple[str, int], _Axis])
+    seen: dict[tuple[str, int], _Moves] = field(default_factory=dict[tuple[str, int], _Moves])
 
     def layout(self, layout: Layout, subjects: Sequence[str]) -> Layout:
         """The layout with the time axes of these arrays, and B."""
@@ -333,7 +346,7 @@ class _Search:
         for axis, size in enumerate(self.watch.named[name].shape):
             if size < SLICES or (steps is not None and size != steps):
                 continue
-            direction = self._axis(name, axis).direction
+            direction = self._moves(name, axis).direction()
             if direction:
                 found.append(_Found(axis, direction))
         if len(found) != 1 or self._elsewhere(name, found[0].axis) != found[0].direction:
@@ -347,23 +360,23 @@ class _Search:
         other = moved if is_tokens(value) else ELSEWHERE * moved
         named = {**self.watch.named, name: other.astype(value.dtype)}
         watch = replace(self.watch, named=named)
-        return _Moves(watch, name, watch.notes(self.base.most, {})).axis(axis).direction
+        return _Moves(watch, watch.notes(self.base.most, {}), name, axis).direction()
 
-    def _axis(self, name: str, axis: int) -> _Axis:
+    def _moves(self, name: str, axis: int) -> _Moves:
         if (name, axis) not in self.seen:
-            self.seen[name, axis] = _Moves(self.watch, name, self.base).axis(axis)
+            self.seen[name, axis] = _Moves(self.watch, self.base, name, axis)
         return self.seen[name, axis]
 
     def _batch(self, layout: Layout) -> int | None:
         """The length of the first axis besides time whose slices are independent."""
         name = next((name for name in layout.letters if TIME in layout.of(name)), None)
         name = "x" if "x" in layout.letters else name
-        if name is None:
+        if name is None or layout.axis(name, TIME) is None:
             return None
         value = self.watch.named[name]
         if value.ndim < (2 if is_tokens(value) else 3):
             return None
         for axis, size in enumerate(value.shape):
-            if axis != layout.axis(name, TIME) and self._axis(name, axis).independent:
+            if axis != layout.axis(name, TIME) and self._moves(name, axis).independent():
                 return size
         return None
