@@ -33,6 +33,7 @@ from typer.exceptions import TyperException
 from .checking.report_data import Report
 from .errors import BadOption, QuestionError
 from .plain_data import json_text
+from .problems.axes import written_layout
 from .reporting import files, tables
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help answers at once
@@ -118,6 +119,15 @@ Precision = Annotated[
     Dtype, typer.Option("--dtype", help="What the derivation under test computes in.")
 ]
 Device = Annotated[str, typer.Option("--device", help="Where torch and jax compute: cpu, cuda.")]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        metavar="LETTERS",
+        help="Axes of x, as BTI, or of arrays by name, as x=BTI,h_0=BH.",
+        show_default="found",
+    ),
+]
 Json = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False),
@@ -228,6 +238,7 @@ def check(
         float | None,
         typer.Option(min=0, help="Allowed absolute error.", show_default="measured noise"),
     ] = None,
+    layout: LayoutOption = None,
     json: Json = None,
     verbose: Verbose = False,
 ) -> None:
@@ -244,6 +255,7 @@ def check(
         "atol": atol,
         "dtype": dtype.value,
         "device": device,
+        "layout": written_layout(layout),
     }
     checks = checks_in(target, sizes, asked)
     report = merged([made() for made in checks])

@@ -5,8 +5,8 @@
     loss, gradients, example     example() -> (params, inputs)
     function, vjp, example       likewise, without a loss
 
-Beside these the file may define `convention`, a dict, and `setup`, a function. The file runs in
-this process, with the rights of whoever started it.
+Beside these the file may define `convention`, a dict, `setup`, a function, and `layout`, letters
+or a dict. The file runs in this process, with the rights of whoever started it.
 """
 
 import contextlib
@@ -127,6 +127,9 @@ def _check_of_functions(
         more = {name: getattr(module, name) for name in OPTIONAL if hasattr(module, name)}
         functions = (getattr(module, backward), getattr(module, forward))
         asked = {name: value for name, value in options.items() if name != "dtype"}
+        own_layout = getattr(module, "layout", None)
+        if asked.get("layout") is None and not callable(own_layout):
+            asked["layout"] = own_layout
         if options.get("dtype", "float64") != "float64":
             declared = convention_of(more.get("convention"))
             more["convention"] = replace(declared, precision=options["dtype"])

@@ -108,6 +108,17 @@ def declared_layout(given: LayoutLike, params: Arrays, inputs: Arrays) -> Layout
     return made
 
 
+def written_layout(text: str | None) -> LayoutLike:
+    """The layout that stands on a command line: "BTI", or "x=BTI,h_0=BH" for arrays by name."""
+    if text is None or "=" not in text:
+        return text
+    told: dict[str, str] = {}
+    for each in text.split(","):
+        name, _, letters = each.partition("=")
+        told[name.strip()] = letters.strip()
+    return told
+
+
 def _of_names(given: Mapping[Any, Any], arrays: Arrays) -> dict[str, Letters]:
     told: dict[str, Letters] = {}
     for name, letters in given.items():
