@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..problems.arrays import Array
-from ..problems.axes import TIME, Letters
+from ..problems.axes import TIME, UNKNOWN, Letters
 from .verdict import Reason, Verdict
-from .where import Where, runs, span, where_wrong
+from .where import Where, WrongAxis, runs, span, where_wrong
 
 
 @dataclass(frozen=True)
@@ -172,11 +172,14 @@ def _of_steps(over: Array, wrong: list[int], walk: Walk) -> dict[str, Any]:
     told: dict[str, Any] = {"step_error_over_noise": _largest(over)}
     if not wrong:
         return told
-    told["slice_axis"] = walk.axis
     if not walk.in_time:
-        return {**told, "wrong_slices": f"{runs(wrong)} of {len(over)}"}
-    wrong_steps = which_steps(wrong, len(over), walk.first_step)
-    return {**told, "wrong_steps": wrong_steps, "first_wrong_step": walk.first_wrong(wrong)}
+        return {**told, "wrong_slices": WrongAxis(walk.axis or 0, len(over), UNKNOWN, wrong)}
+    return {
+        **told,
+        "wrong_steps": which_steps(wrong, len(over), walk.first_step),
+        "first_wrong_step": walk.first_wrong(wrong),
+        "step_axis": walk.axis,
+    }
 
 
 def _largest(values: Array) -> float:

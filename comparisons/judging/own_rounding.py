@@ -137,7 +137,7 @@ def _excused(row: Verdict, own: tolerance.Noise, noise: tolerance.Noise) -> Verd
         step_error_over_noise=None if row.step_error_over_noise is None else 1.0,
         where=None,
         axes=[],
-        slice_axis=None,
+        step_axis=None,
         wrong_slices=None,
         wrong_steps=None,
         first_wrong_step=None,

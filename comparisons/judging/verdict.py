@@ -33,9 +33,9 @@ class Verdict:
 
     where         the part of the array that is wrong, in words, where that is less than all
     axes          the same by axis: the indices outside which nothing is wrong
-    slice_axis    along which axis of the array the wrong steps are, or the wrong slices
-    wrong_slices  the slices along it that are wrong by their own size, where they are not known to
-                  be steps
+    step_axis     along which axis of the array the wrong steps are, where it has one for them
+    wrong_slices  the slices along an axis that are wrong by their own size, where they are not
+                  known to be steps
     kind          why it does not pass; None where it does
     detail        what is to be said of the kind besides its name: the shapes, where they differ
     """
@@ -57,8 +57,8 @@ class Verdict:
     detail: str = ""
     along_directions: bool = False
     axes: list[WrongAxis] = field(default_factory=list[WrongAxis])
-    slice_axis: int | None = None
-    wrong_slices: str | None = None
+    step_axis: int | None = None
+    wrong_slices: WrongAxis | None = None
 
     @property
     def passed(self) -> bool:
@@ -109,13 +109,13 @@ class Verdict:
     def _which_steps(self) -> list[str]:
         """Which steps are wrong; of slices, only where the whole does not show it."""
         if self.first_wrong_step is not None:
-            along = "" if self.slice_axis is None else f" along axis {self.slice_axis}"
+            along = "" if self.step_axis is None else f" along axis {self.step_axis}"
             return [
                 f"walking back, first wrong at step {self.first_wrong_step} (wrong: "
                 f"{self.wrong_steps}){along}"
             ]
         if self.wrong_slices is not None and self.only_in_steps:
-            return [f"wrong by their own size: axis {self.slice_axis}, indices {self.wrong_slices}"]
+            return [f"wrong by its own size: {self.wrong_slices.words()}"]
         return []
 
     def _what(self) -> str:

@@ -30,6 +30,16 @@ class WrongAxis:
     letter: str
     indices: list[int]
 
+    def words(self, word: str = "") -> str:
+        """'axis 2 (head), index 1 of 3', 'steps 1–4 of 1–8 (axis 1)'."""
+        one = len(self.indices) == 1
+        if self.letter == TIME:
+            steps = runs([index + 1 for index in self.indices])
+            called = "step" if one else "steps"
+            return f"{called} {steps} of {span(1, self.size)} (axis {self.axis})"
+        called = f"axis {self.axis} ({word})" if word else f"axis {self.axis}"
+        return f"{called}, {'index' if one else 'indices'} {runs(self.indices)} of {self.size}"
+
 
 @dataclass(frozen=True)
 class Where:
@@ -71,19 +81,12 @@ def _along(entries: Array, axis: int) -> Array:
 
 def _words(wrong: WrongAxis, axes: int, letters: Letters) -> str:
     """'rows 5–9 of 20 only', of a vector or matrix of which no more is known; 'axis 2 (head),
-    index 1 of 3 only', 'steps 1–4 of 1–8 only (axis 1)'.
+    index 1 of 3 only' of others.
     """
-    numbers, size = runs(wrong.indices), wrong.size
-    if axes <= len(OF_A_MATRIX) and not any(letters):
-        blocks = _blocks(wrong.indices, size) if wrong.axis == 0 else ""
-        return f"{OF_A_MATRIX[wrong.axis]} {numbers} of {size} only{blocks}"
-    one = len(wrong.indices) == 1
-    if wrong.letter == TIME:
-        steps = runs([index + 1 for index in wrong.indices])
-        return f"{'step' if one else 'steps'} {steps} of {span(1, size)} only (axis {wrong.axis})"
-    word = axis_word(letters, wrong.axis)
-    called = f"axis {wrong.axis} ({word})" if word else f"axis {wrong.axis}"
-    return f"{called}, {'index' if one else 'indices'} {numbers} of {size} only"
+    if axes > len(OF_A_MATRIX) or any(letters):
+        return f"{wrong.words(axis_word(letters, wrong.axis))} only"
+    blocks = _blocks(wrong.indices, wrong.size) if wrong.axis == 0 else ""
+    return f"{OF_A_MATRIX[wrong.axis]} {runs(wrong.indices)} of {wrong.size} only{blocks}"
 
 
 def runs(numbers: Sequence[int]) -> str:

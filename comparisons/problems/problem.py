@@ -81,6 +81,11 @@ class Differentiable:
         del name
         return ()
 
+    @property
+    def axes_told(self) -> dict[str, list[str]]:
+        """Array → letters of its axes, where they are not those of the formulas."""
+        return {}
+
     def slice_axis(self, name: str) -> int | None:
         """Along which axis of a variable it is judged slice by slice; None where that goes by the
         steps of the formulas.
@@ -321,6 +326,11 @@ class FunctionProblem(Differentiable):
             if axis is not None and value.shape[axis] > 1:
                 found[name] = axis
         return found
+
+    @property
+    def axes_told(self) -> dict[str, list[str]]:
+        """By the layout."""
+        return {name: list(letters) for name, letters in self.layout().letters.items()}
 
     def letters(self, name: str) -> Letters:
         """By the layout."""
