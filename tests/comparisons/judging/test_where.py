@@ -25,7 +25,12 @@ def wrong_at(shape, *places):
         ((4, 3), [(2, 1)], "", "one entry only"),
         ((2, 8, 3, 2), [(EVERY, EVERY, 1)], "", "axis 2, index 1 of 3 only"),
         ((2, 8, 3, 2), [(EVERY, slice(4))], "", "axis 1, indices 0–3 of 8 only"),
-        ((2, 8, 3, 2), [(EVERY, EVERY, 0), (EVERY, EVERY, 2)], "", "axis 2, indices 0, 2 of 3 only"),
+        (
+            (2, 8, 3, 2),
+            [(EVERY, EVERY, 0), (EVERY, EVERY, 2)],
+            "",
+            "axis 2, indices 0, 2 of 3 only",
+        ),
         ((2, 8, 3, 2), [1], "BTHD", "axis 0 (row), index 1 of 2 only"),
         ((2, 8, 3, 2), [(EVERY, EVERY, 1)], "BTHD", "axis 2 (head), index 1 of 3 only"),
         ((2, 8, 3, 2), [(EVERY, slice(4))], "BTHD", "steps 1–4 of 1–8 (axis 1) only"),
@@ -81,7 +86,9 @@ def test_a_single_telling_entry_is_not_one_of_several():
 
 def judged(given, true, letters=(), **walk):
     sides = (Side(given), Side(true))
-    return compare("W", "torch", *sides, Yardstick(1e-12, None, 16.0), Walk(letters=letters, **walk))
+    return compare(
+        "W", "torch", *sides, Yardstick(1e-12, None, 16.0), Walk(letters=letters, **walk)
+    )
 
 
 def test_what_is_zero_on_both_sides_is_no_clue_to_the_comparator():

@@ -11,7 +11,7 @@ from bptt_crosscheck.comparisons.problems.axes import (
     written_layout,
 )
 
-T, B, I, H = 6, 2, 3, 4
+T, B, I, H = 6, 2, 3, 4  # noqa: E741
 PARAMS = {"W": np.zeros((H, I)), "U": np.zeros((H, H))}
 INPUTS = {"x": np.zeros((B, T, I)), "h_0": np.zeros((B, H)), "y": np.zeros((T, B))}
 FOUR = {"q": np.zeros((B, T, H, I)), "k": np.zeros((B, T, H, I)), "s": np.zeros((B, H, I, I))}
