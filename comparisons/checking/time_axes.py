@@ -20,8 +20,9 @@ Steps are told by what they cannot move:
 and the same the other way round for what is read from the last step to the first. Rows of a batch
 never meet, or meet in a sum, which is not mixed; features meet all at once, in a product, so that
 nothing is left for (4). An axis is time where (3), or else (4), holds in one of the two
-directions alone, at the given numbers and again at smaller ones, and of no other axis of the
-array; with less than three slices, or where neither holds, nothing is said of it.
+directions alone, and of no other axis of the array, and still does, in that direction, when the
+slices stand in the reverse order: what is a coincidence of the numbers, a maximum here, a dead
+unit there, turns with them. With less than three slices, or where neither holds, nothing is said.
 
 An axis along which nothing is mixed has independent slices. The first of them besides time is
 taken for the batch where a convention needs B, or a factor its name; it is never called rows.
@@ -41,7 +42,6 @@ MOST_OPERATIONS = (100, 400)  # that are noted: at first, and where that was not
 SLICES = 3
 REACH = 4  # how many entries a slice has to move for (3), where there are as many
 MOVE = 0.1  # by how much of their size entries are moved
-ELSEWHERE = 0.5  # what is found is looked for again at so much of x, where less is saturated
 MIXED = 4096.0  # units of rounding beyond which a mixed difference is one
 MOST_OTHERS = 4  # inputs besides x that are looked at
 
@@ -349,17 +349,14 @@ class _Search:
             direction = self._moves(name, axis).direction()
             if direction:
                 found.append(_Found(axis, direction))
-        if len(found) != 1 or self._elsewhere(name, found[0].axis) != found[0].direction:
+        if len(found) != 1 or self._turned(name, found[0].axis) != found[0].direction:
             return None
         return found[0]
 
-    def _elsewhere(self, name: str, axis: int) -> int:
-        """The direction of an axis at other numbers."""
-        value = self.watch.named[name]
-        moved = moved_entries(value)
-        other = moved if is_tokens(value) else ELSEWHERE * moved
-        named = {**self.watch.named, name: other.astype(value.dtype)}
-        watch = replace(self.watch, named=named)
+    def _turned(self, name: str, axis: int) -> int:
+        """The direction of an axis once its slices stand in the reverse order."""
+        turned = np.flip(self.watch.named[name], axis)
+        watch = replace(self.watch, named={**self.watch.named, name: turned})
         return _Moves(watch, watch.notes(self.base.most, {}), name, axis).direction()
 
     def _moves(self, name: str, axis: int) -> _Moves:
