@@ -14,8 +14,8 @@ Steps are told by what they cannot move:
                     and for no j < i: what a step leaves behind, the later ones see
     (4)  a state    a result is mixed, and nothing of it is moved by slice 2: the first two steps
                     have met, the third is still to come. It is another one when slices 0 and 1
-                    change places, as a sum or a maximum is not; slice 0 alone has moved a result
-                    before; and no result is moved by slice 2 and only one of the others
+                    change places, as a sum or a maximum is not; some result is moved by slice 0
+                    alone, one by all three, and none by slice 2 and one of the others
 
 and the same the other way round for what is read from the last step to the first. Rows of a batch
 never meet, or meet in a sum, which is not mixed; features meet all at once, in a product, so that
@@ -38,7 +38,7 @@ from ..problems.arrays import Array, Arrays, is_real, is_tokens
 from ..problems.axes import TIME, UNKNOWN, Layout
 from .noted_arrays import Notes, Watch
 
-MOST_OPERATIONS = (100, 400)  # that are noted: at first, and where that was not enough
+MOST_OPERATIONS = (32, 80, 400)  # that are noted: at first, and where that was not enough
 SLICES = 3
 REACH = 4  # how many entries a slice has to move for (3), where there are as many
 MOVE = 0.1  # by how much of their size entries are moved
@@ -50,13 +50,15 @@ MOST_OTHERS = 4  # inputs besides x that are looked at
 class _Moves:
     """The runs in which slices of an axis of one array are moved, beside the one in which none is.
 
-    done   those that were made, by the slices
+    moved  the array with every entry moved
+    done   the runs that were made, by the slices
     """
 
     watch: Watch
     base: Notes
     name: str
     axis: int
+    moved: Array
     done: dict[tuple[int, ...], Notes] = field(default_factory=dict[tuple[int, ...], Notes])
 
     @property
@@ -104,7 +106,8 @@ class _Moves:
         forward = bool((first & second & ~third).any()) and bool((first & ~second & ~third).any())
         backward = bool((second & third & ~first).any()) and bool((third & ~second & ~first).any())
         astray = bool((first & third & ~second).any())
-        if astray or forward == backward:
+        all_met = bool((first & second & third).any())
+        if astray or not all_met or forward == backward:
             return 0
         one, other, still = (0, 1, ~third) if forward else (1, 2, ~first)
         runs = (self._moved(one), self._moved(other), self._moved(one, other))
@@ -117,11 +120,12 @@ class _Moves:
         """With two slices that differ, and with the two in each other's places."""
         value = self.value
         here, there = np.take(value, one, axis=self.axis), np.take(value, other, axis=self.axis)
+        differing = self.base
         if np.array_equal(here, there):
-            value = self._with_moved((one,))
+            value, differing = self._with_moved((one,)), self._moved(one)
         order = list(range(self.size))
         order[one], order[other] = other, one
-        return self._notes(value), self._notes(np.take(value, order, axis=self.axis))
+        return differing, self._notes(np.take(value, order, axis=self.axis))
 
     def _notes(self, value: Array) -> Notes:
         return self.watch.notes(self.base.most, {self.name: value})
@@ -135,8 +139,7 @@ class _Moves:
         mask = np.zeros(self.size, dtype=bool)
         mask[list(slices)] = True
         along = mask.reshape([-1 if at == self.axis else 1 for at in range(self.value.ndim)])
-        moved = np.where(along, moved_entries(self.value), self.value)
-        return moved.astype(self.value.dtype)
+        return np.where(along, self.moved, self.value)
 
 
 def moved_entries(value: Array) -> Array:
@@ -144,11 +147,13 @@ def moved_entries(value: Array) -> Array:
     rng = np.random.default_rng(value.size)
     if is_tokens(value):
         least, most = int(value.min()), int(value.max())
-        return least + (value.astype(np.int64) - least + 1) % (most - least + 1)
+        tokens = least + (value.astype(np.int64) - least + 1) % (most - least + 1)
+        return tokens.astype(value.dtype)
     finite = value.astype(np.float64)
     size = float(np.sqrt(np.mean(np.square(finite)))) or 1.0
     by = MOVE * rng.uniform(0.5, 1, value.shape) * rng.choice([-1.0, 1.0], value.shape)
-    return finite + by * np.maximum(np.abs(finite), MOVE * size)
+    moved = finite + by * np.maximum(np.abs(finite), MOVE * size)
+    return moved.astype(value.dtype)
 
 
 @dataclass(frozen=True)
@@ -324,6 +329,7 @@ class _Search:
 
     watch: Watch
     base: Notes
+    moved: dict[str, Array] = field(default_factory=dict[str, Array])
     seen: dict[tuple[str, int], _Moves] = field(default_factory=dict[tuple[str, int], _Moves])
 
     def layout(self, layout: Layout, subjects: Sequence[str]) -> Layout:
@@ -346,7 +352,7 @@ class _Search:
         for axis, size in enumerate(self.watch.named[name].shape):
             if size < SLICES or (steps is not None and size != steps):
                 continue
-            direction = self._moves(name, axis).direction()
+            direction = self.moves(name, axis).direction()
             if direction:
                 found.append(_Found(axis, direction))
         if len(found) != 1 or self._turned(name, found[0].axis) != found[0].direction:
@@ -357,11 +363,15 @@ class _Search:
         """The direction of an axis once its slices stand in the reverse order."""
         turned = np.flip(self.watch.named[name], axis)
         watch = replace(self.watch, named={**self.watch.named, name: turned})
-        return _Moves(watch, watch.notes(self.base.most, {}), name, axis).direction()
+        return _Search(watch, watch.notes(self.base.most, {})).moves(name, axis).direction()
 
-    def _moves(self, name: str, axis: int) -> _Moves:
+    def moves(self, name: str, axis: int) -> _Moves:
+        """The runs in which slices along this axis of the array are moved."""
+        if name not in self.moved:
+            self.moved[name] = moved_entries(self.watch.named[name])
         if (name, axis) not in self.seen:
-            self.seen[name, axis] = _Moves(self.watch, self.base, name, axis)
+            made = _Moves(self.watch, self.base, name, axis, self.moved[name])
+            self.seen[name, axis] = made
         return self.seen[name, axis]
 
     def _batch(self, layout: Layout) -> int | None:
@@ -374,6 +384,6 @@ class _Search:
         if value.ndim < (2 if is_tokens(value) else 3):
             return None
         for axis, size in enumerate(value.shape):
-            if axis != layout.axis(name, TIME) and self._moves(name, axis).independent():
+            if axis != layout.axis(name, TIME) and self.moves(name, axis).independent():
                 return size
         return None

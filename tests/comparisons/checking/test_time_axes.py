@@ -214,6 +214,18 @@ def pairs(x):
     return total
 
 
+def unlike_pairs(x):
+    """Every pair at length, the first two before the others are looked at."""
+    total = 0.0
+    for one in range(len(x)):
+        for other in range(one):
+            z = np.tanh(x[one] @ W) @ U
+            for _ in range(6):
+                z = np.sin(z) @ U
+            total = total + np.sum(z * np.tanh(x[other] @ W))
+    return total
+
+
 def running(combine):
     """What is gathered over rows has no order."""
 
@@ -250,6 +262,7 @@ UNORDERED = (
     ("batch normalisation", normalised, normal(T, I)),
     ("attention", attention(False), normal(B, T, I)),
     ("pairs", pairs, normal(T, I)),
+    ("pairs that are not alike", unlike_pairs, normal(T, I)),
     ("logaddexp", running(np.logaddexp), normal(T, I)),
     ("maximum", running(np.maximum), normal(T, I)),
     ("hypot", running(np.hypot), normal(T, I)),
