@@ -35,7 +35,7 @@ from functools import cached_property
 import numpy as np
 
 from ..problems.arrays import Array, Arrays, is_real, is_tokens
-from ..problems.axes import TIME, UNKNOWN, Layout
+from ..problems.axes import BATCH, TIME, UNKNOWN, Layout
 from .noted_arrays import Notes, Watch
 
 MOST_OPERATIONS = (32, 80, 400)  # that are noted: at first, and where that was not enough
@@ -271,30 +271,33 @@ def layout_of(
     `inputs` are the names of those among the arrays; where there are none, params of three axes
     and more are looked at. `in_steps`: inputs whose first axis is time by their contract.
     """
-    if declared is not None and declared.size(TIME) is not None:
-        return declared
     layout = declared or Layout()
     for name in in_steps:
         if name not in layout.letters and watch.named[name].ndim:
             layout = _with_time(layout, watch.named, name, _Found(0, 1))
-    subjects = [name for name in _subjects(watch.named, inputs) if name not in layout.letters]
+    subjects = _subjects(watch.named, inputs, layout)
+    if declared is not None and not subjects:
+        return declared
+    found = layout
     for most in MOST_OPERATIONS:
         base = watch.notes(most, {})
-        search = _Search(watch, base)
-        found = search.layout(layout, subjects)
-        if found.size(TIME) is not None or not base.cut:
-            return found
-    return layout
+        found = _Search(watch, base).layout(layout, subjects)
+        if found.letters != layout.letters or not (base.cut and subjects):
+            break
+    return found
 
 
-def _subjects(named: Arrays, inputs: Sequence[str]) -> list[str]:
-    """The arrays that may have a time axis, x first."""
+def _subjects(named: Arrays, inputs: Sequence[str], layout: Layout) -> list[str]:
+    """The arrays of which it is not known whether they have a time axis, x first."""
     told = [name for name in inputs if _has_axes(named[name])]
     if not told:
         told = [name for name, value in named.items() if _has_axes(value) and value.ndim >= 3]
     if "x" in named and _has_axes(named["x"]):
-        return ["x", *(name for name in told if name != "x")]
-    return told
+        told = ["x", *(name for name in told if name != "x")]
+    steps = layout.size(TIME)
+    if steps is not None:
+        told = [name for name in told if steps in named[name].shape]
+    return [name for name in told if name not in layout.letters]
 
 
 def _has_axes(value: Array) -> bool:
@@ -344,6 +347,8 @@ class _Search:
             found = self._time_axis(name, steps)
             if found is not None:
                 layout = _with_time(layout, self.watch.named, name, found)
+        if layout.size(BATCH) is not None:
+            return layout
         return replace(layout, batch=self._batch(layout))
 
     def _time_axis(self, name: str, steps: int | None) -> _Found | None:

@@ -281,9 +281,9 @@ class FunctionProblem(Differentiable):
                                          gradient adds
     layout() -> Layout                   what the axes stand for; asked only where it is wanted,
                                          since finding it out takes runs of the function
-    sliced                               the inputs among the variables: those as long as x on
-                                         their first axis are judged slice by slice along it, where
-                                         no axis is known to be time
+    sliced                               the inputs among the variables: where no axis of theirs is
+                                         known to be time, those are judged slice by slice whose
+                                         first axis has T slices, or as many as x's
     """
 
     name: str
@@ -318,10 +318,12 @@ class FunctionProblem(Differentiable):
     def slice_axes(self) -> dict[str, int]:
         """Variable → along which axis it is judged slice by slice: time, where that is known."""
         layout, found = self.layout(), dict[str, int]()
-        length = None if self.x is None else self.x.shape[:1]
+        length = self.steps
+        if length is None and self.x is not None and self.x.ndim:
+            length = len(self.x)
         for name, value in self.variables.items():
             axis = layout.axis(name, TIME)
-            if axis is None and name in self.sliced and value.ndim and value.shape[:1] == length:
+            if axis is None and name in self.sliced and value.shape[:1] == (length,):
                 axis = 0
             if axis is not None and value.shape[axis] > 1:
                 found[name] = axis

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bptt_crosscheck import check_cell, check_gradients, check_vjp
+from bptt_crosscheck import Unrolled, check_cell, check_gradients, check_vjp
 from bptt_crosscheck.comparisons.checking.noted_arrays import Watch
 from bptt_crosscheck.comparisons.checking.time_axes import layout_of, moved_entries
 from bptt_crosscheck.comparisons.errors import BadOption, GradientMismatch
-from bptt_crosscheck.comparisons.problems.axes import Layout
+from bptt_crosscheck.comparisons.problems.axes import Layout, declared_layout
 
 from tests.comparisons.small import SIZES, TORCH, Elman
 
@@ -337,6 +337,45 @@ def test_other_inputs_have_their_own_time_axis():
     layout = found(forward, normal(B, T, I), delta=np.zeros((T, B, H)), start=normal(B, H))
     assert (layout.axis("x", "T"), layout.axis("delta", "T")) == (1, 0)
     assert layout.of("start") == ()
+
+
+def test_what_is_declared_is_not_looked_for():
+    def never(named):
+        raise AssertionError
+
+    x = normal(B, T, I)
+    declared = declared_layout("BTI", {}, {"x": x})
+    assert layout_of(Watch("loss", never, {"x": x}), ["x"], declared) is declared
+
+
+def test_inputs_beside_a_declared_one_are_looked_at():
+    def run(named):
+        h, total = 0.0, 0.0
+        for t in range(T):
+            h = np.tanh(named["x"][:, t] @ W + h + named["delta"][t])
+            total = total + np.sum(h)
+        return {"output": total}
+
+    named = {"x": normal(B, T, I), "delta": np.zeros((T, B, H))}
+    declared = declared_layout({"x": "BTI"}, {}, named)
+    layout = layout_of(Watch("loss", run, named), list(named), declared)
+    assert (layout.of("x"), layout.axis("delta", "T")) == (("B", "T", "I"), 0)
+
+
+def test_a_loss_by_its_step_has_steps_by_contract():
+    """Two of them are enough."""
+    loss = Unrolled(
+        lambda xp, p, i: {"h": xp.zeros(H)},
+        lambda xp, p, s, at: {"h": xp.tanh(at["x"] @ p["W"] + s["h"] @ p["U"])},
+        lambda xp, p, s, at: xp.sum(s["h"]),
+    )
+    inputs = {"x": normal(2, B, I)}
+    convention = {"scale": "1/(T·B)"}
+    gradients = gradients_of(0, factor=1 / (2 * B))
+    report = check_gradients(gradients, loss, PARAMS, inputs, convention=convention, **TORCH)
+    assert report.cases[0].layout == {"x": ["T", "", ""]}
+    with pytest.raises(GradientMismatch, match=r"first wrong at step 1 \(wrong: 1 of 1–2\)"):
+        check_gradients(gradients_of(0, wrong=(0,)), loss, PARAMS, inputs, **TORCH)
 
 
 def test_a_few_runs_are_enough():
