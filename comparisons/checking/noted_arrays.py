@@ -69,6 +69,11 @@ class _Noted(np.ndarray[Any, Any]):
     def __array_finalize__(self, obj: Any) -> None:
         self.notes = getattr(obj, "notes", None)
 
+    def __getitem__(self, key: Any) -> Any:
+        """The part, noted even where NumPy makes a number of it."""
+        part = super().__getitem__(key)
+        return _noted(part, self.notes) if isinstance(part, np.floating) else part
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """The plain result, noted."""
         plain = [value.view(np.ndarray) if type(value) is _Noted else value for value in inputs]

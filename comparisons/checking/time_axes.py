@@ -28,7 +28,7 @@ An axis along which nothing is mixed has independent slices. The first of them b
 taken for the batch where a convention needs B, or a factor its name; it is never called rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -76,7 +76,7 @@ class _Moves:
         if self.size < SLICES or not self._can_be_time():
             return 0
         noted = _common(self.base, *(self._moved(at) for at in range(SLICES)))
-        aligned = noted.aligned(self.size, SLICES)
+        aligned = noted.aligned(self.size, range(SLICES))
         if not aligned:
             return self._by_states(noted)
         return aligned.pop() if len(aligned) == 1 else 0
@@ -92,13 +92,15 @@ class _Moves:
         return not noted.mixed(0, 1, 2).any()
 
     def _can_be_time(self) -> bool:
-        """Whether two moves leave (3) or (4) open: most axes need no more runs than these."""
-        noted = _common(self.base, self._moved(0), self._moved(1))
-        if not (noted.by(0) ^ noted.by(1)).any():
+        """Whether one move, or two, leave (3) or (4) open: most axes need no more runs."""
+        noted = _common(self.base, self._moved(1))
+        unmoved = ~noted.results(noted.by(0))
+        if not unmoved.any() and not noted.aligned(self.size, (1,)):
             return False
+        noted = _common(self.base, self._moved(0), self._moved(1))
         first, second = noted.results(noted.by(0)), noted.results(noted.by(1))
         one_alone = bool((first ^ second).any()) and bool((first & second).any())
-        return one_alone or bool(noted.aligned(self.size, 2))
+        return one_alone or bool(noted.aligned(self.size, (0, 1)))
 
     def _by_states(self, noted: "_Noting") -> int:
         """1, −1 or 0 by (4)."""
@@ -218,20 +220,25 @@ class _Noting:
     @cached_property
     def _slices(self) -> list[slice]:
         """Where the numbers of each result are."""
-        ends = np.cumsum([corner.size for corner in self.runs[0].corners[: len(self.shapes)]])
-        starts = [0, *ends[:-1]]
-        return [slice(int(one), int(end)) for one, end in zip(starts, ends, strict=True)]
+        found: list[slice] = []
+        start = 0
+        for corner in self.runs[0].corners[: len(self.shapes)]:
+            found.append(slice(start, start + corner.size))
+            start += corner.size
+        return found
 
-    def aligned(self, size: int, moves: int) -> set[int]:
-        """The directions in which (3) holds of some array, as far as so many moves show it."""
-        moved = [self.by(which) for which in range(moves)]
+    def aligned(self, size: int, slices: Sequence[int]) -> set[int]:
+        """The directions in which (3) holds of some array, as far as the moves of these slices
+        show it.
+        """
+        moved = [self.by(which) for which in range(len(slices))]
         told: set[int] = set()
         corners = self.runs[0].corners
         for here, corner, shape in zip(self._slices, corners, self.shapes, strict=False):
             if shape.count(size) == 1:
                 axis = shape.index(size)
                 by = [_along(each[here].reshape(corner.shape), axis) for each in moved]
-                told.add(_alignment(by))
+                told.add(_alignment(dict(zip(slices, by, strict=True))))
         return told - {0}
 
 
@@ -251,12 +258,12 @@ def _along(changed: Array, axis: int) -> Array:
     return np.asarray(changed.any(axis=others))
 
 
-def _alignment(by: Sequence[Array]) -> int:
+def _alignment(by: Mapping[int, Array]) -> int:
     """1 where slice i moves the entries j ≥ i, −1 where it moves those j ≤ i, and no others; else
     0.
     """
     forward = backward = True
-    for index, changed in enumerate(by):
+    for index, changed in by.items():
         after, before = changed[index : index + REACH], changed[: index + 1]
         forward = forward and bool(after.all()) and not changed[:index].any()
         backward = backward and bool(before.all()) and not changed[index + 1 :].any()
