@@ -285,13 +285,13 @@ def layout_of(
     subjects = _subjects(watch.named, inputs, layout)
     if declared is not None and not subjects:
         return declared
-    found = layout
     for most in MOST_OPERATIONS:
         base = watch.notes(most, {})
-        found = _Search(watch, base).layout(layout, subjects)
-        if found.letters != layout.letters or not (base.cut and subjects):
+        layout = _Search(watch, base).layout(layout, subjects)
+        subjects = _subjects(watch.named, inputs, layout)
+        if not (base.cut and subjects) or "x" in layout.letters:
             break
-    return found
+    return layout
 
 
 def _subjects(named: Arrays, inputs: Sequence[str], layout: Layout) -> list[str]:

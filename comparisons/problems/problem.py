@@ -281,9 +281,10 @@ class FunctionProblem(Differentiable):
                                          gradient adds
     layout() -> Layout                   what the axes stand for; asked only where it is wanted,
                                          since finding it out takes runs of the function
-    sliced                               the inputs among the variables: where no axis of theirs is
-                                         known to be time, those are judged slice by slice whose
-                                         first axis has T slices, or as many as x's
+    sliced                               the inputs among the variables. They are judged step by
+                                         step along time; where none of their axes is known to be
+                                         time, slice by slice along the first, if that has T slices,
+                                         or as many as x's
     """
 
     name: str
@@ -316,14 +317,15 @@ class FunctionProblem(Differentiable):
 
     @property
     def slice_axes(self) -> dict[str, int]:
-        """Variable → along which axis it is judged slice by slice: time, where that is known."""
+        """Input → along which axis it is judged slice by slice: time, where that is known."""
         layout, found = self.layout(), dict[str, int]()
         length = self.steps
         if length is None and self.x is not None and self.x.ndim:
             length = len(self.x)
-        for name, value in self.variables.items():
+        for name in self.sliced:
+            value = self.variables[name]
             axis = layout.axis(name, TIME)
-            if axis is None and name in self.sliced and value.shape[:1] == (length,):
+            if axis is None and value.shape[:1] == (length,):
                 axis = 0
             if axis is not None and value.shape[axis] > 1:
                 found[name] = axis

@@ -582,7 +582,13 @@ EVERY = slice(None)
         ("q", (EVERY, EVERY, [0, 2]), "axis 2, indices 0, 2 of 3", "axis 2 (head), indices 0, 2"),
         ("g", 1, "axis 0, index 1 of 2", "axis 0 (row), index 1 of 2"),
         ("q", (..., 1), "axis 3, index 1 of 2", "axis 3 (feature), index 1 of 2"),
-        ("k", (EVERY, slice(4)), "(wrong: 1–4 of 1–7) along axis 1", "step 4 (wrong: 1–4 of 1–7)"),
+        (
+            "k",
+            (EVERY, slice(4)),
+            "steps 1–4 of 1–7 (axis 1) only",
+            "steps 1–4 of 1–7 (axis 1) only",
+        ),
+        ("k", (0, 4), "step 5 of 1–7 (axis 1) only", "axis 0 (row), index 0 of 2 only; step 5"),
     ],
 )
 def test_one_head_row_feature_or_chunk_is_named(layout, name, where, found, declared):
