@@ -37,6 +37,7 @@ from rich.progress import Progress
 from .checking.report_data import Report
 from .errors import BadOption
 from .plain_data import json_text
+from .problems.axes import written_layout
 from .reporting import files, tables
 from .reporting.terminal import Status, Visible, run, telling, visible
 
@@ -123,6 +124,15 @@ Precision = Annotated[
     Dtype, typer.Option("--dtype", help="What the derivation under test computes in.")
 ]
 Device = Annotated[str, typer.Option("--device", help="Where torch and jax compute: cpu, cuda.")]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        metavar="LETTERS",
+        help="Axes of x, as BTI, or of arrays by name, as x=BTI,h_0=BH.",
+        show_default="found",
+    ),
+]
 Json = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Report as JSON; - for stdout.", show_default=False),
@@ -238,6 +248,7 @@ def check(
             min=0.001, metavar="SECONDS", help="For one call of it.", show_default="no limit"
         ),
     ] = None,
+    layout: LayoutOption = None,
     json: Json = None,
     verbose: Verbose = False,
 ) -> None:
@@ -255,6 +266,7 @@ def check(
         "dtype": dtype.value,
         "device": device,
         "timeout": timeout,
+        "layout": written_layout(layout),
     }
     # Standard output is for the report: threads that the code starts print beside it, too.
     with contextlib.redirect_stdout(sys.stderr):

@@ -31,6 +31,7 @@ from ...manual.through_time.network import Head, Network, Pass, Projection, Read
 from ..errors import BadOption, UnknownName
 from ..problems.answer import Answer
 from ..problems.arrays import Array, same_arrays
+from ..problems.axes import shares_along
 from ..problems.problem import PRODUCT_TO_END, STATE_JACOBIAN, FunctionProblem, Problem
 
 CELLS: dict[str, Callable[..., Cell]] = {
@@ -213,21 +214,22 @@ class FunctionCandidate:
     copied() -> candidate                        the same on copies of the user's objects, who is
                                                  asked in another precision than float64: nothing
                                                  of it stays in the user's objects
+
+    Gradients are told slice by slice as well, along the problem's `slice_axes`.
     """
 
     value: Callable[[Mapping[str, Array]], Any]
     gradients: Callable[[Mapping[str, Array]], dict[str, Array]]
-    per_step: tuple[str, ...] = ()
     copied: "Callable[[], FunctionCandidate] | None" = None
 
     def answer(self, problem: FunctionProblem) -> Answer:
-        """Loss and gradients as given; those of `per_step` have the step as first axis."""
+        """Loss and gradients as given."""
         if self.copied is not None and problem.dtype != np.float64:
             return self.copied().answer(problem)
         named = {**problem.constants, **problem.variables}
         loss = float(self.value(named))
         gradients = self.gradients(named)
-        steps = {name: gradients[name] for name in self.per_step if name in gradients}
+        steps = shares_along(gradients, problem.slice_axes)
         return Answer(loss, gradients, steps=steps)
 
 

@@ -80,6 +80,11 @@ class UserFunction:
             return False
         return user_code.parameter_names(self.function)[:1] != ["xp"]
 
+    @property
+    def sequence(self) -> tuple[str, ...]:
+        """The inputs whose first axis is time by contract: those of a loss given by its step."""
+        return self.function.sequence if isinstance(self.function, Unrolled) else ()
+
     def leaves(self) -> dict[str, Array]:
         """All arrays of params and inputs by path; none wider than float64."""
         wide = {**flatten(self.params), **flatten(self.inputs)}
@@ -155,6 +160,10 @@ class UserFunction:
         for path, value in leaves.items():
             as_array(f"{self.role}: {path}", value, None)
         return tuple(cast(Any, returned)) if isinstance(returned, list) else returned
+
+    def numpy_outputs(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """What the function returns in NumPy, by path."""
+        return _leaves_of(self.evaluate(np, named))
 
     def inner_product(
         self, cotangents: Mapping[str, Array]

@@ -27,6 +27,8 @@ class CaseReport:
     true_error        where a proof was asked for: gradient → {"manual" and each reference: its
                       proven error}, in units
                       in the last place of the gradient's largest entry
+    layout            for a function: array → what each of its axes stands for, as declared or
+                      found; "" where that is not known
     """
 
     name: str
@@ -48,6 +50,7 @@ class CaseReport:
     diagnosis: list[Finding] = field(default_factory=list[Finding])
     notes: list[str] = field(default_factory=list[str])
     true_error: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    layout: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
     @property
     def passed(self) -> bool:

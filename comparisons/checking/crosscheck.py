@@ -308,6 +308,7 @@ def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
         diagnosis=findings,
         notes=_notes(compared),
         true_error=true_errors(answer, witnesses) if compared.testimony.convention.is_plain else {},
+        layout=problem.axes_told,
     )
 
 

@@ -16,6 +16,7 @@ from ..candidates.user_cell import UserCell, as_array
 from ..candidates.user_function import Given, UserFunction
 from ..errors import BadOption, CandidateFailed, MissingFramework, QuestionError
 from ..problems.arrays import Array, Arrays, frozen
+from ..problems.axes import Layout, LayoutLike, declared_layout
 from ..problems.convention import Convention, convention_of
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..problems.problem import FunctionProblem, Problem
@@ -27,9 +28,11 @@ from . import preflight
 from .case_report import CaseReport
 from .crosscheck import Manner, check_problem, examine
 from .environment import report_of
+from .noted_arrays import Watch
 from .own_loss import OwnLoss, with_unreached
 from .report_data import Report
 from .ties import ties_in
+from .time_axes import layout_of
 from .users_names import in_users_names
 
 LARGEST = 10**100  # of the integers that are options
@@ -38,6 +41,7 @@ COMPUTED_IN = ("float16", "float32", "float64")
 AT_THE_END = 1000.0
 # Seconds that a time limit may be at most, a year: what the clocks of all systems can count.
 LONGEST = 31_536_000
+OF_A_CELL = "TBI"  # the axes of x in a check of a cell
 
 References: TypeAlias = Sequence[str] | str | None
 ConventionLike: TypeAlias = Convention | Mapping[str, Any] | None
@@ -59,6 +63,7 @@ def check_cell(
     rtol: float | None = None,
     atol: float | None = None,
     timeout: float | None = None,
+    layout: LayoutLike = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether step_backward is the derivative of step: over a sequence, and at every step alone.
@@ -80,6 +85,7 @@ def check_cell(
 
     def cases() -> Iterator[CaseReport]:
         setting.must_be_valid(sizes)
+        _must_be_of_a_cell(layout)
         declared = convention_of(None, rtol, atol)
         whole = {name: int(size) for name, size in sizes.items()}  # NumPy's integers overflow
         mine = UserCell(cell, whole["input_size"], whole["hidden_size"])
@@ -103,6 +109,7 @@ def check_gradients(
     rtol: float | None = None,
     atol: float | None = None,
     timeout: float | None = None,
+    layout: LayoutLike = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether gradients(params, inputs) is the derivative of the loss.
@@ -115,7 +122,9 @@ def check_gradients(
     before every evaluation. `convention` declares what the code means to return (see
     comparisons/problems/convention.py). own_loss(params, inputs), or own_loss() after the gradients
     were asked for, is the loss that the code under test itself computes: it must have the value of
-    the loss, as must a loss given to from_torch or from_jax. `timeout` is as in check_cell.
+    the loss, as must a loss given to from_torch or from_jax. `timeout` is as in check_cell. `layout` declares the axes of x, a
+    letter each, "TBI", "BTI" or "BTHD", or those of any array by name; undeclared, the axis that
+    is time is found by moving slices (see comparisons/checking/time_axes.py).
 
     Raises as check_cell does.
     """
@@ -133,12 +142,13 @@ def check_gradients(
         def scalar_of(user: UserFunction) -> Scalar:
             return user.objective(declared)
 
+        axes = _axes_of(function, layout)
         rounding = getattr(gradients, "rounding", None)
         noise: Mapping[str, float] = {}
         if rounding is not None:
             noise = rounding(params)
         derivation = own.watched
-        trial = FunctionTrial("gradients", function, scalar_of, derivation, given_of)
+        trial = FunctionTrial("gradients", function, scalar_of, derivation, given_of, axes)
         trial = replace(trial, extra_noise=noise, own=own)
         yield _function_case(trial, setting, declared)
 
@@ -159,6 +169,7 @@ def check_vjp(
     rtol: float | None = None,
     atol: float | None = None,
     timeout: float | None = None,
+    layout: LayoutLike = None,
     raise_exception: bool = True,
 ) -> Report:
     """Whether vjp(params, inputs, cotangents) is function(xp, params, inputs)'s.
@@ -176,7 +187,8 @@ def check_vjp(
         user = UserFunction("function", function, params, inputs, setup, seed)
         declared = convention_of(convention, rtol, atol)
         user.must_not_be_truncated(declared)
-        _must_apply(declared, user)
+        axes = _axes_of(user, layout)
+        _must_apply(declared, user, axes)
         setting.engines(user.numpy_only)
         outputs = user.outputs()
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
@@ -191,7 +203,7 @@ def check_vjp(
                 return user.inner_product(cotangents)
 
             what, is_first = f"vjp, {name}", number == 0
-            trial = FunctionTrial(what, user, scalar_of, vjp, given_of, first_of_all=is_first)
+            trial = FunctionTrial(what, user, scalar_of, vjp, given_of, axes, is_first)
             yield _function_case(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
@@ -234,6 +246,7 @@ class Setting:
                 f"timeout is a number of seconds above 0, {LONGEST:,} at most, not {seconds!r}"
             )
         return float(seconds)
+
     def must_name_a_device(self) -> None:
         """Raises BadOption for what is no text."""
         if not isinstance(self.device, str) or not self.device:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -401,6 +414,38 @@ def _ties_of_cell(cell: UserCell, problem: Problem) -> list[str]:
 # Functions.
 
 
+def _must_be_of_a_cell(layout: LayoutLike) -> None:
+    """Raises BadOption for any layout but the one in which a cell is run."""
+    if layout is None or layout == OF_A_CELL:
+        return
+    raise BadOption(
+        f"layout: a cell is run over x of axes {OF_A_CELL!r}, its step sees (B, I); {layout!r} can "
+        "be said of functions alone"
+    )
+
+
+def _axes_of(user: UserFunction, layout: LayoutLike) -> Callable[[], Layout]:
+    """What the axes of the user's arrays stand for; what is not declared is found out when it is
+    first asked for.
+
+    Raises BadOption for a layout that is none of theirs.
+    """
+    inputs = flatten(user.inputs)
+    declared = declared_layout(layout, flatten(user.params), inputs)
+    named = {path: _in_double(value) for path, value in user.leaves().items()}
+    in_steps = [path for path in user.sequence if path in inputs]
+
+    def outputs(moved: Mapping[str, Array]) -> Mapping[str, Any]:
+        return user.copied().numpy_outputs(moved)
+
+    watch = Watch(user.role, outputs, named)
+    return cache(lambda: layout_of(watch, [*inputs], declared, in_steps))
+
+
+def _in_double(value: Array) -> Array:
+    return value.astype(np.float64) if is_differentiable(value) else value
+
+
 @dataclass(frozen=True)
 class FunctionTrial:
     """A scalar function of a user's, and the gradients that were derived for it.
@@ -409,6 +454,7 @@ class FunctionTrial:
                                      cotangents
     derivation                       the user's code that gives the gradients
     given_of(user, derivation)       given(named) -> {path: array}: the derivation
+    layout() -> Layout               what the axes stand for
     first_of_all                     whether nothing of this code has been asked before
     extra_noise                      absolute error by variable that the way of reading out the
                                      gradient adds
@@ -420,6 +466,7 @@ class FunctionTrial:
     scalar_of: Callable[[UserFunction], Scalar]
     derivation: Any
     given_of: Callable[[UserFunction, Any], Derivation]
+    layout: Callable[[], Layout]
     first_of_all: bool = True
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
     own: OwnLoss | None = None
@@ -444,7 +491,8 @@ class FunctionTrial:
             numpy_only=self.user.numpy_only,
             precision=precision or (None if lowest == np.float64 else lowest.name),
             extra_noise=self.extra_noise,
-            timed=tuple(path for path in flatten(self.user.inputs) if path in variables),
+            layout=self.layout,
+            sliced=tuple(path for path in flatten(self.user.inputs) if path in variables),
             loss_label=self.user.role,
         )
 
@@ -458,7 +506,7 @@ class FunctionTrial:
         """The gradients by their names, of the user's own objects."""
         return self.given_of(self.user, self.derivation)
 
-    def candidate(self, per_step: tuple[str, ...]) -> FunctionCandidate:
+    def candidate(self) -> FunctionCandidate:
         """The user's code as the one that is judged; in another precision than its own, a copy
         of it.
         """
@@ -466,9 +514,9 @@ class FunctionTrial:
         def copied() -> FunctionCandidate:
             user, derivation = self.user.aside(self.derivation)
             aside = replace(self, user=user, derivation=derivation)
-            return FunctionCandidate(aside.value, aside.given, per_step)
+            return FunctionCandidate(aside.value, aside.given)
 
-        return FunctionCandidate(self.value, self.given, per_step, copied)
+        return FunctionCandidate(self.value, self.given, copied)
 
     def learned(self) -> list[str]:
         """The paths of the params that have a gradient."""
@@ -498,7 +546,7 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
     differentiable = {path: value for path, value in leaves.items() if is_differentiable(value)}
     variables = differentiable
     engines, missing = setting.engines(trial.user.numpy_only)
-    _must_apply(declared, trial.user)
+    _must_apply(declared, trial.user, trial.layout)
     if declared.truncation is not None and all(engine.numeric for engine in engines):
         raise BadOption(
             "convention: truncation is no derivative of the loss; numeric references cannot "
@@ -510,7 +558,7 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
         variables = {path: value for path, value in variables.items() if path in asked}
     problem = trial.problem(variables, declared.precision)
     problem = replace(problem, truncated=declared.truncation is not None)
-    candidate = trial.candidate(problem.time_inputs)
+    candidate = trial.candidate()
     manner = Manner(
         partial=True, from_outside=True, first_of_all=trial.first_of_all, ties=trial.ties
     )
@@ -526,12 +574,12 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
     return case if own is None else with_unreached(case, own.unreached, examined.witnesses)
 
 
-def _must_apply(declared: Convention, user: UserFunction) -> None:
-    """Raises BadOption where the convention needs what the arrays do not tell, before any of the
-    user's functions is called.
+def _must_apply(declared: Convention, user: UserFunction, axes: Callable[[], Layout]) -> None:
+    """Raises BadOption where the convention needs what the arrays do not tell, before anything is
+    compared.
     """
     unasked: Any = None  # who would be asked: nobody is
-    trial = FunctionTrial(user.role, user, lambda user: user.function, unasked, unasked)
+    trial = FunctionTrial(user.role, user, lambda user: user.function, unasked, unasked, axes)
     variables = {path: user.leaves()[path] for path in user.parameter_paths()}
     problem = trial.problem(variables, declared.precision)
     declared.factor(problem.steps, problem.batch)

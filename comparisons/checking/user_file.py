@@ -5,8 +5,9 @@
     loss, gradients, example     example() -> (params, inputs)
     function, vjp, example       likewise, without a loss
 
-Beside these the file may define `convention`, a dict, and `setup`, a function; beside a loss also
-`own_loss`, a function. The file runs in this process, with the rights of whoever started it.
+Beside these the file may define `convention`, a dict, `setup`, a function, and `layout`, letters
+or a dict; beside a loss also `own_loss`, a function. The file runs in this process, with the rights
+of whoever started it.
 """
 
 import importlib.util
@@ -201,6 +202,9 @@ def _check_of_functions(
         more = {name: defined[name] for name in known if name in defined}
         functions = (getattr(module, backward), getattr(module, forward))
         asked = {name: value for name, value in options.items() if name != "dtype"}
+        own_layout = getattr(module, "layout", None)
+        if asked.get("layout") is None and not callable(own_layout):
+            asked["layout"] = own_layout
         if options.get("dtype", "float64") != "float64":
             declared = convention_of(more.get("convention"))
             more["convention"] = replace(declared, precision=options["dtype"])

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..problems.arrays import Array
+from ..problems.axes import TIME, UNKNOWN, Letters
 from .verdict import Reason, Verdict
-
-GATES = (4, 3)  # how many blocks of rows a cell may stack
+from .where import Where, WrongAxis, runs, span, where_wrong
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,16 @@ class Walk:
 
     first_step   the number of the step that index 0 of its shares stands for
     reverse      the run is backwards in time, and its way back forwards
+    letters      what the axes of the whole stand for
+    axis         along which of them its steps are, where that has to be said
+    in_time      whether they are steps of time; they are slices along the axis otherwise
     """
 
     first_step: int = 1
     reverse: bool = False
+    letters: Letters = ()
+    axis: int | None = None
+    in_time: bool = True
 
     def first_wrong(self, wrong: list[int]) -> int | None:
         """The number of the step at which the walk back first meets a wrong share.
@@ -124,11 +130,24 @@ def compare(
         max_rel_error=_relative(error, theirs),
         noise=noise,
         error_over_noise=_largest(over),
-        where=None if kind is None else where_wrong(~(over <= yardstick.limit)),
         kind=kind,
     )
+    if kind is not None:
+        place = _place(~(over <= yardstick.limit), mine, theirs, yardstick, walk, bool(wrong))
+        verdict = replace(verdict, where=place.words, axes=place.axes)
     verdict = replace(verdict, **_worst_entry(error, mine, theirs))
     return verdict if steps is None else replace(verdict, **_of_steps(steps, wrong, walk))
+
+
+def _place(
+    wrong: Array, mine: Array, theirs: Array, yardstick: Yardstick, walk: Walk, by_step: bool
+) -> Where:
+    """Where the whole is wrong; what the walk over steps says is not said twice."""
+    allowed = np.asarray(yardstick.total) * yardstick.limit
+    with np.errstate(invalid="ignore"):
+        telling = np.maximum(np.abs(mine), np.abs(theirs)) > allowed
+    told = [walk.letters.index(TIME)] if by_step and TIME in walk.letters else []
+    return where_wrong(wrong, telling, walk.letters, told)
 
 
 def _relative(error: Array, theirs: Array) -> float:
@@ -149,11 +168,17 @@ def _worst_entry(error: Array, mine: Array, theirs: Array) -> dict[str, Any]:
 
 
 def _of_steps(over: Array, wrong: list[int], walk: Walk) -> dict[str, Any]:
-    """The worst step, and which are wrong."""
+    """The worst step or slice, and which are wrong."""
+    told: dict[str, Any] = {"step_error_over_noise": _largest(over)}
+    if not wrong:
+        return told
+    if not walk.in_time:
+        return {**told, "wrong_slices": WrongAxis(walk.axis or 0, len(over), UNKNOWN, wrong)}
     return {
-        "step_error_over_noise": _largest(over),
-        "wrong_steps": which_steps(wrong, len(over), walk.first_step) if wrong else None,
+        **told,
+        "wrong_steps": which_steps(wrong, len(over), walk.first_step),
         "first_wrong_step": walk.first_wrong(wrong),
+        "step_axis": walk.axis,
     }
 
 
@@ -184,52 +209,4 @@ def _judge_steps(
 def which_steps(wrong: list[int], count: int, first_step: int) -> str:
     """The wrong steps in words: '3–9 of 1–12'; `wrong` are indices."""
     numbers = [index + first_step for index in wrong]
-    return f"{_runs(numbers)} of {_span(first_step, count - 1 + first_step)}"
-
-
-def _runs(numbers: list[int]) -> str:
-    """'0, 3–5', from 0, 3, 4, 5."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(_span(run[0], run[-1]) for run in runs)
-
-
-def _span(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first}–{last}"
-
-
-def where_wrong(wrong: Array) -> str | None:
-    """The part of a matrix or vector that is wrong, where that is less than all.
-
-    Rows, columns, or one of k equal blocks of rows.
-    """
-    if not 1 <= wrong.ndim <= 2 or wrong.all() or not wrong.any() or wrong.size < 2:
-        return None
-    if wrong.sum() == 1:
-        return "one entry only"
-    rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
-    if len(rows) < len(wrong):
-        return f"rows {_indices(rows)} of {len(wrong)} only{_blocks(rows, len(wrong))}"
-    columns = np.flatnonzero(wrong.any(axis=0)) if wrong.ndim == 2 else rows
-    if len(columns) < wrong.shape[-1]:
-        return f"columns {_indices(columns)} of {wrong.shape[-1]} only"
-    return None
-
-
-def _indices(found: Array) -> str:
-    return _runs([int(index) for index in found])
-
-
-def _blocks(rows: Array, count: int) -> str:
-    """' (block 2 of 4)', where the rows fall into one of 4 or 3 equal blocks, as gates do."""
-    for gates in GATES:
-        if count % gates or count <= gates:
-            continue
-        touched = {int(row) // (count // gates) for row in rows}
-        if len(touched) == 1:
-            return f" (block {touched.pop() + 1} of {gates}, as gates are stacked)"
-    return ""
+    return f"{runs(numbers)} of {span(first_step, count - 1 + first_step)}"

@@ -130,11 +130,17 @@ def judge(
         Side(mine, tolerance.step_quantities(answer).get(name)),
         Side(expected, tolerance.step_quantities(reference).get(name)),
         yardstick_for(name, reference, noise, gap),
-        Walk(problem.first_step(name), problem.runs_backwards(name)),
+        Walk(
+            problem.first_step(name),
+            problem.runs_backwards(name),
+            problem.letters(name),
+            problem.slice_axis(name),
+            problem.in_time(name),
+        ),
     )
     if directions is None:
         return verdict
-    return replace(verdict, where=None, along_directions=True)
+    return replace(verdict, where=None, axes=[], along_directions=True)
 
 
 def yardstick_for(

@@ -178,7 +178,10 @@ def _told_by_steps(problem: Differentiable, answer: Answer) -> list[tuple[str, s
     """
     states = getattr(problem, "state_sizes", {})
     totals = [(name, f"{name}_0") for name in states if f"{name}_0" in answer.steps]
-    return totals or [(name, name) for name in answer.steps if name in answer.gradients]
+    if totals:
+        return totals
+    timed = [name for name in answer.steps if name in answer.gradients and problem.in_time(name)]
+    return [(name, name) for name in timed]
 
 
 def _told(name: str, answer: Answer) -> Iterator[Array]:

@@ -1,12 +1,13 @@
 """One gradient against one reference, as plain data."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from ..plain_data import plain
 from ..witnesses.tolerance import LOW_LIMIT
+from .where import WrongAxis
 
 
 class Reason(StrEnum):
@@ -30,8 +31,13 @@ PRECISE = 1e-4  # relative error below which two numbers are told with all their
 class Verdict:
     """One gradient (or Jacobian, or forward value) against one reference.
 
-    kind     why it does not pass; None where it does
-    detail   what is to be said of the kind besides its name: the shapes, where they differ
+    where         the part of the array that is wrong, in words, where that is less than all
+    axes          the same by axis: the indices outside which nothing is wrong
+    step_axis     along which axis of the array the wrong steps are, where it has one for them
+    wrong_slices  the slices along an axis that are wrong by their own size, where they are not
+                  known to be steps
+    kind          why it does not pass; None where it does
+    detail        what is to be said of the kind besides its name: the shapes, where they differ
     """
 
     gradient: str
@@ -50,6 +56,9 @@ class Verdict:
     kind: Reason | None = None
     detail: str = ""
     along_directions: bool = False
+    axes: list[WrongAxis] = field(default_factory=list[WrongAxis])
+    step_axis: int | None = None
+    wrong_slices: WrongAxis | None = None
 
     @property
     def passed(self) -> bool:
@@ -71,8 +80,9 @@ class Verdict:
 
     @property
     def only_in_steps(self) -> bool:
-        """Whether the whole is within every limit, and single steps alone are wrong."""
-        return self.wrong_steps is not None and self.error_over_noise <= LOW_LIMIT
+        """Whether the whole is within every limit, and single steps or slices alone are wrong."""
+        by_itself = self.wrong_steps is not None or self.wrong_slices is not None
+        return by_itself and self.error_over_noise <= LOW_LIMIT
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, in the order of the report's schema."""
@@ -94,12 +104,19 @@ class Verdict:
             parts += self._worst_entry()
         if self.kind is Reason.DIFFERS:
             parts.append(self._how_much())
+        return "; ".join([*parts, *self._which_steps()])
+
+    def _which_steps(self) -> list[str]:
+        """Which steps are wrong; of slices, only where the whole does not show it."""
         if self.first_wrong_step is not None:
-            parts.append(
+            along = "" if self.step_axis is None else f" along axis {self.step_axis}"
+            return [
                 f"walking back, first wrong at step {self.first_wrong_step} (wrong: "
-                f"{self.wrong_steps})"
-            )
-        return "; ".join(parts)
+                f"{self.wrong_steps}){along}"
+            ]
+        if self.wrong_slices is not None and self.only_in_steps:
+            return [f"wrong by its own size: {self.wrong_slices.words()}"]
+        return []
 
     def _what(self) -> str:
         if self.kind is Reason.DIFFERS:
@@ -123,6 +140,8 @@ class Verdict:
         size = f"relative error {self.max_rel_error:.1e}"
         if self.only_in_steps:
             size = "only in the shares of single steps"
+            if self.wrong_slices is not None:
+                size = "only in single slices"
         return f"{size}, {self.worst_over_noise:.1e} times what rounding explains"
 
 

@@ -155,7 +155,7 @@ class Convention:
         if None in product:
             raise BadOption(
                 f"convention: scale {self.scale!r} needs T and B, which this problem does not "
-                "tell: give the number"
+                "tell: give the number, or declare the axes of x by layout="
             )
         number = float(np.prod([float(value or 0) for value in product]))
         return self.sign * (1 / number if is_inverse else number)

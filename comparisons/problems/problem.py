@@ -14,7 +14,8 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, Arrays, frozen, is_tokens
+from .arrays import Array, Arrays, frozen
+from .axes import BATCH, TIME, Layout, Letters
 
 STATE_JACOBIAN = "state_jacobian"
 PRODUCT_TO_END = "jacobian_product_to_end"
@@ -74,6 +75,28 @@ class Differentiable:
         """
         del name
         return False
+
+    def letters(self, name: str) -> Letters:
+        """What the axes of a variable, or of a state, stand for; () where nothing is known."""
+        del name
+        return ()
+
+    @property
+    def axes_told(self) -> dict[str, list[str]]:
+        """Array → letters of its axes, where they are not those of the formulas."""
+        return {}
+
+    def slice_axis(self, name: str) -> int | None:
+        """Along which axis of a variable it is judged slice by slice; None where that goes by the
+        steps of the formulas.
+        """
+        del name
+        return None
+
+    def in_time(self, name: str) -> bool:
+        """Whether the slices by which a quantity is judged are steps of time."""
+        del name
+        return True
 
     def with_variables(self, variables: Mapping[str, Array]) -> Self:
         """The same problem at other values; names left out keep theirs."""
@@ -231,6 +254,12 @@ class Problem(Differentiable):
         """Of the parameters and states of a reverse direction."""
         return self.bidirectional and "_reverse" in name
 
+    def letters(self, name: str) -> Letters:
+        """Of x (T, B, I), or tokens (T, B), and of the states (T, B, ·)."""
+        if name == "x":
+            return (TIME, BATCH, "I")[: self.x.ndim]
+        return (TIME, BATCH, "") if name.startswith("state ") else ()
+
     @property
     def initial_state(self) -> Array:
         """s_0 (B, S)."""
@@ -253,10 +282,14 @@ class FunctionProblem(Differentiable):
                                          cannot run
     extra_noise                          absolute error by variable that the way of reading out the
                                          gradient adds
-    timed                                the inputs among the variables: those with T as first axis
-                                         are judged step by step
     truncated                            whether states are held fixed in it, so that its gradient
                                          is no difference of its values
+    layout() -> Layout                   what the axes stand for; asked only where it is wanted,
+                                         since finding it out takes runs of the function
+    sliced                               the inputs among the variables. They are judged step by
+                                         step along time; where none of their axes is known to be
+                                         time, slice by slice along the first, if that has T slices,
+                                         or as many as x's
     """
 
     name: str
@@ -267,9 +300,10 @@ class FunctionProblem(Differentiable):
     numpy_only: bool = False
     precision: str | None = None
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
-    timed: tuple[str, ...] = ()
     copied: Callable[[Any], Callable[[Any, Mapping[str, Any]], Any]] | None = None
     truncated: bool = False
+    layout: Callable[[], Layout] = Layout
+    sliced: tuple[str, ...] = ()
     cell: str = "function"
     loss_label: str = ""
 
@@ -280,22 +314,50 @@ class FunctionProblem(Differentiable):
 
     @property
     def steps(self) -> int | None:
-        """T by the input called x, if there is one: (T, B, I), (T, I), or tokens (T, B) or (T,)."""
-        return len(self.x) if self.x is not None and self.x.ndim else None
+        """T by the layout."""
+        return self.layout().size(TIME)
 
     @property
     def batch(self) -> int | None:
-        """B by the input called x."""
-        rows_at = 2 if self.x is not None and is_tokens(self.x) else 3
-        return self.x.shape[1] if self.x is not None and self.x.ndim == rows_at else None
+        """B by the layout."""
+        return self.layout().size(BATCH)
 
     @property
-    def time_inputs(self) -> tuple[str, ...]:
-        """The inputs whose first axis is time."""
-        steps = self.steps or 0
-        return tuple(
-            name for name in self.timed if steps > 1 and self.variables[name].shape[:1] == (steps,)
-        )
+    def slice_axes(self) -> dict[str, int]:
+        """Input → along which axis it is judged slice by slice: time, where that is known."""
+        layout, found = self.layout(), dict[str, int]()
+        length = self.steps
+        if length is None and self.x is not None and self.x.ndim:
+            length = len(self.x)
+        for name in self.sliced:
+            value = self.variables[name]
+            axis = layout.axis(name, TIME)
+            if axis is None and value.shape[:1] == (length,):
+                axis = 0
+            if axis is not None and value.shape[axis] > 1:
+                found[name] = axis
+        return found
+
+    @property
+    def axes_told(self) -> dict[str, list[str]]:
+        """By the layout."""
+        return {name: list(letters) for name, letters in self.layout().letters.items()}
+
+    def letters(self, name: str) -> Letters:
+        """By the layout."""
+        return self.layout().of(name)
+
+    def slice_axis(self, name: str) -> int | None:
+        """By the layout, or the first."""
+        return self.slice_axes.get(name)
+
+    def in_time(self, name: str) -> bool:
+        """By the layout."""
+        return TIME in self.layout().of(name)
+
+    def runs_backwards(self, name: str) -> bool:
+        """Whether the steps of a variable are read from the last to the first."""
+        return name in self.layout().backwards
 
     @property
     def x(self) -> Array | None:
@@ -303,7 +365,7 @@ class FunctionProblem(Differentiable):
         return self.variables.get("x", self.constants.get("x"))
 
     def sizes(self) -> Iterator[tuple[str, int | None]]:
-        """T and B, where x tells them."""
+        """T and B, where the layout tells them."""
         yield from (("steps", self.steps), ("batch", self.batch))
         yield from ((name, None) for name in ("input_size", "hidden_size", "output_size"))
 

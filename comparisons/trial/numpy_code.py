@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..candidates.built_in_cells import built_in
+from ..problems.axes import Layout
 from ..problems.cases import Case
 from ..problems.convention import Convention
 from ..problems.problem import FunctionProblem, Problem
@@ -49,6 +50,7 @@ def numpy_loss_of(problem: Problem) -> FunctionProblem:
         constants={name: np.array(value) for name, value in problem.constants.items()},
         seed=problem.seed,
         numpy_only=True,
-        timed=("x",) if "x" in problem.variables else (),
+        layout=lambda: Layout({"x": problem.letters("x")}, {"x": problem.x.shape}),
+        sliced=("x",) if "x" in problem.variables else (),
         loss_label=problem.loss_label,
     )

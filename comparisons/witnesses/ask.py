@@ -188,7 +188,7 @@ class Testimony:
     def seen(self) -> dict[Engine, Seen]:
         """What each reference knows of the gradients under a convention that clips."""
         problem, bounds = in_double(self.problem), self.convention.bounds
-        inputs = frozenset(problem.timed if isinstance(problem, FunctionProblem) else ())
+        inputs = frozenset(problem.sliced if isinstance(problem, FunctionProblem) else ())
         found: dict[Engine, Seen] = {}
         for engine, answer in self.asked.answers.items():
             at_bound: dict[str, Entries] = {}

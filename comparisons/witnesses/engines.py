@@ -19,6 +19,7 @@ from ...reference.worlds import World
 from ..errors import BadOption, CannotFollow, MissingDevice, MissingFramework, UnknownName
 from ..problems.answer import Answer
 from ..problems.arrays import Array
+from ..problems.axes import shares_along
 from ..problems.problem import (
     OFFSET,
     PRODUCT_TO_END,
@@ -115,7 +116,7 @@ class Engine:
             steps = _steps(problem, self._whole(gradients, answer), answer.gradients)
         else:
             whole = self._whole(gradients, answer)
-            steps = {name: whole[name] for name in problem.time_inputs if name in whole}
+            steps = shares_along(whole, problem.slice_axes) if whole else {}
         return replace(answer, gradients=gradients, steps=steps)
 
     def _whole(self, gradients: Mapping[str, Array], answer: Answer) -> dict[str, Array]:

@@ -704,3 +704,39 @@ def test_a_time_limit_that_is_none(command, tmp_path):
     status, _, err = command("check", tmp_path / "mine.py", "--timeout", "0")
     assert status == command_line.NOT_ASKED
     assert "--timeout" in err
+ROWS_FIRST = (
+    "from tests.comparisons.checking.test_time_axes import PARAMS, ROWS_FIRST, gradients_of, loss_of\n"
+    "loss = loss_of(1)\n"
+    "gradients = gradients_of(1, wrong=(1, 4))\n"
+    "def example():\n    return PARAMS, ROWS_FIRST\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "words"),
+    [
+        ("", (), "axis 0, index 1 of 2 only"),
+        ("", ("--layout", "BTI"), "axis 0 (row), index 1 of 2 only"),
+        ("", ("--layout", "x=BTI,W=IH"), "axis 0 (row), index 1 of 2 only"),
+        ("layout = 'BTI'\n", (), "axis 0 (row), index 1 of 2 only"),
+        ("layout = {'x': 'TBI'}\n", ("--layout", "BTI"), "axis 0 (row), index 1 of 2 only"),
+        ("def layout():\n    pass\n", (), "axis 0, index 1 of 2 only"),
+    ],
+)
+def test_the_layout_of_a_file_and_of_the_command_line(command, tmp_path, more, options, words):
+    path = tmp_path / "rows_first.py"
+    path.write_text(ROWS_FIRST + more)
+    status, out, _ = command("check", path, "--references", "torch", *options)
+    text = " ".join(out.split())
+    assert status == 1
+    assert words in text
+    assert "first wrong at step 5 (wrong: 5 of 1–7) along axis 1" in text
+
+
+@pytest.mark.parametrize(("letters", "words"), [("BT", "x has 3"), ("z=B", "called 'z'")])
+def test_a_layout_that_does_not_fit(command, tmp_path, letters, words):
+    path = tmp_path / "rows_first.py"
+    path.write_text(ROWS_FIRST)
+    status, out, _ = command("check", path, "--references", "torch", "--layout", letters)
+    assert status == 2
+    assert words in " ".join(out.split())

@@ -342,15 +342,33 @@ def test_conventions_that_are_none(declared, words):
         assert word in str(caught.value)
 
 
-def test_a_letter_that_x_does_not_tell_is_asked_for_as_a_number():
+def test_a_letter_that_no_input_tells_is_asked_for_as_a_number():
+    """Two steps by two features: nothing shows which axis is time."""
+    short = {"x": INPUTS["x"][:2]}
+
+    def asked(xp, p, i):
+        return xp.sum(xp.tanh(i["x"] @ p["W"].T) ** 2)
+
+    def given(p, i):
+        h = np.tanh(i["x"] @ p["W"].T)
+        return {"W": (h * (1 - h**2)).T @ i["x"]}
+
+    with pytest.raises(BadOption, match="give the number"):
+        check_gradients(given, asked, PARAMS, short, convention={"scale": "1/T"}, **TORCH)
+    for declared in ({"convention": {"scale": 0.5}}, {"convention": {"scale": "1/T"}}):
+        layout = "TI" if declared["convention"]["scale"] == "1/T" else None
+        assert check_gradients(
+            given, asked, PARAMS, short, layout=layout, **declared, **TORCH
+        ).passed
+
+
+def test_a_letter_is_told_by_the_input_that_is_time_whatever_its_name():
     renamed = {"signal": INPUTS["x"]}
     asked = lambda xp, p, i: loss(xp, p, {"x": i["signal"]})  # noqa: E731
     given = lambda p, i: times(1 / 4)(gradients(p, {"x": i["signal"]}))  # noqa: E731
-    with pytest.raises(BadOption, match="give the number"):
-        check_gradients(given, asked, PARAMS, renamed, convention={"scale": "1/T"}, **TORCH)
-    assert check_gradients(
-        given, asked, PARAMS, renamed, convention={"scale": 1 / 4}, **TORCH
-    ).passed
+    for scale in ("1/T", 1 / 4):
+        convention = {"scale": scale}
+        assert check_gradients(given, asked, PARAMS, renamed, convention=convention, **TORCH).passed
 
 
 class Counted:
