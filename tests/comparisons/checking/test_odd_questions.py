@@ -10,10 +10,13 @@ import warnings
 import numpy as np
 import pytest
 import torch  # noqa: F401  # so that its tensors are among the odd values
+from bptt_crosscheck import check_cell
+from bptt_crosscheck.comparisons.checking import entry_points
 from bptt_crosscheck.comparisons.checking.report_data import Report
 from bptt_crosscheck.comparisons.errors import GradientMismatch, QuestionError
 
 from tests.comparisons.odd import question
+from tests.comparisons.small import SIZES, TORCH, Elman, spoiled
 
 COUNT = int(os.environ.get("BPTT_ODD_QUESTIONS", "300"))
 FIRST = int(os.environ.get("BPTT_ODD_SEED", "0"))
@@ -57,3 +60,23 @@ def test_every_question_gets_an_answer(share):
             raise AssertionError(f"question {seed} is answered by {error!r:.500}") from error
         told[got] = told.get(got, 0) + 1
     assert len(told) > 3, "the questions are all alike"
+
+
+def test_a_mistake_of_our_own_is_not_called_theirs(monkeypatch):
+    """What goes wrong where no line of theirs runs is raised as it is."""
+    monkeypatch.setattr(entry_points, "check_problem", len)
+    with pytest.raises(TypeError, match="len"):
+        check_cell(Elman(), **SIZES, **TORCH, raise_exception=False)
+
+
+def test_code_that_fails_when_it_is_asked_again():
+    calls = []
+
+    def tires(xp, params, state, x):
+        calls.append(xp)
+        if calls.count(xp) > 3 and xp is not np:
+            raise RuntimeError("enough")
+        return Elman().step(xp, params, state, x)
+
+    with pytest.raises(QuestionError, match=r"enough at test_odd_questions.py"):
+        check_cell(spoiled(step=tires), **SIZES, **TORCH)

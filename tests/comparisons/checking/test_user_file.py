@@ -47,7 +47,7 @@ FILES = {
     "a neighbour, when it is wanted": late("problem"),
     "cases": late("cases"),
     "errors": late("errors"),
-    "a name of Python's own": late("colorsys"),
+    "a name of Python's own": late("tabnanny"),
     "by its path": cell(
         "import os, sys\nsys.path.insert(0, os.path.dirname(__file__))\nfrom problem import slope",
         slope="slope",
@@ -92,7 +92,7 @@ def surroundings():
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("problem", "cases", "errors", "colorsys", "torch"):
+    for name in ("problem", "cases", "errors", "tabnanny", "torch"):
         (tmp_path / f"{name}.py").write_text(SLOPE)
     np.save(tmp_path / "one.npy", np.ones(3))
     return tmp_path
