@@ -169,7 +169,7 @@ def _rounding_of(
     problem, noise = compared.problem, compared.witnesses.noise
     roundoff = tolerance.epsilon(problem.rounding_dtype)
     is_double = roundoff <= tolerance.epsilon(np.float64)
-    rounding = noise.limit * noise.total["loss"]
+    rounding = noise.limit * noise.total[tolerance.LOSS]
     if is_double and told.is_near(meant, ANOTHER * rounding):
         return None
     moved = max(_response(value, compared), roundoff * abs(compared.answer.loss))
