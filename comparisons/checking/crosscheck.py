@@ -28,6 +28,7 @@ from ..diagnosis.of_gradients import diagnose
 from ..diagnosis.of_one_step import LocalCheck, check_one_step
 from ..errors import LayoutMatters
 from ..judging import own_rounding
+from ..judging.decidable import Undecided, not_decidable, remark, undecided
 from ..judging.judge import (
     Judged,
     coarse,
@@ -108,6 +109,7 @@ class Compared:
     witnesses   the noise by as many samples as the verdicts needed
     judged      the verdicts before the candidate's own rounding was looked at
     rows        the rows that count
+    undecided   what the problem leaves no digits of
     """
 
     testimony: Testimony
@@ -115,6 +117,7 @@ class Compared:
     witnesses: Witnesses
     judged: Judged
     rows: list[Verdict]
+    undecided: Undecided | None = None
 
     @property
     def problem(self) -> AnyProblem:
@@ -167,6 +170,9 @@ def examine(
     testimony = Testimony(problem, engines, declared, frozenset(answer.gradients))
     _must_not_depend_on_layout(answered, testimony)
     compared = _compare(testimony, candidate, answer, manner.partial)
+    lost = compared.undecided
+    if lost is not None and lost.gradients and compared.passed:
+        return _of_first_steps(compared, lost, candidate, manner)
     local = _local_check(problem, candidate, compared)
     case = _case(compared, local, time.perf_counter() - start)
     if manner.from_outside:
@@ -217,7 +223,13 @@ def _must_not_depend_on_layout(answered: _Answered, testimony: Testimony) -> Non
         preflight.same_in_any_layout(*told, roundoff)
     except LayoutMatters:
         # a gradient that is nothing but rounding is another one in every order of summation
-        preflight.same_in_any_layout(*told, roundoff, testimony.brief.noise)
+        try:
+            preflight.same_in_any_layout(*told, roundoff, testimony.brief.noise)
+        except LayoutMatters:
+            # and where rounding is amplified one sample says little of another
+            lost = undecided(testimony, testimony.full)
+            noise = testimony.full.noise if lost is None else lost.noise
+            preflight.same_in_any_layout(*told, roundoff, noise)
 
 
 def _begin(problem: AnyProblem, engines: Iterable[Engine]) -> None:
@@ -240,8 +252,32 @@ def _compare(testimony: Testimony, candidate: Candidate, answer: Answer, partial
     if any(_could_be_rounding(row, limit) for row in (*judged.forward, *judged.rows)):
         witnesses = testimony.full
         judged = judge_answer(problem, answer, witnesses, partial)
-    compared = Compared(testimony, answer, witnesses, judged, judged.rows)
+    lost = undecided(testimony, witnesses)
+    if lost is not None:
+        judged = judge_answer(problem, answer, replace(witnesses, noise=lost.noise), partial)
+    compared = Compared(testimony, answer, witnesses, judged, judged.rows, lost)
     return replace(compared, rows=_second_look(compared, candidate, partial))
+
+
+def _of_first_steps(
+    compared: Compared, lost: Undecided, candidate: Candidate, manner: Manner
+) -> Examined:
+    """The verdicts on the first steps, which have digits, where one of them is wrong.
+
+    Raises NotDecidable where all of them are right, or cannot be told from the others.
+    """
+    problem, testimony = compared.problem, compared.testimony
+    if not isinstance(problem, Problem) or not problem.can_be_cut_short:
+        raise not_decidable(problem, lost, 0)
+    steps = lost.sure if lost.sure < problem.steps else problem.steps // 2
+    if steps < 1:
+        raise not_decidable(problem, lost, 0)
+    alone = replace(manner, once=None, again=None, first_of_all=False)
+    short = problem.of_first_steps(steps)
+    found = examine(short, candidate, testimony.engines, testimony.convention, alone)
+    if found.case.passed:
+        raise not_decidable(problem, lost, steps)
+    return replace(found, case=replace(found.case, notes=[*found.case.notes, remark(lost)]))
 
 
 def _could_be_rounding(row: Verdict, limit: float) -> bool:
@@ -301,8 +337,10 @@ def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
 
 def _notes(compared: Compared) -> list[str]:
     witnesses = compared.witnesses
+    lost = [] if compared.undecided is None else [remark(compared.undecided)]
     return [
         *witnesses.remarks,
+        *lost,
         *kinks(witnesses),
         *coarse(witnesses),
         *judged_otherwise(witnesses),

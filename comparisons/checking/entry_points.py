@@ -16,7 +16,7 @@ from ..candidates.built_in_cells import CellCandidate, FunctionCandidate, Shared
 from ..candidates.draw import cell_problem
 from ..candidates.user_cell import UserCell, as_array
 from ..candidates.user_function import Given, UserFunction
-from ..errors import BadOption, MissingFramework, QuestionError
+from ..errors import BadOption, MissingFramework, NotDecidable, QuestionError
 from ..problems.arrays import Array, Arrays, frozen
 from ..problems.convention import Convention, convention_of
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
@@ -159,6 +159,7 @@ def check_vjp(
         declared = convention_of(convention, rtol, atol)
         user.must_not_be_truncated(declared)
         outputs = user.outputs()
+        undecided: list[NotDecidable] = []
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
             in_form = rebuild(outputs, cotangents, "output")
 
@@ -167,7 +168,12 @@ def check_vjp(
 
             scalar = user.inner_product(cotangents)
             trial = FunctionTrial(f"vjp, {name}", user, scalar, given, first_of_all=number == 0)
-            yield _function_case(trial, setting, declared)
+            try:
+                yield _function_case(trial, setting, declared)
+            except NotDecidable as error:
+                undecided.append(error)
+        if undecided:
+            raise undecided[0]
 
     return _report(cases, setting, raise_exception)
 
@@ -269,6 +275,7 @@ def _cell_cases(
         return ties_here() if problem.variables is base.variables else _ties_of_cell(cell, problem)
 
     initial_states = frozenset(f"{name}_0" for name in base.state_sizes)
+    undecided: list[NotDecidable] = []
     for number, problem in enumerate(trials):
         manner = Manner(
             from_outside=True,
@@ -279,8 +286,14 @@ def _cell_cases(
             ties=ties,
             unread=initial_states,
         )
-        case = check_problem(problem, candidate, engines, declared, manner)
+        try:
+            case = check_problem(problem, candidate, engines, declared, manner)
+        except NotDecidable as error:
+            undecided.append(error)
+            continue
         yield replace(case, left_out={**missing, **case.left_out})
+    if undecided:
+        raise undecided[0]
 
 
 def cotangent_trials(base: Problem) -> Iterator[Problem]:
