@@ -20,7 +20,7 @@ stage, and to whoever asks for it afterwards. Nothing here prints or writes.
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ..candidates.built_in_cells import CellCandidate
@@ -29,6 +29,7 @@ from ..diagnosis.of_one_step import LocalCheck, check_one_step
 from ..errors import LayoutMatters
 from ..judging import own_rounding
 from ..judging.decidable import Undecided, not_decidable, remark, undecided
+from ..judging.findings import Finding
 from ..judging.judge import (
     Judged,
     coarse,
@@ -110,6 +111,7 @@ class Compared:
     judged      the verdicts before the candidate's own rounding was looked at
     rows        the rows that count
     undecided   what the problem leaves no digits of
+    lost_digits   what the candidate's own rounding costs it
     """
 
     testimony: Testimony
@@ -118,6 +120,7 @@ class Compared:
     judged: Judged
     rows: list[Verdict]
     undecided: Undecided | None = None
+    lost_digits: list[Finding] = field(default_factory=list[Finding])
 
     @property
     def problem(self) -> AnyProblem:
@@ -256,7 +259,8 @@ def _compare(testimony: Testimony, candidate: Candidate, answer: Answer, partial
     if lost is not None:
         judged = judge_answer(problem, answer, replace(witnesses, noise=lost.noise), partial)
     compared = Compared(testimony, answer, witnesses, judged, judged.rows, lost)
-    return replace(compared, rows=_second_look(compared, candidate, partial))
+    looked = _second_look(compared, candidate, partial)
+    return replace(compared, rows=looked.rows, lost_digits=looked.findings)
 
 
 def _of_first_steps(
@@ -285,17 +289,10 @@ def _could_be_rounding(row: Verdict, limit: float) -> bool:
     return row.kind in OF_SIZE and row.worst_over_noise <= HOPELESS * limit
 
 
-def _second_look(compared: Compared, candidate: Candidate, partial: bool) -> list[Verdict]:
+def _second_look(compared: Compared, candidate: Candidate, partial: bool) -> own_rounding.Looked:
     """The rows, as far as the candidate's own rounding explains those that differ."""
-    rows, witnesses = compared.rows, compared.witnesses
-    if all(row.passed for row in rows) or witnesses.noise.allowed is not None:
-        return rows
-    own = own_rounding.own_rounding_of(compared.problem, candidate, compared.answer)
-    if own is None:
-        return rows
-    eased = replace(witnesses, noise=own_rounding.allowed(witnesses.noise, own.in_double))
-    again = judge_answer(compared.problem, own.wide, eased, partial).rows
-    return own_rounding.reconsidered(rows, own, again, witnesses.noise)
+    told = (compared.testimony, compared.witnesses, candidate, compared.answer)
+    return own_rounding.SecondLook(*told, compared.rows, partial).looked()
 
 
 def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) -> LocalCheck:
@@ -312,7 +309,7 @@ def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) 
 def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
     problem, answer, witnesses = compared.problem, compared.answer, compared.witnesses
     rows = compared.rows
-    findings = [*local.findings]
+    findings = [*compared.lost_digits, *local.findings]
     if any(not row.passed for row in rows):
         first = witnesses.told[witnesses.first]
         findings += diagnose(problem, answer, first, witnesses.noise)
@@ -344,7 +341,7 @@ def _notes(compared: Compared) -> list[str]:
         *kinks(witnesses),
         *coarse(witnesses),
         *judged_otherwise(witnesses),
-        *own_rounding.remarks(compared.judged.rows, compared.rows),
+        *own_rounding.remarks(compared.judged.rows, compared.rows, compared.lost_digits),
     ]
 
 

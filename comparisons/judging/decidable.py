@@ -131,9 +131,7 @@ def _is_lost(problem: AnyProblem, scale: _Scale, noise: tolerance.Noise, name: s
     return size > 0 and more and noise.limit * noise.total[name] >= least(problem) * size
 
 
-def _lost_steps(
-    problem: AnyProblem, scale: _Scale, noise: tolerance.Noise
-) -> dict[str, Array]:
+def _lost_steps(problem: AnyProblem, scale: _Scale, noise: tolerance.Noise) -> dict[str, Array]:
     """gradient → which steps satisfy (1)."""
     found: dict[str, Array] = {}
     for name in scale.answer.steps:
@@ -153,9 +151,7 @@ def _explaining(
     return replace(noise, total=noise.total | dict.fromkeys(lost, UNLIMITED), steps=told)
 
 
-def _forward(
-    problem: AnyProblem, told: Answer, noise: tolerance.Noise
-) -> tuple[int | None, int]:
+def _forward(problem: AnyProblem, told: Answer, noise: tolerance.Noise) -> tuple[int | None, int]:
     """(the first step at which a state has no digits, how many have digits to spare)."""
     if not told.states:
         return None, 0

@@ -16,6 +16,7 @@ class Mistake(StrEnum):
     BLOCKS = "blocks"
     MISSING_STEPS = "missing_steps"
     TRANSPOSED_WEIGHT = "transposed_weight"
+    LOST_DIGITS = "lost_digits"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Finding:
     source     the expression that is wrong, where it is known
     explains   the share of the disagreement that it explains
     text       all of it in words
+    digits_lost, from_step   of LOST_DIGITS: how many decimal digits, and from which step back,
+                             where the shares of the steps are known
     """
 
     mistake: Mistake
@@ -33,6 +36,8 @@ class Finding:
     source: str | None
     explains: float
     text: str
+    digits_lost: int | None = None
+    from_step: int | None = None
 
 
 @dataclass(frozen=True)
