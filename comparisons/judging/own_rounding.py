@@ -14,9 +14,10 @@ what remains is judged as everything else is:
               is as large there. What is left of rounding is allowed for by 1/GONE of the largest
               own rounding.
     sampled   code that does not take longdouble, as torch's and jax's does not, is asked at
-              NEIGHBOURS problems beside this one, so near that the truth moves smoothly and
-              rounding falls anew. Rounding averages out; the mean error m that exceeds
-              SURE · s/√N, s its standard deviation, is a mistake and stays in `clean`. An entry
+              N = NEIGHBOURS problems around this one, so far off that rounding falls anew (a
+              millionth is not enough: sums lose the same small terms there), and so near that a
+              mistake keeps its sign. Rounding averages out; the mean error that exceeds
+              SURE · s/√N, s the standard deviation, is a mistake and stays in `clean`. An entry
               whose doubt is more than HIDDEN of the gradient is not excused.
 
 `scale` is how large the gradient is where nothing is saturated: its largest entry at the problem
@@ -51,12 +52,13 @@ from .judge import judge_answer, project
 from .verdict import Reason, Verdict
 
 WIDER = 1000.0  # how many times finer longdouble must be
-GONE = 512.0  # what is left of rounding in longdouble: 1/2048, and a factor for luck
+GONE = 128.0  # what is left of rounding in longdouble: 1/2048, and a factor for luck
+AROUND = 3  # steps to either side over which a step's own rounding is looked at
 CAP = 1e3  # roundoffs of the scale
 SCALINGS = (0.25, 0.0625)
-NEIGHBOURS = 32
-NEAR = 2.0**-26  # how far a neighbour is, relative to each number
-SURE = 6.0  # standard deviations of a mean
+NEIGHBOURS = 48
+NEAR = (2.0**-3, 2.0**-10)  # how far neighbours are, relative to each number: the first that work
+SURE = 5.0  # standard deviations of a mean
 HIDDEN = 1e-10  # of a gradient's largest entry: a mistake that neighbours may leave unseen
 GROWS = 1e4  # times larger in float32: what does not grow so is no rounding, and not sampled
 FEW_VARIABLES = 12  # up to so many are scaled down each alone
@@ -196,14 +198,14 @@ class SecondLook:
                 gradients[name] = self.given.gradients[name]
                 steps[name] = self.given.steps.get(name, gradients[name])
         kept = replace(answer, gradients=gradients, steps=steps)
-        return Clean(Way.WIDER, kept, _part(apart), apart)
+        return Clean(Way.WIDER, kept, _left(apart, answer), apart)
 
     def _sampled(self, single: Answer | None) -> Clean | None:
         """By the mean over neighbours, where the error grows in float32 as rounding does."""
         if self.witnesses.first.numeric or not self._may_be_rounding(single):
             return None
-        errors = list(self._errors_beside())
-        if len(errors) < NEIGHBOURS:
+        errors = next(filter(None, map(self._errors_beside, NEAR)), [])
+        if not errors:
             return None
         first = self.witnesses.told[self.witnesses.first]
         gradients, steps = dict(self.given.gradients), dict(self.given.steps)
@@ -229,18 +231,23 @@ class SecondLook:
         told = [name for name in self.differing if name in here and name in there]
         return any(not there[name] < GROWS * here[name] for name in told)
 
-    def _errors_beside(self) -> Iterable[Answer]:
-        """What the candidate errs by, at neighbours of the problem."""
+    def _errors_beside(self, near: float) -> list[Answer]:
+        """What the candidate errs by at neighbours; none where one of them cannot be asked."""
         rng = np.random.default_rng([self.problem.seed, 11])
+        found: list[Answer] = []
         for _ in range(NEIGHBOURS):
             moved: dict[str, Array] = {}
             for name, value in self.problem.variables.items():
-                moved[name] = value * (1 + NEAR * rng.uniform(-1, 1, size=value.shape))
+                moved[name] = value * (1 + near * rng.uniform(-1, 1, size=value.shape))
             beside = _named_apart(self.problem.with_variables(moved))
             try:
-                yield _error(self.candidate.answer(beside), self._truth(beside))
-            except Exception:  # neither has to take every number: then nothing is excused
-                return
+                error = _error(self.candidate.answer(beside), self._truth(beside))
+            except Exception:  # neither has to take every number
+                return []
+            if not finite(error):
+                return []
+            found.append(error)
+        return found
 
     def _truth(self, problem: AnyProblem) -> Answer:
         """What the first reference says under the convention."""
@@ -367,10 +374,23 @@ def _caps(scales: tolerance.Noise) -> tolerance.Noise:
     return replace(scales, total=total, steps={n: most * v for n, v in scales.steps.items()})
 
 
-def _part(apart: tolerance.Noise) -> tolerance.Noise:
-    """1/GONE of it."""
+def _left(apart: tolerance.Noise, answer: Answer) -> tolerance.Noise:
+    """1/GONE of the rounding: of the whole, and of a step that of the steps around it by their own
+    size, since a single one may have lost little by luck.
+    """
     total = {name: value / GONE for name, value in apart.total.items()}
-    return replace(apart, total=total, steps={n: v / GONE for n, v in apart.steps.items()})
+    steps: dict[str, Array] = {}
+    for name, lost in apart.steps.items():
+        shares = answer.steps.get(name)
+        if shares is None or len(shares) != len(lost):
+            steps[name] = lost / GONE
+            continue
+        sizes = np.abs(shares).reshape(len(shares), -1).max(axis=1, initial=0.0)
+        relative = np.divide(lost, sizes, out=np.zeros_like(lost), where=sizes > 0)
+        around = np.pad(relative, AROUND, mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(around, 2 * AROUND + 1)
+        steps[name] = np.maximum(lost, windows.max(axis=1) * sizes) / GONE
+    return replace(apart, total=total, steps=steps)
 
 
 def _relieved(given: Answer, clean: Clean, caps: tolerance.Noise) -> tuple[Answer, tolerance.Noise]:
@@ -429,7 +449,7 @@ def _excused(row: Verdict, clean: Clean, witnesses: Witnesses, excused: set[str]
 EVIDENCE = {
     Way.WIDER: "run in longdouble it agrees",
     Way.SAMPLED: (
-        f"over {NEIGHBOURS} problems beside this one its errors average out, as rounding does and "
+        f"over {NEIGHBOURS} problems around this one its errors average out, as rounding does and "
         "a mistake does not"
     ),
 }
