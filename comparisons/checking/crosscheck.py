@@ -27,7 +27,7 @@ from ..candidates.built_in_cells import CellCandidate
 from ..diagnosis.of_gradients import diagnose
 from ..diagnosis.of_one_step import LocalCheck, check_one_step
 from ..errors import LayoutMatters
-from ..judging import own_rounding
+from ..judging import lost_digits
 from ..judging.decidable import Undecided, not_decidable, remark, undecided
 from ..judging.findings import Finding
 from ..judging.judge import (
@@ -51,6 +51,7 @@ from ..witnesses.ask import Testimony, Witnesses
 from ..witnesses.engines import Engine
 from . import preflight
 from .case_report import CaseReport
+from .second_look import SecondLook
 
 HOPELESS = 1e3  # times the limit: no further sample of the noise brings as much
 
@@ -230,7 +231,7 @@ def _must_not_depend_on_layout(answered: _Answered, testimony: Testimony) -> Non
             preflight.same_in_any_layout(*told, roundoff, testimony.brief.noise)
         except LayoutMatters:
             # and where rounding is amplified one sample says little of another
-            lost = undecided(testimony, testimony.full)
+            lost = _undecided(testimony, testimony.full)
             noise = testimony.full.noise if lost is None else lost.noise
             preflight.same_in_any_layout(*told, roundoff, noise)
 
@@ -255,12 +256,17 @@ def _compare(testimony: Testimony, candidate: Candidate, answer: Answer, partial
     if any(_could_be_rounding(row, limit) for row in (*judged.forward, *judged.rows)):
         witnesses = testimony.full
         judged = judge_answer(problem, answer, witnesses, partial)
-    lost = undecided(testimony, witnesses)
+    lost = _undecided(testimony, witnesses)
     if lost is not None:
         judged = judge_answer(problem, answer, replace(witnesses, noise=lost.noise), partial)
     compared = Compared(testimony, answer, witnesses, judged, judged.rows, lost)
-    looked = _second_look(compared, candidate, partial)
+    looked = SecondLook(testimony, witnesses, candidate, answer, judged.rows, partial).looked()
     return replace(compared, rows=looked.rows, lost_digits=looked.findings)
+
+
+def _undecided(testimony: Testimony, witnesses: Witnesses) -> Undecided | None:
+    """What the problem itself leaves no digits of."""
+    return undecided(testimony.problem, witnesses, testimony.convention, testimony.names)
 
 
 def _of_first_steps(
@@ -287,12 +293,6 @@ def _of_first_steps(
 def _could_be_rounding(row: Verdict, limit: float) -> bool:
     """Whether a row that fails by the first sample might pass by more of them."""
     return row.kind in OF_SIZE and row.worst_over_noise <= HOPELESS * limit
-
-
-def _second_look(compared: Compared, candidate: Candidate, partial: bool) -> own_rounding.Looked:
-    """The rows, as far as the candidate's own rounding explains those that differ."""
-    told = (compared.testimony, compared.witnesses, candidate, compared.answer)
-    return own_rounding.SecondLook(*told, compared.rows, partial).looked()
 
 
 def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) -> LocalCheck:
@@ -341,7 +341,7 @@ def _notes(compared: Compared) -> list[str]:
         *kinks(witnesses),
         *coarse(witnesses),
         *judged_otherwise(witnesses),
-        *own_rounding.remarks(compared.judged.rows, compared.rows, compared.lost_digits),
+        *lost_digits.remarks(compared.judged.rows, compared.rows, compared.lost_digits),
     ]
 
 

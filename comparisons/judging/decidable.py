@@ -17,7 +17,7 @@ gradient has none. The largest error over noise of right code was 1.8 below (1) 
 128 above it (docs/tolerance.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,9 +25,10 @@ import numpy as np
 from ..errors import NotDecidable
 from ..problems.answer import Answer
 from ..problems.arrays import Array
+from ..problems.convention import Convention
 from ..problems.problem import AnyProblem, Differentiable
 from ..witnesses import tolerance
-from ..witnesses.ask import Testimony, Witnesses
+from ..witnesses.ask import Witnesses
 
 LEFT = 1e-2  # of a gradient: errors below it are not seen, two digits
 AMPLIFIED = 1e6  # times the unit roundoff
@@ -71,18 +72,20 @@ class _Scale:
         return self.factor * np.abs(shares).reshape(len(shares), -1).max(axis=1, initial=0.0)
 
 
-def undecided(testimony: Testimony, witnesses: Witnesses) -> Undecided | None:
-    """What of a problem cannot be decided; None where everything can.
+def undecided(
+    problem: AnyProblem, witnesses: Witnesses, convention: Convention, asked: Collection[str]
+) -> Undecided | None:
+    """What of a problem cannot be decided, among the gradients asked; None where everything can.
 
     None as well where rtol and atol were asked for, or where no reference is exact.
     """
-    problem, noise = testimony.problem, witnesses.noise
+    noise = witnesses.noise
     told = witnesses.plain[witnesses.first]
     if noise.allowed is not None or told.uncertainty or not amplifies(problem, told, noise):
         return None
-    factor = abs(testimony.convention.factor(problem.steps, problem.batch))
+    factor = abs(convention.factor(problem.steps, problem.batch))
     scale = _Scale(told, factor)
-    names = [name for name in testimony.names if name in told.gradients]
+    names = [name for name in sorted(asked) if name in told.gradients]
     lost = [name for name in names if _is_lost(problem, scale, noise, name)]
     steps = _lost_steps(problem, scale, noise)
     if not lost and not any(mask.any() for mask in steps.values()):
@@ -182,7 +185,7 @@ def remark(lost: Undecided) -> str:
         where.append(f"the states have none from step {lost.first_step} on")
     if lost.back_to is not None:
         name, step = lost.back_to
-        where.append(f"walking back, the shares of the steps in {name} have none from {step} on")
+        where.append(f"walking back, those of the steps in {name} have none from step {step} on")
     what = f"the gradient of {', '.join(lost.gradients)}" if lost.gradients else "some steps"
     told = f": {'; '.join(where)}" if where else ""
     return (
