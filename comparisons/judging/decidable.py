@@ -46,6 +46,7 @@ class Undecided:
                 or where states are not told
     back_to     (input or state, step): walking back, the step from which on its gradient has none
     sure        how many steps from the first on have digits to spare
+    rest        whether some gradient, or the share of some step, is decided
     """
 
     gradients: tuple[str, ...]
@@ -53,6 +54,7 @@ class Undecided:
     first_step: int | None
     back_to: tuple[str, int] | None
     sure: int
+    rest: bool
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def undecided(
         return None
     first, sure = _forward(problem, told, noise)
     explained = _explaining(noise, lost, steps)
-    return Undecided(tuple(lost), explained, first, _backward(problem, steps), sure)
+    decided = [not mask.all() for name, mask in steps.items() if name in asked]
+    rest = any(decided) or len(lost) < len(names)
+    return Undecided(tuple(lost), explained, first, _backward(problem, steps), sure, rest)
 
 
 def least(problem: AnyProblem) -> float:
@@ -185,7 +189,9 @@ def remark(lost: Undecided) -> str:
         where.append(f"the states have none from step {lost.first_step} on")
     if lost.back_to is not None:
         name, step = lost.back_to
-        where.append(f"walking back, those of the steps in {name} have none from step {step} on")
+        where.append(
+            f"walking back, the shares of the steps in {name} have none from step {step} on"
+        )
     what = f"the gradient of {', '.join(lost.gradients)}" if lost.gradients else "some steps"
     told = f": {'; '.join(where)}" if where else ""
     return (
@@ -196,7 +202,7 @@ def remark(lost: Undecided) -> str:
 
 def not_decidable(problem: Differentiable, lost: Undecided, agreed: int) -> NotDecidable:
     """The error, with what was judged all the same."""
-    judged = "What has digits agrees" if lost.first_step is None else "Nothing else was judged"
+    judged = "What has digits agrees" if lost.rest else "Nothing was judged"
     if agreed:
         judged = f"The first {agreed} of {problem.steps} steps by themselves agree"
     return NotDecidable(
