@@ -297,6 +297,30 @@ def test_a_right_code_that_is_spoilt_in_float32_alone_has_no_excuse():
         check_cell(Spoilt(), **ASKED)
 
 
+def log_variance(xp, p, i):
+    d = i["x"] @ p["W"].T
+    return xp.sum(xp.log(xp.mean((d - xp.mean(d, axis=0)) ** 2, axis=0)))
+
+
+def by_squares(p, i):
+    """The variance as E z² − (E z)², which cancels where the mean is larger than the spread."""
+    z = i["x"] @ p["W"].T + i["offset"]
+    m = z.mean(axis=0)
+    v = (z * z).mean(axis=0) - m * m
+    return {"W": (2 * (z - m) / (len(z) * v)).T @ i["x"]}
+
+
+@pytest.mark.parametrize(("offset", "passes"), [(10.0, True), (1000.0, False)])
+def test_cancellation_is_excused_up_to_the_cap(offset, passes):
+    rng = np.random.default_rng(3)
+    params = {"W": rng.normal(size=(4, 3))}
+    inputs = {"x": rng.normal(size=(8, 3)), "offset": np.asarray(offset)}
+    report = check_gradients(by_squares, log_variance, params, inputs, **QUIET)
+    assert report.passed is passes
+    assert lost_digits(report)["W"].digits_lost in ((2, 3) if passes else (5, 6, 7))
+    assert ("more than rounding has to" in str(report)) is not passes
+
+
 # Code without longdouble: torch's.
 
 CHUNK = 16
