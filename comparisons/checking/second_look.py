@@ -121,7 +121,8 @@ class SecondLook:
         for name in gradients:
             if not apart.total[name] <= lost_in_single.get(name, 0.0):
                 gradients[name] = self.given.gradients[name]
-                steps[name] = self.given.steps.get(name, gradients[name])
+                if name in steps and name in self.given.steps:
+                    steps[name] = self.given.steps[name]
         kept = replace(answer, gradients=gradients, steps=steps)
         return Clean(Way.WIDER, kept, left(apart, answer), apart)
 

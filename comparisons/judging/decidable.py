@@ -93,7 +93,7 @@ def undecided(
     if not lost and not any(mask.any() for mask in steps.values()):
         return None
     first, sure = _forward(problem, told, noise)
-    explained = _explaining(noise, lost, steps)
+    explained = _explaining(noise, lost, steps, _lost_states(problem, told, noise))
     decided = [not mask.all() for name, mask in steps.items() if name in asked]
     rest = any(decided) or len(lost) < len(names)
     return Undecided(tuple(lost), explained, first, _backward(problem, steps), sure, rest)
@@ -107,9 +107,14 @@ def least(problem: AnyProblem) -> float:
 
 def amplifies(problem: AnyProblem, told: Answer, noise: tolerance.Noise) -> bool:
     """Whether the forward pass makes much of rounding: (2)."""
+    much = _much(problem)
+    return any(bool(np.any(ratio >= much)) for ratio in _forward_noise(told, noise).values())
+
+
+def _much(problem: AnyProblem) -> float:
+    """AMPLIFIED roundoffs; less in lower precision."""
     roundoff = tolerance.epsilon(problem.rounding_dtype)
-    enough = min(AMPLIFIED * roundoff, least(problem) / 10)
-    return any(bool(np.any(ratio >= enough)) for ratio in _forward_noise(told, noise).values())
+    return min(AMPLIFIED * roundoff, least(problem) / 10)
 
 
 def _forward_noise(told: Answer, noise: tolerance.Noise) -> dict[str, Array]:
@@ -134,7 +139,7 @@ def _is_lost(problem: AnyProblem, scale: _Scale, noise: tolerance.Noise, name: s
     """Whether a whole gradient satisfies (1), by more than the rounding of the others explains."""
     size = scale.size(name)
     largest = max(scale.size(other) for other in scale.answer.gradients)
-    more = noise.total[name] >= AMPLIFIED * tolerance.epsilon(problem.rounding_dtype) * largest
+    more = noise.total[name] >= _much(problem) * largest
     return size > 0 and more and noise.limit * noise.total[name] >= least(problem) * size
 
 
@@ -148,14 +153,29 @@ def _lost_steps(problem: AnyProblem, scale: _Scale, noise: tolerance.Noise) -> d
     return found
 
 
+def _lost_states(problem: AnyProblem, told: Answer, noise: tolerance.Noise) -> dict[str, Array]:
+    """state → at which steps it has no digits, under the name that noise has for it."""
+    found: dict[str, Array] = {}
+    for name, ratios in _forward_noise(told, noise).items():
+        if name in told.states:
+            found[f"state {name}"] = noise.limit * ratios >= least(problem)
+    return found
+
+
 def _explaining(
-    noise: tolerance.Noise, lost: list[str], steps: Mapping[str, Array]
+    noise: tolerance.Noise,
+    lost: list[str],
+    steps: Mapping[str, Array],
+    states: Mapping[str, Array],
 ) -> tolerance.Noise:
-    """The noise, unlimited where nothing is decided."""
-    told = dict(noise.steps)
-    for name, mask in steps.items():
+    """The noise, unlimited where nothing is decided; nor is a loss that reads lost states."""
+    told, total = dict(noise.steps), noise.total | dict.fromkeys(lost, UNLIMITED)
+    for name, mask in (*steps.items(), *states.items()):
         told[name] = np.where(mask, UNLIMITED, told[name])
-    return replace(noise, total=noise.total | dict.fromkeys(lost, UNLIMITED), steps=told)
+    for name, mask in states.items():
+        if mask.any():
+            total |= {name: UNLIMITED, "loss": UNLIMITED}
+    return replace(noise, total=total, steps=told)
 
 
 def _forward(problem: AnyProblem, told: Answer, noise: tolerance.Noise) -> tuple[int | None, int]:
