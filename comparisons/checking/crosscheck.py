@@ -29,7 +29,7 @@ from ..diagnosis.of_one_step import LocalCheck, check_one_step
 from ..errors import LayoutMatters
 from ..judging import lost_digits
 from ..judging.decidable import Undecided, not_decidable, remark, undecided
-from ..judging.findings import Finding
+from ..judging.findings import Finding, LostDigits
 from ..judging.judge import (
     Judged,
     coarse,
@@ -121,7 +121,7 @@ class Compared:
     judged: Judged
     rows: list[Verdict]
     undecided: Undecided | None = None
-    lost_digits: list[Finding] = field(default_factory=list[Finding])
+    lost_digits: list[LostDigits] = field(default_factory=list[LostDigits])
 
     @property
     def problem(self) -> AnyProblem:
@@ -309,7 +309,7 @@ def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) 
 def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
     problem, answer, witnesses = compared.problem, compared.answer, compared.witnesses
     rows = compared.rows
-    findings = [*compared.lost_digits, *local.findings]
+    findings: list[Finding | LostDigits] = [*compared.lost_digits, *local.findings]
     if any(not row.passed for row in rows):
         first = witnesses.told[witnesses.first]
         findings += diagnose(problem, answer, first, witnesses.noise)

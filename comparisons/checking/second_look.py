@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..judging.findings import Finding
+from ..judging.findings import LostDigits
 from ..judging.judge import judge_answer
 from ..judging.lost_digits import Lost, Way
 from ..judging.own_rounding import (
@@ -55,7 +55,7 @@ class Looked:
     """
 
     rows: list[Verdict]
-    findings: list[Finding]
+    findings: list[LostDigits]
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class SecondLook:
         told = [name for name in self.differing if name in here and name in there]
         return any(not there[name] < GROWS * here[name] for name in told)
 
-    def _grown(self, single: Answer | None) -> list[Finding]:
+    def _grown(self, single: Answer | None) -> list[LostDigits]:
         """The gradients that rounding has spoilt for certain, where no run is free of it: their
         error grows in float32 as roundoff does, to far more than float32 explains.
         """
@@ -180,7 +180,7 @@ class SecondLook:
                 spoilt.add(name)
         return self._findings(spoilt, set(), Way.GROWN)
 
-    def _lost_in_low_precision(self) -> list[Finding]:
+    def _lost_in_low_precision(self) -> list[LostDigits]:
         """The gradients of a candidate in lower precision that are right in longdouble."""
         first = self.witnesses.told[self.witnesses.first]
         problem = replace(self.problem, precision=None)
@@ -193,11 +193,11 @@ class SecondLook:
         right = {name for name in told if there[name] <= here[name] / GONE}
         return self._findings(right, set(), Way.WIDER)
 
-    def _findings(self, right: set[str], explained: set[str], way: Way) -> list[Finding]:
+    def _findings(self, right: set[str], explained: set[str], way: Way) -> list[LostDigits]:
         """How many digits are lost, of every gradient that is right but for rounding."""
         roundoff = tolerance.epsilon(self.problem.rounding_dtype)
         back_to = [row.first_wrong_step for row in self.rows if row.first_wrong_step is not None]
-        found: dict[str, Finding] = {}
+        found: dict[str, LostDigits] = {}
         for row in self.rows:
             told = row.kind is Reason.DIFFERS and row.gradient in right
             if told and row.gradient not in found:

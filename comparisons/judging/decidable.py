@@ -102,7 +102,7 @@ def undecided(
 def least(problem: AnyProblem) -> float:
     """LEFT; in lower precision, where noise is never so small, up to 1."""
     roundoff = tolerance.epsilon(problem.rounding_dtype)
-    return min(1.0, max(LEFT, 64 * tolerance.limit_of(problem) * roundoff))
+    return min(1.0, max(LEFT, 256 * tolerance.limit_of(problem) * roundoff))
 
 
 def amplifies(problem: AnyProblem, told: Answer, noise: tolerance.Noise) -> bool:

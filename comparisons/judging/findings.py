@@ -27,8 +27,6 @@ class Finding:
     source     the expression that is wrong, where it is known
     explains   the share of the disagreement that it explains
     text       all of it in words
-    digits_lost, from_step   of LOST_DIGITS: how many decimal digits, and from which step back,
-                             where the shares of the steps are known
     """
 
     mistake: Mistake
@@ -36,8 +34,18 @@ class Finding:
     source: str | None
     explains: float
     text: str
-    digits_lost: int | None = None
-    from_step: int | None = None
+
+
+@dataclass(frozen=True)
+class LostDigits(Finding):
+    """A gradient that is right but for the digits that the code loses by its own rounding.
+
+    digits_lost   how many decimal digits
+    from_step     from which step on, walking back; None where the shares of the steps are not known
+    """
+
+    digits_lost: int
+    from_step: int | None
 
 
 @dataclass(frozen=True)

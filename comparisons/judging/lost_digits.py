@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from ..witnesses import tolerance
-from .findings import Finding, Mistake
+from .findings import LostDigits, Mistake
 from .verdict import Verdict
 
 
@@ -39,7 +39,7 @@ class Lost:
     excused: bool
     way: Way
 
-    def finding(self, roundoff: float) -> Finding:
+    def finding(self, roundoff: float) -> LostDigits:
         """The same as a finding."""
         digits = round(-math.log10(roundoff))
         error = max(self.row.max_rel_error, roundoff)
@@ -48,7 +48,7 @@ class Lost:
         back = "" if self.step is None else f" from step {self.step} back"
         more = "" if self.excused else ", more than rounding has to"
         right = "" if self.way is Way.GROWN else "is right on paper, and "
-        return Finding(
+        return LostDigits(
             mistake=Mistake.LOST_DIGITS,
             where=name,
             source=None,
@@ -60,7 +60,7 @@ class Lost:
 
 
 def remarks(
-    before: Sequence[Verdict], after: Sequence[Verdict], findings: Sequence[Finding]
+    before: Sequence[Verdict], after: Sequence[Verdict], findings: Sequence[LostDigits]
 ) -> list[str]:
     """A note on the gradients that the candidate's own rounding explains."""
     lost = {found.where: found.digits_lost for found in findings}
