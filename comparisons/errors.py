@@ -97,6 +97,12 @@ class Vacuous(QuestionError):
     """The true gradient is zero, or nothing but rounding: a wrong derivation could not be seen."""
 
 
+class NotDecidable(QuestionError):
+    """The problem amplifies rounding until no digit of a gradient is left that two right programs
+    share; the text has the step at which the digits end, and how many steps were judged.
+    """
+
+
 class CannotFollow(Exception):
     """One reference cannot follow the function; it is left out, and the others are asked."""
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..judging.findings import Finding, LocalRow
+from ..judging.findings import Finding, LocalRow, LostDigits
 from ..judging.verdict import Verdict
 from ..plain_data import plain
 from ..witnesses.left_out import LeftOut
@@ -23,7 +23,8 @@ class CaseReport:
     references_agree  whether the references are within the limit of each other in every gradient
     local             for a cell: each output of step_backward, given the true ∂L/∂s_t, with the
                       steps at which it is wrong
-    diagnosis         what mistake would explain the disagreement
+    diagnosis         what mistake would explain the disagreement; digits that are lost, also where
+                      all agrees
     true_error        where a proof was asked for: gradient → {"manual" and each reference: its
                       proven error}, in units
                       in the last place of the gradient's largest entry
@@ -47,7 +48,7 @@ class CaseReport:
     vacuous: list[str] = field(default_factory=list[str])
     references_agree: bool = True
     local: list[LocalRow] = field(default_factory=list[LocalRow])
-    diagnosis: list[Finding] = field(default_factory=list[Finding])
+    diagnosis: list[Finding | LostDigits] = field(default_factory=list[Finding | LostDigits])
     notes: list[str] = field(default_factory=list[str])
     true_error: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     layout: dict[str, list[str]] = field(default_factory=dict[str, list[str]])

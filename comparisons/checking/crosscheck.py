@@ -20,7 +20,7 @@ stage, and to whoever asks for it afterwards. Nothing here prints or writes.
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,7 +29,9 @@ from ..candidates.built_in_cells import CellCandidate
 from ..diagnosis.of_gradients import diagnose
 from ..diagnosis.of_one_step import LocalCheck, check_one_step
 from ..errors import LayoutMatters
-from ..judging import own_rounding
+from ..judging import lost_digits
+from ..judging.decidable import Undecided, not_decidable, remark, undecided
+from ..judging.findings import Finding, LostDigits
 from ..judging.judge import (
     Judged,
     coarse,
@@ -52,6 +54,7 @@ from ..witnesses.engines import Engine
 from ..witnesses.one_sided import slopes_along
 from . import preflight
 from .case_report import CaseReport
+from .second_look import SecondLook
 
 HOPELESS = 1e3  # times the limit: no further sample of the noise brings as much
 
@@ -118,6 +121,8 @@ class Compared:
     witnesses   the noise by as many samples as the verdicts needed
     judged      the verdicts before the candidate's own rounding was looked at
     rows        the rows that count
+    undecided   what the problem leaves no digits of
+    lost_digits   what the candidate's own rounding costs it
     """
 
     testimony: Testimony
@@ -125,6 +130,8 @@ class Compared:
     witnesses: Witnesses
     judged: Judged
     rows: list[Verdict]
+    undecided: Undecided | None = None
+    lost_digits: list[LostDigits] = field(default_factory=list[LostDigits])
 
     @property
     def problem(self) -> AnyProblem:
@@ -179,6 +186,9 @@ def examine(
     _must_not_depend_on_layout(answered, testimony)
     compared = _compare(testimony, candidate, answer, manner.partial)
     manner.own_loss(compared)
+    lost = compared.undecided
+    if lost is not None and lost.gradients and compared.passed:
+        return _of_first_steps(compared, lost, candidate, manner)
     local = _local_check(problem, candidate, compared)
     case = _case(compared, local, time.perf_counter() - start)
     if manner.from_outside:
@@ -229,7 +239,13 @@ def _must_not_depend_on_layout(answered: _Answered, testimony: Testimony) -> Non
         preflight.same_in_any_layout(*told, roundoff)
     except LayoutMatters:
         # a gradient that is nothing but rounding is another one in every order of summation
-        preflight.same_in_any_layout(*told, roundoff, testimony.brief.noise)
+        try:
+            preflight.same_in_any_layout(*told, roundoff, testimony.brief.noise)
+        except LayoutMatters:
+            # and where rounding is amplified one sample says little of another
+            lost = _undecided(testimony, testimony.full)
+            noise = testimony.full.noise if lost is None else lost.noise
+            preflight.same_in_any_layout(*told, roundoff, noise)
 
 
 def _begin(problem: AnyProblem, engines: Iterable[Engine]) -> None:
@@ -252,26 +268,43 @@ def _compare(testimony: Testimony, candidate: Candidate, answer: Answer, partial
     if any(_could_be_rounding(row, limit) for row in (*judged.forward, *judged.rows)):
         witnesses = testimony.full
         judged = judge_answer(problem, answer, witnesses, partial)
-    compared = Compared(testimony, answer, witnesses, judged, judged.rows)
-    return replace(compared, rows=_second_look(compared, candidate, partial))
+    lost = _undecided(testimony, witnesses)
+    if lost is not None:
+        judged = judge_answer(problem, answer, replace(witnesses, noise=lost.noise), partial)
+    compared = Compared(testimony, answer, witnesses, judged, judged.rows, lost)
+    looked = SecondLook(testimony, witnesses, candidate, answer, judged.rows, partial).looked()
+    return replace(compared, rows=looked.rows, lost_digits=looked.findings)
+
+
+def _undecided(testimony: Testimony, witnesses: Witnesses) -> Undecided | None:
+    """What the problem itself leaves no digits of."""
+    return undecided(testimony.problem, witnesses, testimony.convention, testimony.names)
+
+
+def _of_first_steps(
+    compared: Compared, lost: Undecided, candidate: Candidate, manner: Manner
+) -> Examined:
+    """The verdicts on the first steps, which have digits, where one of them is wrong.
+
+    Raises NotDecidable where all of them are right, or cannot be told from the others.
+    """
+    problem, testimony = compared.problem, compared.testimony
+    if not isinstance(problem, Problem) or not problem.can_be_cut_short:
+        raise not_decidable(problem, lost, 0)
+    steps = lost.sure if lost.sure < problem.steps else problem.steps // 2
+    if steps < 1:
+        raise not_decidable(problem, lost, 0)
+    alone = replace(manner, once=None, again=None, first_of_all=False)
+    short = problem.of_first_steps(steps)
+    found = examine(short, candidate, testimony.engines, testimony.convention, alone)
+    if found.case.passed:
+        raise not_decidable(problem, lost, steps)
+    return replace(found, case=replace(found.case, notes=[*found.case.notes, remark(lost)]))
 
 
 def _could_be_rounding(row: Verdict, limit: float) -> bool:
     """Whether a row that fails by the first sample might pass by more of them."""
     return row.kind in OF_SIZE and row.worst_over_noise <= HOPELESS * limit
-
-
-def _second_look(compared: Compared, candidate: Candidate, partial: bool) -> list[Verdict]:
-    """The rows, as far as the candidate's own rounding explains those that differ."""
-    rows, witnesses = compared.rows, compared.witnesses
-    if all(row.passed for row in rows) or witnesses.noise.allowed is not None:
-        return rows
-    own = own_rounding.own_rounding_of(compared.problem, candidate, compared.answer)
-    if own is None:
-        return rows
-    eased = replace(witnesses, noise=own_rounding.allowed(witnesses.noise, own.in_double))
-    again = judge_answer(compared.problem, own.wide, eased, partial).rows
-    return own_rounding.reconsidered(rows, own, again, witnesses.noise)
 
 
 def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) -> LocalCheck:
@@ -288,7 +321,7 @@ def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) 
 def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
     problem, answer, witnesses = compared.problem, compared.answer, compared.witnesses
     rows = compared.rows
-    findings = [*local.findings]
+    findings: list[Finding | LostDigits] = [*compared.lost_digits, *local.findings]
     if any(not row.passed for row in rows):
         first = witnesses.told[witnesses.first]
         findings += diagnose(problem, answer, first, witnesses.noise)
@@ -314,12 +347,14 @@ def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
 
 def _notes(compared: Compared) -> list[str]:
     witnesses = compared.witnesses
+    lost = [] if compared.undecided is None else [remark(compared.undecided)]
     return [
         *witnesses.remarks,
+        *lost,
         *kinks(witnesses),
         *coarse(witnesses),
         *judged_otherwise(witnesses),
-        *own_rounding.remarks(compared.judged.rows, compared.rows),
+        *lost_digits.remarks(compared.judged.rows, compared.rows, compared.lost_digits),
     ]
 
 

@@ -14,7 +14,7 @@ from ..candidates.built_in_cells import CellCandidate, FunctionCandidate, Shared
 from ..candidates.draw import cell_problem
 from ..candidates.user_cell import UserCell, as_array
 from ..candidates.user_function import Given, UserFunction
-from ..errors import BadOption, CandidateFailed, MissingFramework, QuestionError
+from ..errors import BadOption, CandidateFailed, MissingFramework, NotDecidable, QuestionError
 from ..problems.arrays import Array, Arrays, frozen
 from ..problems.axes import Layout, LayoutLike, declared_layout
 from ..problems.convention import Convention, convention_of
@@ -191,6 +191,7 @@ def check_vjp(
         _must_apply(declared, user, axes)
         setting.engines(user.numpy_only)
         outputs = user.outputs()
+        undecided: list[NotDecidable] = []
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
             in_form = rebuild(outputs, cotangents, "output")
 
@@ -204,7 +205,12 @@ def check_vjp(
 
             what, is_first = f"vjp, {name}", number == 0
             trial = FunctionTrial(what, user, scalar_of, vjp, given_of, axes, is_first)
-            yield _function_case(trial, setting, declared)
+            try:
+                yield _function_case(trial, setting, declared)
+            except NotDecidable as error:
+                undecided.append(error)
+        if undecided:
+            raise undecided[0]
 
     return _report(cases, setting, raise_exception)
 
@@ -357,6 +363,7 @@ def _cell_cases(
         return ties_here() if problem.variables is base.variables else _ties_of_cell(cell, problem)
 
     initial_states = frozenset(f"{name}_0" for name in base.state_sizes)
+    undecided: list[NotDecidable] = []
     for number, problem in enumerate(trials):
         manner = Manner(
             from_outside=True,
@@ -367,8 +374,14 @@ def _cell_cases(
             ties=ties,
             unread=initial_states,
         )
-        case = check_problem(problem, candidate, engines, declared, manner)
+        try:
+            case = check_problem(problem, candidate, engines, declared, manner)
+        except NotDecidable as error:
+            undecided.append(error)
+            continue
         yield replace(case, left_out={**missing, **case.left_out})
+    if undecided:
+        raise undecided[0]
 
 
 def cotangent_trials(base: Problem) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ class Mistake(StrEnum):
     MISSING_STEPS = "missing_steps"
     ANOTHER = "another"
     TRANSPOSED_WEIGHT = "transposed_weight"
+    LOST_DIGITS = "lost_digits"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,18 @@ class Finding:
     source: str | None
     explains: float
     text: str
+
+
+@dataclass(frozen=True)
+class LostDigits(Finding):
+    """A gradient that is right but for the digits that the code loses by its own rounding.
+
+    digits_lost   how many decimal digits
+    from_step     from which step on, walking back; None where the shares of the steps are not known
+    """
+
+    digits_lost: int
+    from_step: int | None
 
 
 @dataclass(frozen=True)

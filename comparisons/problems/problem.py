@@ -265,6 +265,30 @@ class Problem(Differentiable):
         """s_0 (B, S)."""
         return np.concatenate([self.variables[f"{name}_0"] for name in self.state_sizes], axis=-1)
 
+    @property
+    def can_be_cut_short(self) -> bool:
+        """Whether its first steps by themselves are a problem of the same kind.
+
+        One run of a cell, all rows of the same length, under cotangents.
+        """
+        cut = self.window is not None or self.chunk is not None or "lengths" in self.constants
+        return self.readout == "projection" and self.suffixes == [""] and not cut
+
+    def of_first_steps(self, steps: int) -> "Problem":
+        """The problem of the first steps alone, where it `can_be_cut_short`."""
+        timed = {"x", *(f"cotangent_{state}" for state in self.state_sizes)}
+
+        def cut(arrays: Arrays) -> Arrays:
+            told: dict[str, Array] = {}
+            for name, value in arrays.items():
+                told[name] = value[:steps] if name in timed else value
+            return frozen(told)
+
+        name = f"{self.name}, first {steps} of {self.steps} steps"
+        return replace(
+            self, name=name, variables=cut(self.variables), constants=cut(self.constants)
+        )
+
     def sizes(self) -> Iterator[tuple[str, int | None]]:
         """(name, value) of T, B, I, H, V as they stand in reports."""
         yield from (("steps", self.steps), ("batch", self.batch), ("input_size", self.input_size))

@@ -24,6 +24,7 @@ from ..checking.report_data import Report
 from ..errors import (
     BadOption,
     LayoutMatters,
+    NotDecidable,
     NotFinite,
     NotRepeatable,
     QuestionError,
@@ -45,7 +46,7 @@ WORTH_SHARING = (
 NO_HALF = "in half precision nobody trains without a loss scale: no character model was trained"
 
 # What is said of one case in place of a verdict; the others are checked all the same.
-REFUSED = (NotFinite, NotRepeatable, LayoutMatters)
+REFUSED = (NotDecidable, NotFinite, NotRepeatable, LayoutMatters)
 
 Result: TypeAlias = CaseReport | Training | QuestionError
 Piece: TypeAlias = Callable[[], Result]
