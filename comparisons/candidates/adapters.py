@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ..errors import BadContract, MissingDevice, MissingFramework
-from ..problems.arrays import Array
+from ..problems.arrays import BFLOAT16, Array
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..user_code import describe
 
@@ -58,7 +59,7 @@ def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradient
         torch = _framework("torch")
         leaves = {**flatten(params), **flatten(inputs)}
         _must_have(torch, device)
-        tensors = {path: torch.tensor(value, device=device) for path, value in leaves.items()}
+        tensors = {path: _tensor(torch, value, device) for path, value in leaves.items()}
         for tensor in tensors.values():
             tensor.requires_grad_(tensor.is_floating_point())
         with torch.enable_grad():
@@ -72,10 +73,26 @@ def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradient
                 # a parameter on which the loss does not depend
                 gradient = torch.zeros_like(tensor)
             if gradient is not None:
-                found[path] = gradient.cpu().numpy()
+                found[path] = _array(torch, gradient)
         return found
 
     return gradients
+
+
+def _tensor(torch: Any, value: Array, device: str) -> Any:
+    """A copy as a tensor of the same dtype; NumPy's bfloat16, by way of its bits, torch's."""
+    if value.dtype != BFLOAT16:
+        return torch.tensor(value, device=device)
+    bits = np.array(value, order="C").view(np.int16)
+    return torch.tensor(bits, device=device).view(torch.bfloat16)
+
+
+def _array(torch: Any, tensor: Any) -> Array:
+    """The numbers as an array of the same dtype, bfloat16 too."""
+    on_host = tensor.detach().cpu().contiguous()
+    if on_host.dtype != torch.bfloat16:
+        return on_host.numpy()
+    return on_host.view(torch.int16).numpy().view(BFLOAT16)
 
 
 def from_jax(loss: Callable[[Any, Any], Any]) -> Gradients:
@@ -182,7 +199,7 @@ class UpdateGradients:
     def rounding(self, params: Any) -> dict[str, float]:
         """ε max|W| / learning_rate for every parameter."""
         sizes = {path: value for path, value in flatten(params).items() if is_differentiable(value)}
-        epsilon = {path: float(np.finfo(value.dtype).eps) for path, value in sizes.items()}
+        epsilon = {path: float(ml_dtypes.finfo(value.dtype).eps) for path, value in sizes.items()}
         return {
             path: epsilon[path] * float(np.max(np.abs(v), initial=0.0)) / self.learning_rate
             for path, v in sizes.items()

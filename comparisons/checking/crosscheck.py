@@ -181,15 +181,21 @@ def examine(
     if all(engine.numeric for engine in engines):
         notes.append(NUMERIC_ONLY)
     notes += [f"at a kink: {tie}" for tie in ties]
+    if answered.second is not None:
+        notes += preflight.order_of_sums(answer, answered.second)
     return Examined(replace(case, notes=notes), answer, compared.witnesses)
 
 
 @dataclass(frozen=True)
 class _Answered:
-    """What a candidate answers, and what it answers to the same numbers in another memory order."""
+    """What a candidate answers, and what it answers to the same numbers in another memory order.
+
+    second    what it answers when it is asked once more; None where it was not
+    """
 
     answer: Answer
     turned: Answer
+    second: Answer | None = None
 
 
 def _answered(problem: AnyProblem, candidate: Candidate, manner: Manner) -> _Answered:
@@ -204,9 +210,12 @@ def _answered(problem: AnyProblem, candidate: Candidate, manner: Manner) -> _Ans
     if manner.from_outside:
         preflight.finite_forward(answer, problem.rounding_dtype.name)
     in_another_order = turned.answer(problem.in_fortran_order())
-    if manner.first_of_all or not preflight.is_repeated(answer, in_another_order):
-        preflight.repeatable(answer, again.answer(problem))
-    return _Answered(answer, in_another_order)
+    roundoff = tolerance.epsilon(problem.rounding_dtype)
+    second = None
+    if manner.first_of_all or not preflight.is_repeated(answer, in_another_order, roundoff):
+        second = again.answer(problem)
+        preflight.repeatable(answer, second, roundoff)
+    return _Answered(answer, in_another_order, second)
 
 
 def _must_not_depend_on_layout(answered: _Answered, testimony: Testimony) -> None:

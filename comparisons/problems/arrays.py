@@ -19,6 +19,13 @@ def is_real(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or dtype == BFLOAT16
 
 
+def has_digits_of(value: Array, dtype: npt.DTypeLike) -> bool:
+    """Whether every entry is a number of this dtype, and finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = value.astype(dtype).astype(value.dtype)
+    return bool(np.all(np.isfinite(rounded) & (rounded == value)))
+
+
 def frozen(arrays: Mapping[str, Array]) -> Arrays:
     """The same arrays as read-only copies, under a read-only mapping."""
     copies: dict[str, Array] = {}
