@@ -66,7 +66,6 @@ def _not_repeated(first: Answer, second: Answer, roundoff: float) -> str | None:
     if _is_single(first) and _is_single(second):
         roundoff = max(roundoff, epsilon(np.float32))
     share = _share(roundoff)
-    of_largest = min(ROUNDINGS * roundoff, share)
     for what, one, other in (
         ("the loss", {"": np.asarray(first.loss)}, {"": np.asarray(second.loss)}),
         ("the state", first.states, second.states),
@@ -77,11 +76,25 @@ def _not_repeated(first: Answer, second: Answer, roundoff: float) -> str | None:
             again = other.get(name)
             if again is None or value.shape != again.shape:
                 return f"{what} {name}"
-            finite = np.where(np.isfinite(value), value, 0)
-            least = of_largest * _size(finite)
-            if not np.allclose(_wide(value), _wide(again), rtol=share, atol=least, equal_nan=True):
+            if not _is_same(_wide(value), _wide(again), share, roundoff):
                 return f"{what} {name}"
     return None
+
+
+def _is_same(value: Array, again: Array, share: float, roundoff: float) -> bool:
+    """Whether each entry is the same to a share of itself, or to roundings of the largest entry.
+
+    The latter is what sums that cancel leave: never far below one roundoff of their terms. What is
+    smaller has vanished, and is held to a share of itself.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        both = np.maximum(np.abs(value), np.abs(again))
+        largest = float(np.max(both, initial=0.0, where=np.isfinite(both)))
+        least = min(ROUNDINGS * roundoff, share) * largest
+        left = np.where(both >= roundoff * largest / ROUNDINGS, least, 0.0)
+        near = np.abs(value - again) <= np.maximum(share * np.abs(again), left)
+        same = (value == again) | (np.isnan(value) & np.isnan(again))
+    return bool(np.all(near & np.isfinite(both) | same))
 
 
 def _is_single(answer: Answer) -> bool:
