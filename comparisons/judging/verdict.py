@@ -32,6 +32,7 @@ class Verdict:
 
     kind     why it does not pass; None where it does
     detail   what is to be said of the kind besides its name: the shapes, where they differ
+    rms_ratio  ‖given − true‖ / ‖true‖ by root mean square, in a lower precision than float64
     """
 
     gradient: str
@@ -50,6 +51,7 @@ class Verdict:
     kind: Reason | None = None
     detail: str = ""
     along_directions: bool = False
+    rms_ratio: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -80,8 +82,8 @@ class Verdict:
         for name, value in vars(self).items():
             if name not in IN_WORDS:
                 told[name] = plain(value)
-        along = told.pop("along_directions")
-        return {**told, "reason": self.reason, "passed": self.passed, "along_directions": along}
+        last = {name: told.pop(name) for name in ("along_directions", "rms_ratio")}
+        return {**told, "reason": self.reason, "passed": self.passed, **last}
 
     def sentence(self) -> str:
         """One line for a person."""
@@ -123,6 +125,8 @@ class Verdict:
         size = f"relative error {self.max_rel_error:.1e}"
         if self.only_in_steps:
             size = "only in the shares of single steps"
+        if self.rms_ratio is not None:
+            size += f", RMS ratio {self.rms_ratio:.2g}"
         return f"{size}, {self.worst_over_noise:.1e} times what rounding explains"
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, Arrays, frozen, is_tokens
+from .arrays import Array, Arrays, frozen, is_real, is_tokens
 
 STATE_JACOBIAN = "state_jacobian"
 PRODUCT_TO_END = "jacobian_product_to_end"
@@ -24,7 +24,8 @@ OFFSET = "@t"  # suffix of the variables that move one step's weights or states 
 class Differentiable:
     """What tolerance and engines need to know of any problem: a scalar function of named arrays.
 
-    Subclasses are frozen dataclasses with at least name, variables, constants, seed, precision.
+    Subclasses are frozen dataclasses with at least name, variables, constants, seed, precision,
+    accumulate.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Differentiable:
     constants: Arrays
     seed: int
     precision: str | None
+    accumulate: str | None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -42,6 +44,11 @@ class Differentiable:
     def rounding_dtype(self) -> np.dtype[Any]:
         """The precision that the candidate works in: the declared one, or that of the variables."""
         return np.dtype(self.precision or self.dtype)
+
+    @property
+    def accumulation_dtype(self) -> np.dtype[Any]:
+        """The precision that the candidate adds up in: that of its arrays, or the declared one."""
+        return np.dtype(self.accumulate or self.rounding_dtype)
 
     @property
     def accumulated_terms(self) -> int:
@@ -85,7 +92,7 @@ class Differentiable:
         def cast(arrays: Arrays) -> Arrays:
             told: dict[str, Array] = {}
             for name, value in arrays.items():
-                told[name] = value if value.dtype.kind in "iub" else value.astype(dtype)
+                told[name] = value.astype(dtype) if is_real(value.dtype) else value
             return frozen(told)
 
         return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
@@ -95,14 +102,23 @@ class Differentiable:
         kept in float64.
         """
         name = np.dtype(dtype).name
-        rounded = self.astype(dtype).astype(np.float64)
+        rounded = self.rounded_to(dtype)
         return replace(rounded, precision=None if name == "float64" else name)  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 
+    def rounded_to(self, dtype: npt.DTypeLike) -> Self:
+        """The same problem, every number rounded to `dtype` and kept in float64."""
+        return self.astype(dtype).astype(np.float64)
+
     def lowered(self) -> Self:
-        """The same problem in the arrays that the candidate works in; itself where that is their
-        own precision.
+        """The same problem in the precision that the candidate works in; itself where that is the
+        arrays' own.
+
+        Every number is rounded to the precision of its arrays, and kept in the one it adds up in.
         """
-        return self if self.rounding_dtype == self.dtype else self.astype(self.rounding_dtype)
+        if self.rounding_dtype == self.dtype and self.accumulation_dtype == self.dtype:
+            return self
+        rounded = self.astype(self.rounding_dtype)
+        return rounded.astype(self.accumulation_dtype) if self.accumulate else rounded
 
     def in_fortran_order(self) -> Self:
         """The same numbers, the first index running fastest in memory, as in what transposes and
@@ -136,7 +152,8 @@ class Problem(Differentiable):
     variables, constants       named read-only arrays; x is (T, B, I), or integer tokens (T, B)
                                among the constants
     jacobians                  whether ∂s_t/∂s_{t−1} and their products are compared as well
-    precision                  in which the candidate works, where that is less than the arrays' own
+    precision, accumulate      in which the candidate works, where that is less than the arrays'
+                               own, and in which it adds up, where that is more than the former
     layers, bidirectional      how many layers of the cell there are, and whether each runs
                                backwards in time as well; with more than one run, parameters and
                                states have suffixes, "_l0", "_l0_reverse", "_l1", …
@@ -162,6 +179,7 @@ class Problem(Differentiable):
     step: Callable[..., Any] | None = None
     loss_label: str = ""
     precision: str | None = None
+    accumulate: str | None = None
     layers: int = 1
     bidirectional: bool = False
     output_names: tuple[str, ...] = ("h",)
@@ -252,6 +270,8 @@ class FunctionProblem(Differentiable):
                                          gradient adds
     timed                                the inputs among the variables: those with T as first axis
                                          are judged step by step
+    levels                               variable → the precision in which its own gradient is
+                                         judged, where that is shorter than `precision`
     """
 
     name: str
@@ -261,6 +281,8 @@ class FunctionProblem(Differentiable):
     seed: int
     numpy_only: bool = False
     precision: str | None = None
+    accumulate: str | None = None
+    levels: Mapping[str, str] = field(default_factory=dict[str, str])
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
     timed: tuple[str, ...] = ()
     cell: str = "function"

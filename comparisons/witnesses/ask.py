@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -184,7 +184,7 @@ def measured(
     """The answers with the noise by so many samples, and under the convention."""
     plain = dict(asked.answers)
     first = witness_of(plain)
-    noise, lowered = _noise(problem, plain, first, samples)
+    noise, lowered = _noise_by_gradient(problem, plain, first, samples, names)
     own = _own_noise(problem, plain, first, samples)
     told: dict[Engine, Answer] = {}
     for engine, answer in plain.items():
@@ -217,6 +217,30 @@ class _Lowered:
     overflown: list[str] = field(default_factory=list[str])
 
 
+def _noise_by_gradient(
+    problem: AnyProblem,
+    plain: Mapping[Engine, Answer],
+    first: Engine,
+    samples: int,
+    names: set[str],
+) -> tuple[tolerance.Noise, _Lowered]:
+    """The noise of each gradient in the precision of its own array, of all else in the problem's."""
+    noise, lowered = _noise(problem, plain, first, samples)
+    levels = problem.levels if isinstance(problem, FunctionProblem) else {}
+    told = {name: level for name, level in levels.items() if name in names & noise.total.keys()}
+    measured_in: dict[str, tolerance.Noise] = {}
+    for level in set(told.values()):
+        there = replace(problem, precision=level, accumulate=None)
+        measured_in[level], also = _noise(there, plain, first, samples)
+        lowered = _Lowered(
+            lowered.errors,
+            [*lowered.remarks, *also.remarks],
+            [*lowered.overflown, *also.overflown],
+        )
+    by_name = {name: measured_in[level] for name, level in told.items()}
+    return tolerance.by_gradient(noise, by_name), lowered
+
+
 def _noise(
     problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int
 ) -> tuple[tolerance.Noise, _Lowered]:
@@ -230,9 +254,15 @@ def _noise(
     lowered = _own_errors(problem, plain)
     unable = problem.lowered() is not problem and (first.numeric or not lowered.errors)
     noise = tolerance.measure(
-        problem, first.answer, plain[first], samples, first.rounds_at_random, in_double=unable
+        problem,
+        first.answer,
+        plain[first],
+        samples,
+        first.rounds_at_random,
+        in_double=unable,
+        others=lowered.errors,
     )
-    return tolerance.largest(noise, *lowered.errors), lowered
+    return noise, lowered
 
 
 def _own_noise(
@@ -257,14 +287,14 @@ def _own_errors(problem: AnyProblem, plain: Mapping[Engine, Answer]) -> _Lowered
         if engine.numeric or engine.by_name:
             continue
         try:
-            told = engine.answer(lowered).astype(np.float64)
+            told = engine.answer(lowered).astype(problem.rounding_dtype).astype(np.float64)
         except Exception as error:  # one that lacks an operation in that precision says nothing
             found.remarks.append(
                 f"{engine.name} does not run in {lowered.dtype.name}: {describe(error)}"
             )
             continue
         if finite(told):
-            found.errors.append(tolerance.difference(answer, told))
+            found.errors.append(tolerance.error_of(answer, told))
         else:
             found.overflown.append(engine.name)
             found.remarks.append(
