@@ -182,7 +182,13 @@ def drawn(seed: int) -> Drawn:
         params = {name: normal(size=(B, T, K)) for name in "qkv"}
         params["g"] = -decay * np.log1p(np.exp(normal(size=(B, T))))
         params["h0"] = normal(size=(B, K, K))
-        return Drawn("linear attention", linear_attention, linear_attention_by_matrices, params, {"c": normal(size=(B, T, K))})
+        return Drawn(
+            "linear attention",
+            linear_attention,
+            linear_attention_by_matrices,
+            params,
+            {"c": normal(size=(B, T, K))},
+        )
     inputs = {"x": normal(size=(T, B, K)), "h0": normal(size=(B, K)), **cotangents}
     if which == 1:
         params = {"a": rng.uniform(0.3, 1.0, size=K), "b": normal(size=K)}

@@ -22,7 +22,7 @@ candidate works in a lower precision, (1) is measured there: how far the referen
 in that precision, are from their own float64.
 
 Below float32, and where sums are finer than arrays, ε is no longer small, and √n of it would allow
-anything. There the noise is
+anything. There, where the shares are not told, the noise is
 
     (3) the largest error of the references run in that precision, and of the reference in float64
         when every operation is moved at random by as much as nearest rounding of what the
@@ -106,7 +106,12 @@ def limit_of(problem: Differentiable) -> float:
 
 
 def is_short(problem: Differentiable) -> bool:
-    """Whether (3) and (4) hold: the candidate's arrays are shorter than float32, or than its sums."""
+    """Whether (3) and (4) hold: the candidate's arrays are shorter than float32, or than its sums.
+
+    Not for a cell, whose terms are known step by step: (2) holds.
+    """
+    if problem.per_step_names:
+        return False
     return epsilon(problem.rounding_dtype) > SHORT or problem.accumulate is not None
 
 

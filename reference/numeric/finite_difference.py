@@ -15,7 +15,8 @@ tells no kinks. Second differences do,
 
 at the cost of four more values a derivative. Where (1) does not shrink with h, one-sided
 differences settle it; half the gap is then told beside the middle, for any number between is what
-some convention chooses. Where f is smooth nothing changes.
+some convention chooses. Where f is smooth nothing changes. What looks like a kink, or does not converge,
+may be a value of lower precision (reference.numeric.short_values): larger steps then tell more.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ import numpy as np
 from scipy import differentiate
 
 from ..arrays import Array, Arrays, Named
+from . import short_values
 
 Value = Callable[[Arrays], Any]
 
@@ -36,6 +38,7 @@ NEAR, SHRINK = (
     8.0,
 )
 SAFETY = 10.0  # the estimate is a difference between two orders: no bound
+DOUBTFUL = 1e-9  # of a derivative: differences of float64 values are nearer
 
 
 def lines(variable: Array, seed: int) -> Array | None:
@@ -103,6 +106,9 @@ def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[fl
     middle = float(value(point))
     rounding = np.finfo(np.float64).eps * abs(middle) / step
     if _gap(along, step, middle):
+        short = _slope_of_short_values(along, step)
+        if short is not None:
+            return *short, 0.0
         (right, right_error), (left, left_error) = (
             _derivative(along, step / 16, side) for side in (1, -1)
         )
@@ -110,7 +116,23 @@ def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[fl
         if abs(right - left) > 2 * SAFETY * error:
             return (right + left) / 2, error, abs(right - left) / 2
     derivative, error = _derivative(along, step, 0)
+    if not error <= DOUBTFUL * max(abs(derivative), abs(middle) / step):
+        short = _slope_of_short_values(along, step)
+        if short is not None and not error <= short[1]:
+            return *short, 0.0
     return derivative, error + rounding, 0.0
+
+
+def _slope_of_short_values(along: Any, step: float) -> tuple[float, float] | None:
+    """(derivative, its estimated error) where the values are of lower precision; else None.
+
+    The jumps are measured, not estimated from two orders: they are counted once, not SAFETY times.
+    """
+    sigma = short_values.jumps_of(along, step)
+    if not sigma:
+        return None
+    slope = short_values.slope(along, step, sigma)
+    return slope.value, slope.missed + slope.jumps / SAFETY
 
 
 def _derivative(along: Any, step: float, side: int) -> tuple[float, float]:
