@@ -26,8 +26,10 @@ from typing import Any, Protocol
 from ..candidates.built_in_cells import CellCandidate
 from ..diagnosis.of_gradients import diagnose
 from ..diagnosis.of_one_step import LocalCheck, check_one_step
+from ..diagnosis.of_precision import lower_inside
 from ..errors import LayoutMatters
 from ..judging import own_rounding
+from ..judging.findings import Finding
 from ..judging.judge import (
     Judged,
     coarse,
@@ -168,7 +170,8 @@ def examine(
     _must_not_depend_on_layout(answered, testimony)
     compared = _compare(testimony, candidate, answer, manner.partial)
     local = _local_check(problem, candidate, compared)
-    case = _case(compared, local, time.perf_counter() - start)
+    inside = lower_inside(testimony, candidate, answer, compared.rows)
+    case = _case(compared, local, time.perf_counter() - start, inside)
     if manner.from_outside:
         preflight.same_forward(case)
         preflight.finite_references(case)
@@ -282,10 +285,12 @@ def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) 
     return check_one_step(candidate.cell, problem, compared.testimony.full)
 
 
-def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
+def _case(
+    compared: Compared, local: LocalCheck, seconds: float, inside: list[Finding]
+) -> CaseReport:
     problem, answer, witnesses = compared.problem, compared.answer, compared.witnesses
     rows = compared.rows
-    findings = [*local.findings]
+    findings = [*inside, *local.findings]
     if any(not row.passed for row in rows):
         first = witnesses.told[witnesses.first]
         findings += diagnose(problem, answer, first, witnesses.noise)

@@ -26,7 +26,7 @@ from ..witnesses.batched import batched
 from ..witnesses.engines import NUMERIC, Engine, computing_on, names_in
 from ..witnesses.left_out import LeftOut
 from ..witnesses.tolerance import epsilon
-from . import preflight
+from . import lower_inside, preflight
 from .case_report import CaseReport
 from .crosscheck import Manner, check_problem
 from .environment import report_of
@@ -440,7 +440,9 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
     case = check_problem(problem, candidate, engines, declared, manner)
     judged = {row.gradient for row in case.rows}
     not_given = [path for path in trial.learned() if path not in judged]
-    return replace(case, not_given=not_given, left_out={**missing, **case.left_out})
+    notes = [*case.notes, *lower_inside.note_of(problem, trial.value)]
+    left_out = {**missing, **case.left_out}
+    return replace(case, not_given=not_given, left_out=left_out, notes=notes)
 
 
 def _output_trials(

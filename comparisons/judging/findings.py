@@ -16,6 +16,7 @@ class Mistake(StrEnum):
     BLOCKS = "blocks"
     MISSING_STEPS = "missing_steps"
     TRANSPOSED_WEIGHT = "transposed_weight"
+    PRECISION = "precision"
 
 
 @dataclass(frozen=True)
