@@ -26,10 +26,9 @@ from typing import Any, Protocol
 from ..candidates.built_in_cells import CellCandidate
 from ..diagnosis.of_gradients import diagnose
 from ..diagnosis.of_one_step import LocalCheck, check_one_step
-from ..diagnosis.of_precision import lower_inside
+from ..diagnosis.of_precision import Inside, lower_inside
 from ..errors import LayoutMatters
 from ..judging import own_rounding
-from ..judging.findings import Finding
 from ..judging.judge import (
     Judged,
     coarse,
@@ -285,15 +284,13 @@ def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) 
     return check_one_step(candidate.cell, problem, compared.testimony.full)
 
 
-def _case(
-    compared: Compared, local: LocalCheck, seconds: float, inside: list[Finding]
-) -> CaseReport:
+def _case(compared: Compared, local: LocalCheck, seconds: float, inside: Inside) -> CaseReport:
     problem, answer, witnesses = compared.problem, compared.answer, compared.witnesses
     rows = compared.rows
-    findings = [*inside, *local.findings]
+    findings = [*inside.findings, *local.findings]
     if any(not row.passed for row in rows):
         first = witnesses.told[witnesses.first]
-        findings += diagnose(problem, answer, first, witnesses.noise)
+        findings += diagnose(problem, answer, first, inside.noise or witnesses.noise)
     return CaseReport(
         name=problem.name,
         cell=problem.cell,

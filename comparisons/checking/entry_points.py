@@ -160,6 +160,8 @@ def check_vjp(
         declared = convention_of(convention, rtol, atol)
         user.must_not_be_truncated(declared)
         outputs = user.outputs()
+        by_path = flatten(outputs, "output")
+        inside = lower_inside.note_of_outputs(user.role, by_path, user.leaves())
         arrays_in = declared.computes_in.arrays if declared.computes_in else "float64"
         for number, (name, cotangents) in enumerate(_output_trials(outputs, seed, arrays_in)):
             in_form = rebuild(outputs, cotangents, "output")
@@ -169,7 +171,8 @@ def check_vjp(
 
             scalar = user.inner_product(cotangents)
             trial = FunctionTrial(f"vjp, {name}", user, scalar, given, first_of_all=number == 0)
-            yield _function_case(trial, setting, declared)
+            case = _function_case(trial, setting, declared)
+            yield replace(case, notes=[*case.notes, *(inside if number == 0 else ())])
 
     return _report(cases, setting, raise_exception)
 

@@ -57,14 +57,15 @@ def _moved(variables: Arrays, rng: np.random.Generator) -> dict[str, Array]:
 def note_of_outputs(
     role: str, outputs: Mapping[str, Any], arrays: Mapping[str, Array]
 ) -> list[str]:
-    """A note where what a function returns has a lower dtype than all that it was given."""
-    given = [value.dtype for value in arrays.values() if is_real(value.dtype)]
-    finest = min((epsilon(dtype) for dtype in given), default=0.0)
-    for name in LOWER:
+    """A note where what a function returns is of a lower dtype than all that it was given."""
+    given = [epsilon(value.dtype) for value in arrays.values() if is_real(value.dtype)]
+    coarsest = max(given, default=0.0)
+    notes: list[str] = []
+    for name in LOWER if given else ():
         short = [path for path, value in outputs.items() if np.asarray(value).dtype.name == name]
-        if short and epsilon(name) > max(finest, *(epsilon(dtype) for dtype in given)):
-            return [
+        if short and epsilon(name) > coarsest:
+            notes.append(
                 f"the {role} computes {', '.join(short)} in {name}, though its arrays are finer: "
                 "the gradient is known no better than that"
-            ]
-    return []
+            )
+    return notes

@@ -1,15 +1,15 @@
-"""Whether float64 arrays hide a lower precision: buffers or casts inside, gradients handed out in it.
+"""Whether the arrays hide a lower precision: buffers or casts inside, gradients handed out in it.
 
-It is said only where all gradients that differ agree once the code is judged in that precision, and
+It is said only of gradients that agree once the code is judged in that precision, by
 
-    digits       every number of one of them is a number of the precision, which those of the true
-                 gradient are not: a number of float64 is one of float32 by chance once in 2²⁹
-    randomness   or, of float32: at a point that is nearly the same the error is quite another one,
-                 as rounding is and a mistake is not. That says how large the error is, and no more
+    digits       every number is one of the precision, and not so in the true gradient: a number of
+                 float64 is one of float32 by chance once in 2²⁹
+    randomness   or, at a point that is nearly the same, the error is quite another one, as rounding
+                 is and a mistake is not. That says how large the error is, and no more
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,11 +20,12 @@ from ..judging.verdict import Reason, Verdict
 from ..problems.answer import Answer
 from ..problems.arrays import Array, has_digits_of
 from ..problems.problem import AnyProblem, FunctionProblem
-from ..witnesses.ask import Testimony
-from ..witnesses.tolerance import epsilon, rms
+from ..witnesses.ask import Testimony, in_double, measured, witness_of
+from ..witnesses.tolerance import SAMPLES, Noise, epsilon, rms
 
-COARSEST_FIRST = ("bfloat16", "float16", "float32")
-BESIDE = 16.0  # roundoffs by which variables move to a point where rounding is another
+LOWER = ("bfloat16", "float16", "float32")  # the coarsest first
+MOST = 32.0  # roundoffs; a larger error than this, of the largest entry, is not looked at
+BESIDE = 4.0  # roundoffs by which variables move to a point where rounding is another
 APART = 0.7  # of the error: by as much it changes there, where it is random by 1.4
 
 
@@ -36,48 +37,86 @@ class Candidate(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Inside:
+    """A precision that the code computes in, lower than that of its arrays.
+
+    noise    of every gradient in that precision; None where nothing was found
+    """
+
+    findings: list[Finding] = field(default_factory=list[Finding])
+    noise: Noise | None = None
+
+
 def lower_inside(
     testimony: Testimony, candidate: Candidate, answer: Answer, rows: Sequence[Verdict]
-) -> list[Finding]:
+) -> Inside:
     """The precision that the code computes in, where it is lower than that of its arrays."""
-    problem = testimony.problem
-    differ = {row.gradient for row in rows if not row.passed}
-    of_size = all(row.kind is Reason.DIFFERS for row in rows if not row.passed)
-    if not differ or not of_size or testimony.brief.noise.allowed is not None:
-        return []
+    failed = [row for row in rows if not row.passed]
     witnesses = testimony.brief
-    truth = witnesses.told[witnesses.first]
-    for name in COARSEST_FIRST:
-        if epsilon(name) <= epsilon(problem.rounding_dtype) or truth.directions:
-            continue
-        showing = _showing(differ, answer.gradients, truth.gradients, name)
-        if showing and _agree(testimony, answer, differ, name):
-            return [_found(problem, showing, name)]
-    single = epsilon(problem.rounding_dtype) < epsilon(np.float32)
-    if not single or truth.directions or not _agree(testimony, answer, differ, "float32"):
-        return []
-    random = _random(testimony, candidate, answer, differ)
-    return [_of_size(problem, random)] if random else []
+    true = witnesses.told[witnesses.first]
+    if not failed or true.directions or witnesses.noise.allowed is not None:
+        return Inside()
+    differ: dict[str, float] = {}
+    for row in failed:
+        if row.kind is Reason.DIFFERS:
+            differ[row.gradient] = max(row.max_rel_error, differ.get(row.gradient, 0.0))
+    own = epsilon(testimony.problem.rounding_dtype)
+    lower = [name for name in LOWER if epsilon(name) > own]
+    for name in lower:
+        near = _near(differ, name)
+        showing = _showing(near, answer.gradients, true.gradients, name)
+        judged = _judged_in(name, testimony, answer, showing)
+        if judged.explained:
+            return Inside([_found(testimony.problem, judged.explained, name)], judged.noise)
+    for name in reversed(lower):
+        judged = _judged_in(name, testimony, answer, _near(differ, name))
+        random = _random(name, testimony, candidate, answer, judged.explained)
+        if random:
+            return Inside([_of_size(testimony.problem, random, name)], judged.noise)
+    return Inside()
+
+
+def _near(differ: Mapping[str, float], precision: str) -> list[str]:
+    """The gradients whose relative error could be rounding in this precision."""
+    most = MOST * epsilon(precision)
+    return [name for name, error in differ.items() if error <= most]
 
 
 def _showing(
-    differ: set[str], given: Mapping[str, Array], true: Mapping[str, Array], precision: str
+    differ: Sequence[str], given: Mapping[str, Array], true: Mapping[str, Array], precision: str
 ) -> list[str]:
     """The gradients of which every number is one of the precision, and not so in truth."""
-    names = [name for name in given if name in differ and name in true]
     found: list[str] = []
-    for name in names:
+    for name in differ:
         if has_digits_of(given[name], precision) and not has_digits_of(true[name], precision):
             found.append(name)
     return found
 
 
-def _agree(testimony: Testimony, answer: Answer, differ: set[str], precision: str) -> bool:
-    """Whether all that differs agrees once it is judged in the precision."""
-    problem = _declared(testimony.problem, precision)
-    witnesses = replace(testimony, problem=problem).full
+@dataclass(frozen=True)
+class _Judged:
+    """Which gradients agree once they are judged in a precision, and by what noise."""
+
+    explained: list[str]
+    noise: Noise | None = None
+
+
+def _judged_in(
+    precision: str, testimony: Testimony, answer: Answer, names: Sequence[str]
+) -> _Judged:
+    if not names:
+        return _Judged([])
+    problem = in_double(_declared(testimony.problem, precision))
+    asked = testimony.asked
+    first = witness_of(asked.answers)
+    if first.rounds_at_random:  # it tells all there is to know of a precision
+        asked = replace(asked, answers={first: asked.answers[first]})
+    names_given = set(testimony.names)
+    witnesses = measured(problem, asked, testimony.convention, names_given, SAMPLES)
     rows = judge_answer(problem, answer, witnesses, partial=True).rows
-    return all(row.passed for row in rows if row.gradient in differ)
+    wrong = {row.gradient for row in rows if not row.passed}
+    return _Judged([name for name in names if name not in wrong], witnesses.noise)
 
 
 def _declared(problem: AnyProblem, precision: str) -> AnyProblem:
@@ -88,16 +127,16 @@ def _declared(problem: AnyProblem, precision: str) -> AnyProblem:
 
 
 def _random(
-    testimony: Testimony, candidate: Candidate, answer: Answer, differ: set[str]
+    precision: str,
+    testimony: Testimony,
+    candidate: Candidate,
+    answer: Answer,
+    names: Sequence[str],
 ) -> list[str]:
-    """The gradients, if all that differ are such, whose error is quite another one beside."""
-    problem = testimony.problem
-    rng = np.random.default_rng([problem.seed, 6])
-    moved: dict[str, Array] = {}
-    for name, value in problem.variables.items():
-        u = rng.uniform(-1, 1, size=value.shape)
-        moved[name] = (value * (1 + BESIDE * epsilon(np.float32) * u)).astype(value.dtype)
-    beside = problem.with_variables(moved)
+    """The gradients whose error is quite another one at a point beside."""
+    if not names:
+        return []
+    beside = _beside(testimony.problem, precision)
     here = testimony.brief
     try:
         there = replace(testimony, problem=beside).brief
@@ -106,28 +145,42 @@ def _random(
         return []
     true_here, true_there = here.told[here.first].gradients, there.told[there.first].gradients
     found: list[str] = []
-    for name in sorted(differ & again.gradients.keys() & true_there.keys()):
+    for name in names:
+        if name not in again.gradients or name not in true_there:
+            continue
         error = answer.gradients[name] - true_here[name]
         change = again.gradients[name] - true_there[name] - error
         if rms(change) >= APART * rms(error):
             found.append(name)
-    return found if len(found) == len(differ) else []
+    return found
 
 
-def _found(problem: AnyProblem, names: list[str], precision: str) -> Finding:
+def _beside(problem: AnyProblem, precision: str) -> AnyProblem:
+    """The problem with every variable moved by some roundoffs of the precision."""
+    rng = np.random.default_rng([problem.seed, 6])
+    moved: dict[str, Array] = {}
+    for name, value in problem.variables.items():
+        u = rng.uniform(-1, 1, size=value.shape)
+        moved[name] = (value * (1 + BESIDE * epsilon(precision) * u)).astype(value.dtype)
+    return problem.with_variables(moved)
+
+
+def _found(problem: AnyProblem, names: Sequence[str], precision: str) -> Finding:
+    told = ", ".join(names)
     text = (
-        f"computed in {precision} inside: {', '.join(names)} hold numbers of {precision} alone, and "
+        f"computed in {precision} inside: all numbers of {told} are numbers of {precision}, and "
         f"the errors are those of its rounding; {_advice(problem, precision)}"
     )
-    return Finding(Mistake.PRECISION, ", ".join(names), None, 1.0, text)
+    return Finding(Mistake.PRECISION, told, None, 1.0, text)
 
 
-def _of_size(problem: AnyProblem, names: list[str]) -> Finding:
+def _of_size(problem: AnyProblem, names: Sequence[str], precision: str) -> Finding:
+    told = ", ".join(names)
     text = (
-        f"the error in {', '.join(names)} is of the size of float32's rounding, and as random; if "
-        f"something inside is in float32, {_advice(problem, 'float32')}"
+        f"the error in {told} is of the size of {precision}'s rounding, and as random; if "
+        f"something inside is in {precision}, {_advice(problem, precision)}"
     )
-    return Finding(Mistake.PRECISION, ", ".join(names), None, 1.0, text)
+    return Finding(Mistake.PRECISION, told, None, 1.0, text)
 
 
 def _advice(problem: AnyProblem, precision: str) -> str:

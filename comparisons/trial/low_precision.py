@@ -89,7 +89,7 @@ class Drawn:
 
 
 def linear_attention(xp: Any, multiply: Any, named: Named) -> Any:
-    """Gated linear attention: S_t = e^{g_t} S_{t−1} + k_t v_tᵀ, o_t = S_tᵀ q_t, under cotangents."""
+    """Gated linear attention, under cotangents: S_t = e^{g_t} S_{t−1} + k_t v_tᵀ, o_t = S_tᵀ q_t."""
     S, total = named["h0"], 0.0
     for t in range(named["q"].shape[1]):
         outer = multiply(named["k"][:, t, :, None], named["v"][:, t, None, :])

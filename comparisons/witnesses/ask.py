@@ -224,7 +224,7 @@ def _noise_by_gradient(
     samples: int,
     names: set[str],
 ) -> tuple[tolerance.Noise, _Lowered]:
-    """The noise of each gradient in the precision of its own array, of all else in the problem's."""
+    """The noise of each gradient in its own array's precision, of all else in the problem's."""
     noise, lowered = _noise(problem, plain, first, samples)
     levels = problem.levels if isinstance(problem, FunctionProblem) else {}
     told = {name: level for name, level in levels.items() if name in names & noise.total.keys()}

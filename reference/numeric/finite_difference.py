@@ -15,8 +15,9 @@ tells no kinks. Second differences do,
 
 at the cost of four more values a derivative. Where (1) does not shrink with h, one-sided
 differences settle it; half the gap is then told beside the middle, for any number between is what
-some convention chooses. Where f is smooth nothing changes. What looks like a kink, or does not converge,
-may be a value of lower precision (reference.numeric.short_values): larger steps then tell more.
+some convention chooses. Where f is smooth nothing changes. What looks like a kink, or does not
+converge, may be a value of lower precision: larger steps then tell more, and reference.numeric's
+short_values takes them.
 """
 
 from collections.abc import Callable
