@@ -89,7 +89,7 @@ class Drawn:
 
 
 def linear_attention(xp: Any, multiply: Any, named: Named) -> Any:
-    """Gated linear attention, under cotangents: S_t = e^{g_t} S_{t−1} + k_t v_tᵀ, o_t = S_tᵀ q_t."""
+    """Gated linear attention: S_t = e^{g_t} S_{t−1} + k_t v_tᵀ, o_t = S_tᵀ q_t; cotangents c."""
     S, total = named["h0"], 0.0
     for t in range(named["q"].shape[1]):
         outer = multiply(named["k"][:, t, :, None], named["v"][:, t, None, :])
@@ -101,7 +101,8 @@ def linear_attention(xp: Any, multiply: Any, named: Named) -> Any:
 
 def linear_attention_by_matrices(xp: Any, multiply: Any, named: Named) -> Any:
     """The same, S transposed, outputs kept to the end."""
-    S, decay, outputs = named["h0"].mT, xp.exp(named["g"]), []
+    S, decay = named["h0"].mT, xp.exp(named["g"])
+    outputs: list[Any] = []
     for t in range(named["q"].shape[1]):
         outer = multiply(named["v"][:, t, :, None], named["k"][:, t, None, :])
         S = outer + S * decay[:, t, None, None]
@@ -120,7 +121,8 @@ def linear_scan(xp: Any, multiply: Any, named: Named) -> Any:
 
 def linear_scan_hoisted(xp: Any, multiply: Any, named: Named) -> Any:
     """The same, b x of all steps at once, states kept to the end."""
-    h, states, given = named["h0"], [], multiply(named["x"], named["b"])
+    h, given = named["h0"], multiply(named["x"], named["b"])
+    states: list[Any] = []
     for t in range(named["x"].shape[0]):
         h = given[t] + h * named["a"]
         states.append(h)
@@ -139,7 +141,8 @@ def elman(xp: Any, multiply: Any, named: Named) -> Any:
 
 def elman_hoisted(xp: Any, multiply: Any, named: Named) -> Any:
     """The same, W x + b of all steps at once, states kept to the end."""
-    h, states = named["h0"], []
+    h = named["h0"]
+    states: list[Any] = []
     given = multiply(named["x"], named["W"], True) + named["b"]
     for t in range(named["x"].shape[0]):
         h = xp.tanh(multiply(h, named["U"], True) + given[t])
@@ -160,7 +163,8 @@ def gated(xp: Any, multiply: Any, named: Named) -> Any:
 
 def gated_by_difference(xp: Any, multiply: Any, named: Named) -> Any:
     """The same as h_t = x_t + z_t (h_{t−1} − x_t), states kept to the end."""
-    h, states = named["h0"], []
+    h = named["h0"]
+    states: list[Any] = []
     for t in range(named["x"].shape[0]):
         x = named["x"][t]
         z = xp.sigmoid(multiply(h, named["U"], True) + multiply(x, named["W"], True))

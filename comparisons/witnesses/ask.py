@@ -226,7 +226,9 @@ def _noise_by_gradient(
 ) -> tuple[tolerance.Noise, _Lowered]:
     """The noise of each gradient in its own array's precision, of all else in the problem's."""
     noise, lowered = _noise(problem, plain, first, samples)
-    levels = problem.levels if isinstance(problem, FunctionProblem) else {}
+    levels: Mapping[str, str] = {}
+    if isinstance(problem, FunctionProblem):
+        levels = problem.levels
     told = {name: level for name, level in levels.items() if name in names & noise.total.keys()}
     measured_in: dict[str, tolerance.Noise] = {}
     for level in set(told.values()):
