@@ -16,11 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..errors import BadContract, MissingDevice, MissingFramework
-from ..problems.arrays import BFLOAT16, Array
+from ..problems.arrays import BFLOAT16, Array, finfo
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..user_code import describe
 
@@ -199,7 +198,7 @@ class UpdateGradients:
     def rounding(self, params: Any) -> dict[str, float]:
         """ε max|W| / learning_rate for every parameter."""
         sizes = {path: value for path, value in flatten(params).items() if is_differentiable(value)}
-        epsilon = {path: float(ml_dtypes.finfo(value.dtype).eps) for path, value in sizes.items()}
+        epsilon = {path: float(finfo(value.dtype).eps) for path, value in sizes.items()}
         return {
             path: epsilon[path] * float(np.max(np.abs(v), initial=0.0)) / self.learning_rate
             for path, v in sizes.items()

@@ -24,6 +24,7 @@ from ..witnesses.ask import Testimony, in_double, measured, witness_of
 from ..witnesses.tolerance import SAMPLES, Noise, epsilon, rms
 
 LOWER = ("bfloat16", "float16", "float32")  # the coarsest first
+OF_CELLS = ("float16", "float32")  # in which NumPy computes
 MOST = 32.0  # roundoffs; a larger error than this, of the largest entry, is not looked at
 BESIDE = 4.0  # roundoffs by which variables move to a point where rounding is another
 APART = 0.7  # of the error: by as much it changes there, where it is random by 1.4
@@ -62,7 +63,8 @@ def lower_inside(
         if row.kind is Reason.DIFFERS:
             differ[row.gradient] = max(row.max_rel_error, differ.get(row.gradient, 0.0))
     own = epsilon(testimony.problem.rounding_dtype)
-    lower = [name for name in LOWER if epsilon(name) > own]
+    known = LOWER if isinstance(testimony.problem, FunctionProblem) else OF_CELLS
+    lower = [name for name in known if epsilon(name) > own]
     for name in lower:
         near = _near(differ, name)
         showing = _showing(near, answer.gradients, true.gradients, name)
@@ -70,10 +72,10 @@ def lower_inside(
         if judged.explained:
             return Inside([_found(testimony.problem, judged.explained, name)], judged.noise)
     for name in reversed(lower):
-        judged = _judged_in(name, testimony, answer, _near(differ, name))
-        random = _random(name, testimony, candidate, answer, judged.explained)
-        if random:
-            return Inside([_of_size(testimony.problem, random, name)], judged.noise)
+        random = _random(name, testimony, candidate, answer, _near(differ, name))
+        judged = _judged_in(name, testimony, answer, random)
+        if judged.explained:
+            return Inside([_of_size(testimony.problem, judged.explained, name)], judged.noise)
     return Inside()
 
 
@@ -138,12 +140,14 @@ def _random(
         return []
     beside = _beside(testimony.problem, precision)
     here = testimony.brief
+    names_given = set(testimony.names)
     try:
-        there = replace(testimony, problem=beside).brief
+        plain = here.first.answer(in_double(beside))
+        there = testimony.convention.apply(plain, beside.steps, beside.batch, names_given)
         again = candidate.answer(beside)
     except Exception:  # nothing can be said of code or references that do not answer there
         return []
-    true_here, true_there = here.told[here.first].gradients, there.told[there.first].gradients
+    true_here, true_there = here.told[here.first].gradients, there.gradients
     found: list[str] = []
     for name in names:
         if name not in again.gradients or name not in true_there:

@@ -22,12 +22,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
-import ml_dtypes
 import numpy as np
 
 from ..errors import BadOption
 from .answer import Answer
-from .arrays import PRECISIONS, Array
+from .arrays import PRECISIONS, Array, finfo
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Precision:
 
 def _is_finer(one: str, other: str) -> bool:
     """Whether the first has at least the digits of the second."""
-    return bool(ml_dtypes.finfo(one).nmant >= ml_dtypes.finfo(other).nmant)
+    return bool(finfo(one).eps <= finfo(other).eps)
 
 
 def precision_of(given: Any) -> Precision | None:

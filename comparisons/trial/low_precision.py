@@ -90,23 +90,23 @@ class Drawn:
 
 def linear_attention(xp: Any, multiply: Any, named: Named) -> Any:
     """Gated linear attention: S_t = e^{g_t} S_{t−1} + k_t v_tᵀ, o_t = S_tᵀ q_t; cotangents c."""
-    S, total = named["h0"], 0.0
+    state, total = named["h0"], 0.0
     for t in range(named["q"].shape[1]):
         outer = multiply(named["k"][:, t, :, None], named["v"][:, t, None, :])
-        S = xp.exp(named["g"][:, t])[:, None, None] * S + outer
-        o = xp.sum(multiply(S, named["q"][:, t, :, None]), axis=1)
+        state = xp.exp(named["g"][:, t])[:, None, None] * state + outer
+        o = xp.sum(multiply(state, named["q"][:, t, :, None]), axis=1)
         total = total + xp.sum(o * named["c"][:, t])
     return total
 
 
 def linear_attention_by_matrices(xp: Any, multiply: Any, named: Named) -> Any:
     """The same, S transposed, outputs kept to the end."""
-    S, decay = named["h0"].mT, xp.exp(named["g"])
+    state, decay = named["h0"].mT, xp.exp(named["g"])
     outputs: list[Any] = []
     for t in range(named["q"].shape[1]):
         outer = multiply(named["v"][:, t, :, None], named["k"][:, t, None, :])
-        S = outer + S * decay[:, t, None, None]
-        outputs.append(multiply(named["q"][:, t, None, :], S, True))
+        state = outer + state * decay[:, t, None, None]
+        outputs.append(multiply(named["q"][:, t, None, :], state, True))
     return xp.sum(xp.concat(outputs, axis=1) * named["c"])
 
 

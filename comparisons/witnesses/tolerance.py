@@ -43,12 +43,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import ml_dtypes
 import numpy as np
 
 from ...reference import roundoff
 from ..problems.answer import Answer
-from ..problems.arrays import BFLOAT16, Array
+from ..problems.arrays import Array, finfo
 from ..problems.problem import OFFSET, Differentiable
 
 AnyProblem = TypeVar("AnyProblem", bound=Differentiable)
@@ -78,26 +77,20 @@ class Noise:
     rms: dict[str, float] = field(default_factory=dict[str, float])
 
 
-def _finfo(dtype: Any) -> Any:
-    """NumPy's, which knows longdouble; for bfloat16, which it does not know, that of ml_dtypes."""
-    known: Any = ml_dtypes if np.dtype(dtype) == BFLOAT16 else np
-    return known.finfo(dtype)
-
-
 def epsilon(dtype: Any) -> float:
     """ε: the spacing of the dtype's numbers above 1."""
-    return float(_finfo(dtype).eps)
+    return float(finfo(dtype).eps)
 
 
 def smallest(dtype: Any) -> float:
     """τ: the smallest normal number; in float16, which nobody flushes, the smallest of all."""
-    found = _finfo(dtype)
+    found = finfo(dtype)
     return float(found.smallest_subnormal if np.dtype(dtype) == np.float16 else found.tiny)
 
 
 def greatest(dtype: Any) -> float:
     """The largest number of the dtype."""
-    return float(_finfo(dtype).max)
+    return float(finfo(dtype).max)
 
 
 def limit_of(problem: Differentiable) -> float:
