@@ -10,8 +10,8 @@ many were refused, where arrays are short and sums are not.
 """
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -261,37 +261,81 @@ def checked(problem: Drawn, declared: Declared, manner: Manner, factor: float = 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One comparison of right code."""
+    """One comparison of right code: its error over noise, and its RMS ratio."""
 
     value: float
+    rms: float
     passed: bool
     what: str
 
 
-def ratios(problems: int) -> Iterator[Ratio]:
-    """Error over noise of every comparison of right code, a problem in one precision and manner."""
-    for seed in range(problems):
-        problem, (declared, manner) = drawn(seed), _asked(seed)
-        what = f"{problem.name}, seed {seed}, declared {declared.precision}, {manner.name}"
-        report = checked(problem, declared, manner)
-        for error in report.errors:
-            yield Ratio(np.inf, False, f"{what}: {error}")
+@dataclass
+class Found:
+    """Comparisons of right gradients; and, of FACTOR times too large ones, how many were refused.
+
+    unseen    problems that said nothing: no true gradient rose above what the precision explains
+    """
+
+    ratios: list[Ratio] = field(default_factory=list[Ratio])
+    spoiled: int = 0
+    refused: int = 0
+    unseen: int = 0
+
+    @property
+    def objections(self) -> list[Ratio]:
+        """To right code, which are alarms."""
+        return [ratio for ratio in self.ratios if not ratio.passed]
+
+    def largest(self) -> list[Ratio]:
+        """The comparisons, those that need most first."""
+        return sorted(self.ratios, key=lambda ratio: -ratio.value)
+
+    def look_at(self, report: Report, what: str) -> None:
+        """Count the comparisons of right code."""
+        self.unseen += bool(report.errors)
         for row in report.rows:
-            yield Ratio(row.worst_over_noise, row.passed, f"{row.gradient}, {what}")
+            rms = row.rms_ratio or 0.0
+            told = f"{row.gradient}, {what}"
+            self.ratios.append(Ratio(row.worst_over_noise, rms, row.passed, told))
+
+    def look_at_spoiled(self, report: Report) -> None:
+        """Count the gradients that are FACTOR times too large."""
+        self.spoiled += len(report.rows)
+        self.refused += sum(not row.passed for row in report.rows)
 
 
-def _asked(seed: int) -> tuple[Declared, Manner]:
-    every = [(declared, manner) for declared in DECLARED for manner in declared.manners]
+def asked(seed: int) -> tuple[Declared, Manner]:
+    """What is declared of the problem of this seed, and how its code computes."""
+    every: list[tuple[Declared, Manner]] = []
+    for declared in DECLARED:
+        every += [(declared, manner) for manner in declared.manners]
     return every[seed // 4 % len(every)]
+
+
+def look_at(seeds: Iterable[int]) -> Found:
+    """A problem of each seed, in one precision and manner."""
+    found = Found()
+    for seed in seeds:
+        problem, (declared, manner) = drawn(seed), asked(seed)
+        what = f"{problem.name}, seed {seed}, declared {declared.precision}, {manner.name}"
+        found.look_at(checked(problem, declared, manner), what)
+        if declared.is_mixed:
+            found.look_at_spoiled(checked(problem, declared, manner, FACTOR))
+    return found
 
 
 def main(problems: int = 1000, show: int = 10) -> None:
     """Print the number of comparisons, the objections and the largest ratios."""
-    found = sorted(ratios(problems), key=lambda ratio: -ratio.value)
-    objections = sum(not ratio.passed for ratio in found)
-    print(f"{len(found):,} comparisons of right gradients, {objections} objections; error / noise:")
-    for ratio in found[:show]:
-        print(f"{ratio.value:10.2f}  {ratio.what}")
+    found = look_at(range(problems))
+    compared, objections = len(found.ratios), len(found.objections)
+    print(
+        f"{compared:,} comparisons of right gradients, {objections} objections; {found.unseen} of"
+    )
+    print(f"{problems:,} problems show nothing in their precision; error / noise, RMS ratio:")
+    for ratio in found.largest()[:show]:
+        print(f"{ratio.value:10.2f}  {ratio.rms:.2g}  {ratio.what}")
+    refused = f"{found.refused:,} of {found.spoiled:,}"
+    print(f"{FACTOR} times too large, short arrays, sums in float32: {refused} refused")
 
 
 if __name__ == "__main__":
