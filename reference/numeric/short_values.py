@@ -60,24 +60,35 @@ def jumps_of(along: Along, step: float) -> float:
 def _jumps_on(along: Along, step: float) -> float:
     distance = NEAR * step
     for _ in range(TRIES):
-        values = along(distance * np.arange(1, POINTS + 1))
-        if np.count_nonzero(np.diff(values)) >= POINTS // 4:
+        table = _tables(along, distance)
+        if np.count_nonzero(np.diff(table)) >= table.size // 4:
             break
         distance *= GROWTH
     else:
         return 0.0
-    near = along(distance / SHRINK * np.arange(1, POINTS + 1))
-    sigma = _sigma(values)
-    stays = not np.diff(near).any() or _sigma(near) > sigma / SHRINK
-    roundoff = float(np.finfo(np.float64).eps * np.max(np.abs(values)))
+    nearer = _tables(along, distance / SHRINK)
+    sigma = _sigma(table)
+    stays = not np.diff(nearer).any() or _sigma(nearer) > sigma / SHRINK
+    roundoff = float(np.finfo(np.float64).eps * np.max(np.abs(table)))
     return sigma if stays and sigma > ROUGH * roundoff else 0.0
 
 
-def _sigma(values: Array) -> float:
-    """σ of (1)."""
+def _tables(along: Along, distance: float) -> Array:
+    """Values at equal distances, and at as many others: (2, POINTS).
+
+    Of one distance the slope may be a whole number of the value's units, and no jump is seen.
+    """
+    places = np.arange(1, POINTS + 1)
+    distances = distance * np.array([1.0, math.sqrt(2)])
+    return np.stack([along(each * places) for each in distances])
+
+
+def _sigma(table: Array) -> float:
+    """σ of (1), the larger of the two."""
     kept = math.factorial(ORDER) ** 2 / math.factorial(2 * ORDER)
     with np.errstate(all="ignore"):
-        return math.sqrt(kept * float(np.mean(np.square(np.diff(values, ORDER)))))
+        of_order = np.mean(np.square(np.diff(table, ORDER)), axis=-1)
+        return math.sqrt(kept * float(np.max(of_order)))
 
 
 def slope(along: Along, step: float, sigma: float) -> Slope:
