@@ -51,8 +51,8 @@ def jumps_of(along: Along, step: float) -> float:
     """σ of (1), where it is more than float64 explains; else 0.
 
     It is asked on either side of 0, where there may be a kink, and the smaller counts; and again at
-    SHRINK times nearer points, where jumps are as large, or there are none, and what is smooth has
-    all but vanished.
+    SHRINK times nearer points, where jumps are fewer and as large, or there are none, and what is
+    smooth has shrunk by the fourth power.
     """
     return min(_jumps_on(along, side * step) for side in (1.0, -1.0))
 
@@ -68,7 +68,7 @@ def _jumps_on(along: Along, step: float) -> float:
         return 0.0
     nearer = _tables(along, distance / SHRINK)
     sigma = _sigma(table)
-    stays = not np.diff(nearer).any() or _sigma(nearer) > sigma / SHRINK
+    stays = not np.diff(nearer).any() or _sigma(nearer) > sigma / SHRINK**2
     roundoff = float(np.finfo(np.float64).eps * np.max(np.abs(table)))
     return sigma if stays and sigma > ROUGH * roundoff else 0.0
 
