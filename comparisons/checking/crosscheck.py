@@ -169,7 +169,9 @@ def examine(
     _must_not_depend_on_layout(answered, testimony)
     compared = _compare(testimony, candidate, answer, manner.partial)
     local = _local_check(problem, candidate, compared)
-    inside = lower_inside(testimony, candidate, answer, compared.rows)
+    inside = Inside()
+    if manner.from_outside:
+        inside = lower_inside(testimony, candidate, answer, compared.rows)
     case = _case(compared, local, time.perf_counter() - start, inside)
     if manner.from_outside:
         preflight.same_forward(case)
