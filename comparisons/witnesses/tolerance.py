@@ -34,8 +34,8 @@ RMS_SHARE of ε: a factor that hides below the largest error moves every entry.
 
 A row passes if error ≤ limit · noise; there is no absolute tolerance. LIMIT holds in float64;
 below it noise is the frameworks' own error, of which a candidate may make no more than LOW_LIMIT
-times as much. All are calibrated by experiments that `comparisons/trial/calibration.py` and
-`report.py trial` repeat and docs/tolerance.md describes.
+times as much. All are calibrated by experiments that `comparisons/trial/calibration.py`,
+`comparisons/trial/low_precision.py` and `report.py trial` repeat and docs/tolerance.md describes.
 """
 
 import math
