@@ -63,9 +63,10 @@ MANUAL = {
 REFERENCE = {
     "arrays": "",
     "devices": "",
+    "roundoff": "",
     "equations": "arrays",
     "by_jax": "arrays devices equations",
-    "by_torch": "arrays devices equations worlds",
+    "by_torch": "arrays devices equations roundoff worlds",
     "numeric": "arrays equations",
     "unrolled": "arrays equations",
     "worlds": "",
@@ -97,6 +98,7 @@ ALONE = {
     "comparisons.pytest_plugin": {"pytest"},
     "comparisons.studies.model_file": {"torch"},  # a file of weights in torch's own format
     "comparisons.speed.throughput": {"threadpoolctl"},
+    "comparisons.trial.low_precision": {"torch"},  # code that computes in short arrays
 }
 
 BY_NAME = ("import_module", "__import__")
@@ -369,7 +371,12 @@ def test_other_packages_are_those_of_the_folder(path):
     module = module_of(path)
     here = place(module)
     allowed = THIRD_PARTY[here.folder] | ALONE.get(module, set())
-    if here.folder == "reference" and here.room not in {"equations", "devices", "unrolled"}:
+    if here.folder == "reference" and here.room not in {
+        "equations",
+        "devices",
+        "roundoff",
+        "unrolled",
+    }:
         allowed |= set().union(*FRAMEWORKS)
     assert foreign(imports_of(path), allowed) == []
 

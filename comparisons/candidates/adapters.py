@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import BadContract, BadOption, MissingDevice, MissingFramework
-from ..problems.arrays import PRECISIONS, Array
+from ..problems.arrays import BFLOAT16, PRECISIONS, Array, finfo
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..user_code import describe
 
@@ -90,7 +90,7 @@ def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradient
         torch = _framework("torch")
         leaves = {**flatten(params), **flatten(inputs)}
         _must_have(torch, device)
-        tensors = {path: torch.tensor(value, device=device) for path, value in leaves.items()}
+        tensors = {path: _tensor(torch, value, device) for path, value in leaves.items()}
         for tensor in tensors.values():
             tensor.requires_grad_(tensor.is_floating_point())
         return tensors
@@ -111,7 +111,7 @@ def from_torch(loss: Callable[[Any, Any], Any], device: str = "cpu") -> Gradient
                     continue
                 # a parameter on which the loss does not depend
                 gradient = torch.zeros_like(tensor)
-            found[path] = gradient.cpu().numpy()
+            found[path] = _array(torch, gradient)
         return Handed(found, float(value.detach()), unreached, partial(lowest, params, inputs))
 
     def lowest(params: Any, inputs: Any) -> str:
@@ -152,6 +152,20 @@ def _lowest_in_torch(run: Callable[[], Any]) -> str:
     with Watching():
         run()
     return _lowest_of(seen)
+def _tensor(torch: Any, value: Array, device: str) -> Any:
+    """A copy as a tensor of the same dtype; NumPy's bfloat16, by way of its bits, torch's."""
+    if value.dtype != BFLOAT16:
+        return torch.tensor(value, device=device)
+    bits = np.array(value, order="C").view(np.int16)
+    return torch.tensor(bits, device=device).view(torch.bfloat16)
+
+
+def _array(torch: Any, tensor: Any) -> Array:
+    """The numbers as an array of the same dtype, bfloat16 too."""
+    on_host = tensor.detach().cpu().contiguous()
+    if on_host.dtype != torch.bfloat16:
+        return on_host.numpy()
+    return on_host.view(torch.int16).numpy().view(BFLOAT16)
 
 
 def from_jax(loss: Callable[[Any, Any], Any]) -> Gradients:
@@ -350,8 +364,7 @@ class UpdateGradients:
     def rounding(self, params: Any) -> dict[str, float]:
         """ε max|W| / learning_rate for every parameter."""
         sizes = {path: value for path, value in flatten(params).items() if is_differentiable(value)}
-        known: Any = ml_dtypes  # NumPy's finfo does not know bfloat16
-        epsilon = {path: float(known.finfo(value.dtype).eps) for path, value in sizes.items()}
+        epsilon = {path: float(finfo(value.dtype).eps) for path, value in sizes.items()}
         return {
             path: epsilon[path] * float(np.max(np.abs(v), initial=0.0)) / self.learning_rate
             for path, v in sizes.items()

@@ -28,6 +28,7 @@ import numpy as np
 from ..candidates.built_in_cells import CellCandidate
 from ..diagnosis.of_gradients import diagnose
 from ..diagnosis.of_one_step import LocalCheck, check_one_step
+from ..diagnosis.of_precision import Inside, lower_inside
 from ..errors import LayoutMatters
 from ..judging import lost_digits
 from ..judging.decidable import Undecided, not_decidable, remark, undecided
@@ -190,7 +191,10 @@ def examine(
     if lost is not None and lost.gradients and compared.passed:
         return _of_first_steps(compared, lost, candidate, manner)
     local = _local_check(problem, candidate, compared)
-    case = _case(compared, local, time.perf_counter() - start)
+    inside = Inside()
+    if manner.from_outside:
+        inside = lower_inside(testimony, candidate, answer, compared.rows)
+    case = _case(compared, local, time.perf_counter() - start, inside)
     if manner.from_outside:
         preflight.same_forward(case)
         preflight.finite_references(case)
@@ -203,15 +207,21 @@ def examine(
     if all(engine.numeric for engine in compared.witnesses.plain):
         notes.append(NUMERIC_ONLY)
     notes += [f"at a kink: {tie}" for tie in ties]
+    if answered.second is not None:
+        notes += preflight.order_of_sums(answer, answered.second)
     return Examined(replace(case, notes=notes), answer, compared.witnesses)
 
 
 @dataclass(frozen=True)
 class _Answered:
-    """What a candidate answers, and what it answers to the same numbers in another memory order."""
+    """What a candidate answers, and what it answers to the same numbers in another memory order.
+
+    second    what it answers when it is asked once more; None where it was not
+    """
 
     answer: Answer
     turned: Answer
+    second: Answer | None = None
 
 
 def _answered(problem: AnyProblem, candidate: Candidate, manner: Manner) -> _Answered:
@@ -226,9 +236,12 @@ def _answered(problem: AnyProblem, candidate: Candidate, manner: Manner) -> _Ans
     if manner.from_outside:
         preflight.finite_forward(answer, problem.rounding_dtype.name)
     in_another_order = turned.answer(problem.in_fortran_order())
-    if manner.first_of_all or not preflight.is_repeated(answer, in_another_order):
-        preflight.repeatable(answer, again.answer(problem))
-    return _Answered(answer, in_another_order)
+    roundoff = tolerance.epsilon(problem.rounding_dtype)
+    second = None
+    if manner.first_of_all or not preflight.is_repeated(answer, in_another_order, roundoff):
+        second = again.answer(problem)
+        preflight.repeatable(answer, second, roundoff)
+    return _Answered(answer, in_another_order, second)
 
 
 def _must_not_depend_on_layout(answered: _Answered, testimony: Testimony) -> None:
@@ -318,13 +331,14 @@ def _local_check(problem: AnyProblem, candidate: Candidate, compared: Compared) 
     return check_one_step(candidate.cell, problem, compared.testimony.full)
 
 
-def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
+def _case(compared: Compared, local: LocalCheck, seconds: float, inside: Inside) -> CaseReport:
     problem, answer, witnesses = compared.problem, compared.answer, compared.witnesses
     rows = compared.rows
-    findings: list[Finding | LostDigits] = [*compared.lost_digits, *local.findings]
+    findings: list[Finding | LostDigits] = [*compared.lost_digits, *inside.findings]
+    findings += local.findings
     if any(not row.passed for row in rows):
         first = witnesses.told[witnesses.first]
-        findings += diagnose(problem, answer, first, witnesses.noise)
+        findings += diagnose(problem, answer, first, inside.noise or witnesses.noise)
     return CaseReport(
         name=problem.name,
         cell=problem.cell,

@@ -17,14 +17,15 @@ from ..candidates.user_function import Given, UserFunction
 from ..errors import BadOption, CandidateFailed, MissingFramework, NotDecidable, QuestionError
 from ..problems.arrays import Array, Arrays, frozen
 from ..problems.axes import Layout, LayoutLike, declared_layout
-from ..problems.convention import Convention, convention_of
+from ..problems.convention import Convention, Precision, convention_of
 from ..problems.named_arrays import flatten, is_differentiable, rebuild
 from ..problems.problem import FunctionProblem, Problem
 from ..witnesses.ask import available
 from ..witnesses.batched import batched
 from ..witnesses.engines import FOR_NUMPY_CODE, Engine, computing_on, names_in
 from ..witnesses.left_out import LeftOut
-from . import preflight
+from ..witnesses.tolerance import epsilon
+from . import lower_inside, preflight
 from .case_report import CaseReport
 from .crosscheck import Manner, check_problem, examine
 from .environment import report_of
@@ -192,7 +193,10 @@ def check_vjp(
         setting.engines(user.numpy_only)
         outputs = user.outputs()
         undecided: list[NotDecidable] = []
-        for number, (name, cotangents) in enumerate(_output_trials(outputs, seed)):
+        by_path = flatten(outputs, "output")
+        inside = lower_inside.note_of_outputs(user.role, by_path, user.leaves())
+        arrays_in = declared.computes_in.arrays if declared.computes_in else "float64"
+        for number, (name, cotangents) in enumerate(_output_trials(outputs, seed, arrays_in)):
             in_form = rebuild(outputs, cotangents, "output")
 
             def given_of(user: UserFunction, derivation: Any, in_form: Any = in_form) -> Derivation:
@@ -206,9 +210,11 @@ def check_vjp(
             what, is_first = f"vjp, {name}", number == 0
             trial = FunctionTrial(what, user, scalar_of, vjp, given_of, axes, is_first)
             try:
-                yield _function_case(trial, setting, declared)
+                case = _function_case(trial, setting, declared)
             except NotDecidable as error:
                 undecided.append(error)
+                continue
+            yield replace(case, notes=[*case.notes, *(inside if number == 0 else ())])
         if undecided:
             raise undecided[0]
 
@@ -484,17 +490,17 @@ class FunctionTrial:
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
     own: OwnLoss | None = None
 
-    def problem(self, variables: Arrays, precision: str | None) -> FunctionProblem:
+    def problem(self, variables: Arrays, declared: Precision | None) -> FunctionProblem:
         """The function of these variables, all other arrays being constants.
 
-        Without a declared precision the candidate works in the lowest of its parameters.
+        A declared precision rounds every number to that of the arrays. Without one, the candidate
+        works in those of its arrays.
         """
         leaves = self.user.leaves()
-        dtypes = [leaves[path].dtype for path in self.learned()]
-        lowest = min(dtypes, key=lambda dtype: dtype.itemsize)
         constants = {path: value for path, value in leaves.items() if path not in variables}
         in_double = {path: value.astype(np.float64) for path, value in variables.items()}
-        return FunctionProblem(
+        worked_in = declared or Precision(self._finest())
+        problem = FunctionProblem(
             name=self.name,
             function=self.scalar,
             copied=lambda world: self.scalar_of(self.user.copied(world)),
@@ -502,12 +508,29 @@ class FunctionTrial:
             constants=frozen(constants),
             seed=self.user.seed,
             numpy_only=self.user.numpy_only,
-            precision=precision or (None if lowest == np.float64 else lowest.name),
+            precision=None if worked_in.arrays == "float64" else worked_in.arrays,
+            accumulate=worked_in.accumulate,
+            levels={} if declared else self._levels(variables),
             extra_noise=self.extra_noise,
             layout=self.layout,
             sliced=tuple(path for path in flatten(self.user.inputs) if path in variables),
             loss_label=self.user.role,
         )
+        return problem if declared is None else problem.rounded_to(worked_in.arrays)
+
+    def _finest(self) -> str:
+        """The finest precision of a parameter: inputs in float64 do not make code of float32
+        weights exact.
+        """
+        names = [self.user.leaves()[path].dtype.name for path in self.learned()]
+        return _shorter("float64", max(names, key=_digits))
+
+    def _levels(self, variables: Arrays) -> dict[str, str]:
+        """Variable → the precision of its array, where that is shorter than the finest."""
+        finest = self._finest()
+        leaves = self.user.leaves()
+        own = {path: _shorter(finest, leaves[path].dtype.name) for path in variables}
+        return {path: name for path, name in own.items() if name != finest}
 
     @cached_property
     def scalar(self) -> Scalar:
@@ -553,6 +576,16 @@ class FunctionTrial:
         return ties_in(run)
 
 
+def _digits(precision: str) -> float:
+    """A number that is larger for the finer precision."""
+    return -epsilon(precision)
+
+
+def _shorter(one: str, other: str) -> str:
+    """The one with fewer digits; the first of two alike."""
+    return min(one, other, key=_digits)
+
+
 def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention) -> CaseReport:
     leaves = trial.user.leaves()
     preflight.finite_inputs(leaves)
@@ -569,7 +602,7 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
         # every variable costs evaluations: only those of which a gradient is given
         asked = trial.given(leaves)
         variables = {path: value for path, value in variables.items() if path in asked}
-    problem = trial.problem(variables, declared.precision)
+    problem = trial.problem(variables, declared.computes_in)
     problem = replace(problem, truncated=declared.truncation is not None)
     candidate = trial.candidate()
     manner = Manner(
@@ -583,7 +616,9 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
     case = examined.case
     judged = {row.gradient for row in case.rows}
     not_given = [path for path in differentiable if path not in judged]
-    case = replace(case, not_given=not_given, left_out={**missing, **case.left_out})
+    notes = [*case.notes, *lower_inside.note_of(problem, trial.value)]
+    left_out = {**missing, **case.left_out}
+    case = replace(case, not_given=not_given, left_out=left_out, notes=notes)
     return case if own is None else with_unreached(case, own.unreached, examined.witnesses)
 
 
@@ -594,16 +629,19 @@ def _must_apply(declared: Convention, user: UserFunction, axes: Callable[[], Lay
     unasked: Any = None  # who would be asked: nobody is
     trial = FunctionTrial(user.role, user, lambda user: user.function, unasked, unasked, axes)
     variables = {path: user.leaves()[path] for path in user.parameter_paths()}
-    problem = trial.problem(variables, declared.precision)
+    problem = trial.problem(variables, declared.computes_in)
     declared.factor(problem.steps, problem.batch)
 
 
-def _output_trials(outputs: Any, seed: int) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Random cotangents on all outputs together, then on each alone."""
+def _output_trials(
+    outputs: Any, seed: int, arrays_in: str
+) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Random cotangents on all outputs together, then on each alone: numbers of this precision."""
     rng = np.random.default_rng([seed, 4])
     random: dict[str, Array] = {}
     for path, value in flatten(outputs, "output").items():
-        random[path] = rng.normal(size=value.shape)
+        drawn = rng.normal(size=value.shape)
+        random[path] = drawn.astype(arrays_in).astype(np.float64)
     yield "all outputs", random
     for alone in random if len(random) > 1 else ():
         kept = {path: np.zeros_like(value) for path, value in random.items()}

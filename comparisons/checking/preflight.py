@@ -10,12 +10,14 @@ from ..errors import AtKink, ForwardMismatch, LayoutMatters, NotFinite, NotRepea
 from ..judging.overflow import forward_error, loss_at, state_lost
 from ..judging.verdict import Reason
 from ..problems.answer import Answer
-from ..problems.arrays import Array, is_real
-from ..witnesses.tolerance import AnyProblem, Noise, greatest
+from ..problems.arrays import BFLOAT16, Array, has_digits_of, is_real
+from ..witnesses.tolerance import AnyProblem, Noise, epsilon, greatest
 from .case_report import CaseReport
 
 LARGEST = greatest(np.float64)
+EPSILON = epsilon(np.float64)
 REPEATED = 1e-6  # relative difference, entry by entry, up to which an answer is the same as before
+ROUNDINGS = 1000  # roundoffs of the largest entry by which sums in another order may differ
 
 
 def finite_inputs(named: Mapping[str, Array]) -> None:
@@ -41,9 +43,12 @@ def finite_forward(answer: Answer, dtype: str = "float64") -> None:
         raise forward_error(loss_at(answer.loss, str(answer.loss)), dtype=dtype)
 
 
-def repeatable(first: Answer, second: Answer) -> None:
-    """Raises NotRepeatable where the same question was answered differently the second time."""
-    what = _not_repeated(first, second)
+def repeatable(first: Answer, second: Answer, roundoff: float = EPSILON) -> None:
+    """Raises NotRepeatable where the same question was answered differently the second time.
+
+    Differently by more than sums in another order do, in the precision of this roundoff.
+    """
+    what = _not_repeated(first, second, roundoff)
     if what is not None:
         raise NotRepeatable(
             f"asked twice, the code under test gives two answers for {what}".rstrip()
@@ -51,13 +56,16 @@ def repeatable(first: Answer, second: Answer) -> None:
         )
 
 
-def is_repeated(first: Answer, second: Answer) -> bool:
+def is_repeated(first: Answer, second: Answer, roundoff: float) -> bool:
     """Whether the same question was answered the same."""
-    return _not_repeated(first, second) is None
+    return _not_repeated(first, second, roundoff) is None
 
 
-def _not_repeated(first: Answer, second: Answer) -> str | None:
+def _not_repeated(first: Answer, second: Answer, roundoff: float) -> str | None:
     """What was answered differently the second time."""
+    if _is_single(first) and _is_single(second):
+        roundoff = max(roundoff, epsilon(np.float32))
+    share = _share(roundoff)
     for what, one, other in (
         ("the loss", {"": np.asarray(first.loss)}, {"": np.asarray(second.loss)}),
         ("the state", first.states, second.states),
@@ -68,9 +76,65 @@ def _not_repeated(first: Answer, second: Answer) -> str | None:
             again = other.get(name)
             if again is None or value.shape != again.shape:
                 return f"{what} {name}"
-            if not np.allclose(value, again, rtol=REPEATED, atol=0, equal_nan=True):
+            if not _is_same(_wide(value), _wide(again), share, roundoff):
                 return f"{what} {name}"
     return None
+
+
+def _is_same(value: Array, again: Array, share: float, roundoff: float) -> bool:
+    """Whether each entry is the same to a share of itself, or to roundings of the largest entry.
+
+    The latter is what sums that cancel leave: never far below one roundoff of their terms. What is
+    smaller has vanished, and is held to a share of itself.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        both = np.maximum(np.abs(value), np.abs(again))
+        largest = float(np.max(both, initial=0.0, where=np.isfinite(both)))
+        least = min(ROUNDINGS * roundoff, share) * largest
+        left = np.where(both >= roundoff * largest / ROUNDINGS, least, 0.0)
+        near = np.abs(value - again) <= np.maximum(share * np.abs(again), left)
+        same = (value == again) | (np.isnan(value) & np.isnan(again))
+    return bool(np.all(near & np.isfinite(both) | same))
+
+
+def _is_single(answer: Answer) -> bool:
+    """Whether its gradients are float32's numbers, in whatever arrays, and use their digits."""
+    told = list(answer.gradients.values())
+    if not all(has_digits_of(value, np.float32) for value in told):
+        return False
+    return not all(has_digits_of(value, BFLOAT16) for value in told)
+
+
+def _wide(value: Array) -> Array:
+    """In float64: NumPy tells closeness in no shorter precision than its own."""
+    return value.astype(np.float64, copy=False)
+
+
+def _share(roundoff: float) -> float:
+    """The part of an entry by which another order of summation may change it.
+
+    Amplified by the recurrence it is far more than one unit roundoff.
+    """
+    return max(REPEATED, roundoff**0.4)
+
+
+def order_of_sums(first: Answer, second: Answer) -> list[str]:
+    """A note where the same question got the same answer to rounding, and not bit by bit."""
+    differ: dict[str, float] = {}
+    for name, value in first.gradients.items():
+        again = second.gradients.get(name)
+        if again is None or value.shape != again.shape or not value.any():
+            continue
+        with np.errstate(invalid="ignore"):
+            change = _size(_wide(value) - _wide(again)) / _size(value)
+        if change > 0:
+            differ[name] = change
+    if not differ:
+        return []
+    told = ", ".join(
+        f"{name} ({change:.0e} of its largest entry)" for name, change in differ.items()
+    )
+    return [f"asked twice, the code gives answers that differ by rounding: {told}"]
 
 
 def same_in_any_layout(
@@ -81,8 +145,7 @@ def same_in_any_layout(
     Another by more than rounding: by more than a share of its largest entry, and by more than the
     noise, where it has been measured.
     """
-    # another order of summation, amplified by the recurrence: far more than one unit roundoff
-    share = max(REPEATED, roundoff**0.4)
+    share = _share(roundoff)
     for what, one, other in (
         ("the gradient", first.gradients, turned.gradients),
         ("the share of the steps in", first.steps, turned.steps),
@@ -116,7 +179,7 @@ def _is_near(value: Array, other: Array | None, least: float) -> bool:
     """Whether no entry of the other differs by more."""
     if other is None or value.shape != other.shape:
         return False
-    return np.allclose(value, other, rtol=0, atol=least, equal_nan=True)
+    return np.allclose(_wide(value), _wide(other), rtol=0, atol=least, equal_nan=True)
 
 
 def same_forward(case: CaseReport) -> None:

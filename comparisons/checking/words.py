@@ -36,8 +36,17 @@ def case_lines(case: CaseReport) -> list[str]:
 
 def _agreement(case: CaseReport) -> list[str]:
     worst = f"worst error {case.worst_over_noise():.2g} times the measured noise"
-    lines = [f"{case.name}: {len(case.rows)} comparisons agree; {worst}"]
+    lines = [f"{case.name}: {len(case.rows)} comparisons agree; {worst}{_rms(case)}"]
     return [*lines, *not_given_lines(case), *left_out_lines(case), *_note_lines(case)]
+
+
+def _rms(case: CaseReport) -> str:
+    """The largest RMS ratio, where it is told, in the words of those who judge by it."""
+    told = {row.gradient: row.rms_ratio for row in case.rows if row.rms_ratio is not None}
+    if not told:
+        return ""
+    name = max(told, key=lambda gradient: told[gradient])
+    return f"; RMS ratio at most {told[name]:.2g}, of {name}"
 
 
 def _disagreement(case: CaseReport) -> list[str]:

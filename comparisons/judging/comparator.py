@@ -23,11 +23,14 @@ class Yardstick:
     total   noise of the whole tensor, or of every entry
     steps   noise of each step (first axis), where there are steps
     limit   how many times the noise an error may be
+    rms     noise of the root mean square of all entries, in a lower precision than float64;
+            infinite where it is told and not judged
     """
 
     total: float | Array
     steps: Array | None
     limit: float
+    rms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,10 @@ def compare(
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(mine - theirs)
     over = ratios(error, yardstick.total)
+    worst = max(_largest(over), _rms_over_noise(error, yardstick))
     steps = _judge_steps(actual.shares, expected.shares, yardstick)
     wrong = _beyond(steps, yardstick.limit)
-    if kind is None and (wrong or not _largest(over) <= yardstick.limit):
+    if kind is None and (wrong or not worst <= yardstick.limit):
         kind = Reason.DIFFERS if mine.any() else Reason.ALL_ZERO
     verdict = Verdict(
         gradient,
@@ -129,7 +133,8 @@ def compare(
         max_abs_error=_largest(error),
         max_rel_error=_relative(error, theirs),
         noise=noise,
-        error_over_noise=_largest(over),
+        error_over_noise=worst,
+        rms_ratio=None if yardstick.rms is None else _rms_ratio(error, theirs),
         kind=kind,
     )
     if kind is not None:
@@ -148,6 +153,25 @@ def _place(
         telling = np.maximum(np.abs(mine), np.abs(theirs)) > allowed
     told = [walk.letters.index(TIME)] if by_step and TIME in walk.letters else []
     return where_wrong(wrong, telling, walk.letters, told)
+
+
+def _rms_over_noise(error: Array, yardstick: Yardstick) -> float:
+    """The root mean square of the error over its noise; 0 where it is not judged."""
+    if yardstick.rms is None or yardstick.rms == math.inf:
+        return 0.0
+    return float(ratios(np.asarray(_root_mean_square(error)), yardstick.rms))
+
+
+def _rms_ratio(error: Array, theirs: Array) -> float:
+    """‖given − true‖ / ‖true‖ by root mean square, as flash-linear-attention holds kernels to."""
+    size = _root_mean_square(theirs)
+    return float(ratios(np.asarray(_root_mean_square(error)), size))
+
+
+def _root_mean_square(value: Array) -> float:
+    """0 of no entries."""
+    wide = np.asarray(value, dtype=np.float64)
+    return math.sqrt(float(np.mean(np.square(wide)))) if wide.size else 0.0
 
 
 def _relative(error: Array, theirs: Array) -> float:

@@ -18,6 +18,7 @@ class Mistake(StrEnum):
     ANOTHER = "another"
     TRANSPOSED_WEIGHT = "transposed_weight"
     LOST_DIGITS = "lost_digits"
+    PRECISION = "precision"
 
 
 @dataclass(frozen=True)

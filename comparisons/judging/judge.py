@@ -150,11 +150,13 @@ def yardstick_for(
 
     By measured noise, or by the rtol and atol that were asked for.
     """
-    level = max(noise.total[name], reference.uncertainty.get(name, 0.0))
+    uncertain = reference.uncertainty.get(name, 0.0)
+    level = max(noise.total[name], uncertain)
     if name in reference.directions and not reference.uncertainty:
         # errors of the entries add up in an inner product with ±1
         level *= math.sqrt(reference.directions[name][0].size)
-    yardstick = Yardstick(level, noise.steps.get(name), noise.limit)
+    by_mean = None if name in reference.directions or uncertain else noise.rms.get(name)
+    yardstick = Yardstick(level, noise.steps.get(name), noise.limit, by_mean)
     if noise.allowed is not None and name in reference.gradients:
         rtol, atol = noise.allowed
         expected = tolerance.quantities(reference)[name]

@@ -38,6 +38,7 @@ class Verdict:
                   known to be steps
     kind          why it does not pass; None where it does
     detail        what is to be said of the kind besides its name: the shapes, where they differ
+    rms_ratio     ‖given − true‖ / ‖true‖ by root mean square, in a lower precision than float64
     """
 
     gradient: str
@@ -59,6 +60,7 @@ class Verdict:
     axes: list[WrongAxis] = field(default_factory=list[WrongAxis])
     step_axis: int | None = None
     wrong_slices: WrongAxis | None = None
+    rms_ratio: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -90,8 +92,8 @@ class Verdict:
         for name, value in vars(self).items():
             if name not in IN_WORDS:
                 told[name] = plain(value)
-        along = told.pop("along_directions")
-        return {**told, "reason": self.reason, "passed": self.passed, "along_directions": along}
+        last = {name: told.pop(name) for name in ("along_directions", "rms_ratio")}
+        return {**told, "reason": self.reason, "passed": self.passed, **last}
 
     def sentence(self) -> str:
         """One line for a person."""
@@ -142,6 +144,8 @@ class Verdict:
             size = "only in the shares of single steps"
             if self.wrong_slices is not None:
                 size = "only in single slices"
+        if self.rms_ratio is not None:
+            size += f", RMS ratio {self.rms_ratio:.2g}"
         return f"{size}, {self.worst_over_noise:.1e} times what rounding explains"
 
 

@@ -19,6 +19,19 @@ def is_real(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or dtype == BFLOAT16
 
 
+def has_digits_of(value: Array, dtype: npt.DTypeLike) -> bool:
+    """Whether every entry is a number of this dtype, and finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = value.astype(dtype).astype(value.dtype)
+    return bool(np.all(np.isfinite(rounded) & (rounded == value)))
+
+
+def finfo(dtype: npt.DTypeLike) -> Any:
+    """NumPy's, which knows longdouble; for bfloat16, which it does not know, that of ml_dtypes."""
+    known: Any = ml_dtypes if np.dtype(dtype) == BFLOAT16 else np
+    return known.finfo(dtype)
+
+
 def frozen(arrays: Mapping[str, Array]) -> Arrays:
     """The same arrays as read-only copies, under a read-only mapping."""
     copies: dict[str, Array] = {}

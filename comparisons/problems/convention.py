@@ -13,7 +13,8 @@ clip_norm_eps    e of the coefficient c / (norm + e); without it 0, or the 1e-6 
                  clip_grad_norm_, whichever the given gradients follow, and the report says so
 truncation       K: each loss goes back at most K steps (cells, whose steps are known)
 precision        "float32", "float16", "bfloat16": what the code computes in; it may then err as
-                 frameworks do in it
+                 frameworks do in it. {"arrays": "bfloat16", "accumulate": "float32"}: the arrays
+                 that go in and out, and what everything between them is computed in
 rtol, atol       in place of the measured noise: |given − reference| ≤ atol + rtol |reference|,
                  entry by entry, as in numpy
 
@@ -30,7 +31,7 @@ import numpy as np
 
 from ..errors import BadOption
 from .answer import Answer
-from .arrays import PRECISIONS, Array
+from .arrays import PRECISIONS, Array, finfo
 from .clipping import TORCH_EPS, Bounds, Seen
 
 Number = TypeVar("Number", Array, float)
@@ -40,6 +41,55 @@ POSITIVE = ("clip_value", "clip_norm", "clip_norm_each")
 AT_LEAST_ZERO = ("rtol", "atol")
 ROUNDED = 1e-15  # relative: no two gradients are told apart by less
 SCOPES = ("all", "params")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What code computes in.
+
+    arrays       the dtype of the arrays that it is given and gives
+    accumulate   that of what it computes between them; the same where it is not told
+    """
+
+    arrays: str
+    accumulate: str | None = None
+
+    def must_be_known(self) -> None:
+        """Raises BadOption for what is no precision, or sums shorter than the arrays."""
+        for name in (self.arrays, self.accumulate or self.arrays):
+            if name not in PRECISIONS:
+                known = ", ".join(PRECISIONS)
+                raise BadOption(f"convention: precision {name!r} is none of {known}")
+        if self.accumulate and not _is_finer(self.accumulate, self.arrays):
+            raise BadOption(
+                f"convention: precision: sums in {self.accumulate} of arrays in {self.arrays} "
+                "would be shorter than what they add up"
+            )
+
+
+def _is_finer(one: str, other: str) -> bool:
+    """Whether the first has at least the digits of the second."""
+    return bool(finfo(one).eps <= finfo(other).eps)
+
+
+def precision_of(given: Any) -> Precision | None:
+    """What a user wrote as precision: a name, a mapping with "arrays" and "accumulate", or None.
+
+    Raises BadOption for other keys, or without "arrays".
+    """
+    if given is None or isinstance(given, Precision):
+        return given
+    if not isinstance(given, Mapping):
+        return Precision(given)
+    named = cast(Mapping[Any, Any], given)
+    keys = [field.name for field in fields(Precision)]
+    unknown = [name for name in named if name not in keys]
+    if unknown or "arrays" not in named:
+        raise BadOption(
+            'convention: precision is a name, or {"arrays": name, "accumulate": name}; not '
+            f"{given!r}"
+        )
+    return Precision(named["arrays"], named.get("accumulate"))
 
 
 @dataclass(frozen=True)
@@ -54,7 +104,7 @@ class Convention:
     clip_norm_eps: float | None = None
     clipped: str | None = None
     truncation: int | None = None
-    precision: str | None = None
+    precision: str | Precision | Mapping[str, str] | None = None
     rtol: float | None = None
     atol: float | None = None
 
@@ -66,6 +116,11 @@ class Convention:
             if self.rtol is None and self.atol is None
             else (self.rtol or 0.0, self.atol or 0.0)
         )
+
+    @property
+    def computes_in(self) -> Precision | None:
+        """The declared precision. Raises BadOption for a mapping with other keys."""
+        return precision_of(self.precision)
 
     @property
     def is_plain(self) -> bool:
@@ -107,9 +162,8 @@ class Convention:
             raise BadOption(
                 f"convention: truncation is an integer of at least 0, not {self.truncation!r}"
             )
-        if self.precision not in (None, *PRECISIONS):
-            known = ", ".join(PRECISIONS)
-            raise BadOption(f"convention: precision {self.precision!r} is none of {known}")
+        if self.computes_in is not None:
+            self.computes_in.must_be_known()
 
     def _clipping_must_be_in_range(self) -> None:
         """Raises BadOption where keys of clipping contradict each other."""

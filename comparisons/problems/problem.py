@@ -14,7 +14,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, Arrays, frozen
+from .arrays import Array, Arrays, frozen, is_real
 from .axes import BATCH, TIME, Layout, Letters
 
 STATE_JACOBIAN = "state_jacobian"
@@ -25,7 +25,8 @@ OFFSET = "@t"  # suffix of the variables that move one step's weights or states 
 class Differentiable:
     """What tolerance and engines need to know of any problem: a scalar function of named arrays.
 
-    Subclasses are frozen dataclasses with at least name, variables, constants, seed, precision.
+    Subclasses are frozen dataclasses with at least name, variables, constants, seed, precision,
+    accumulate.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Differentiable:
     constants: Arrays
     seed: int
     precision: str | None
+    accumulate: str | None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -43,6 +45,11 @@ class Differentiable:
     def rounding_dtype(self) -> np.dtype[Any]:
         """The precision that the candidate works in: the declared one, or that of the variables."""
         return np.dtype(self.precision or self.dtype)
+
+    @property
+    def accumulation_dtype(self) -> np.dtype[Any]:
+        """The precision that the candidate adds up in: that of its arrays, or the declared one."""
+        return np.dtype(self.accumulate or self.rounding_dtype)
 
     @property
     def accumulated_terms(self) -> int:
@@ -108,7 +115,7 @@ class Differentiable:
         def cast(arrays: Arrays) -> Arrays:
             told: dict[str, Array] = {}
             for name, value in arrays.items():
-                told[name] = value if value.dtype.kind in "iubc" else value.astype(dtype)
+                told[name] = value.astype(dtype) if is_real(value.dtype) else value
             return frozen(told)
 
         return replace(self, variables=cast(self.variables), constants=cast(self.constants))  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
@@ -118,14 +125,23 @@ class Differentiable:
         kept in float64.
         """
         name = np.dtype(dtype).name
-        rounded = self.astype(dtype).astype(np.float64)
+        rounded = self.rounded_to(dtype)
         return replace(rounded, precision=None if name == "float64" else name)  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
 
+    def rounded_to(self, dtype: npt.DTypeLike) -> Self:
+        """The same problem, every number rounded to `dtype` and kept in float64."""
+        return self.astype(dtype).astype(np.float64)
+
     def lowered(self) -> Self:
-        """The same problem in the arrays that the candidate works in; itself where that is their
-        own precision.
+        """The same problem in the precision that the candidate works in; itself where that is the
+        arrays' own.
+
+        Every number is rounded to the precision of its arrays, and kept in the one it adds up in.
         """
-        return self if self.rounding_dtype == self.dtype else self.astype(self.rounding_dtype)
+        if self.rounding_dtype == self.dtype and self.accumulation_dtype == self.dtype:
+            return self
+        rounded = self.astype(self.rounding_dtype)
+        return rounded.astype(self.accumulation_dtype) if self.accumulate else rounded
 
     def in_fortran_order(self) -> Self:
         """The same numbers, the first index running fastest in memory, as in what transposes and
@@ -159,7 +175,8 @@ class Problem(Differentiable):
     variables, constants       named read-only arrays; x is (T, B, I), or integer tokens (T, B)
                                among the constants
     jacobians                  whether ∂s_t/∂s_{t−1} and their products are compared as well
-    precision                  in which the candidate works, where that is less than the arrays' own
+    precision, accumulate      in which the candidate works, where that is less than the arrays'
+                               own, and in which it adds up, where that is more than the former
     layers, bidirectional      how many layers of the cell there are, and whether each runs
                                backwards in time as well; with more than one run, parameters and
                                states have suffixes, "_l0", "_l0_reverse", "_l1", …
@@ -185,6 +202,7 @@ class Problem(Differentiable):
     step: Callable[..., Any] | None = None
     loss_label: str = ""
     precision: str | None = None
+    accumulate: str | None = None
     layers: int = 1
     bidirectional: bool = False
     output_names: tuple[str, ...] = ("h",)
@@ -314,6 +332,8 @@ class FunctionProblem(Differentiable):
                                          step along time; where none of their axes is known to be
                                          time, slice by slice along the first, if that has T slices,
                                          or as many as x's
+    levels                               variable → the precision in which its own gradient is
+                                         judged, where that is shorter than `precision`
     """
 
     name: str
@@ -323,6 +343,8 @@ class FunctionProblem(Differentiable):
     seed: int
     numpy_only: bool = False
     precision: str | None = None
+    accumulate: str | None = None
+    levels: Mapping[str, str] = field(default_factory=dict[str, str])
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
     copied: Callable[[Any], Callable[[Any, Mapping[str, Any]], Any]] | None = None
     truncated: bool = False

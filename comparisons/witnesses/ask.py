@@ -231,7 +231,7 @@ def measured(
     """The answers with the noise by so many samples, and under the convention."""
     plain = dict(asked.answers)
     first = witness_of(plain)
-    noise, lowered = _noise(problem, plain, first, samples)
+    noise, lowered = _noise_by_gradient(problem, plain, first, samples, names)
     own = _own_noise(problem, plain, first, samples)
     meant = convention.followed_by(seen[first], plain[first], problem.steps, problem.batch, names)
     told: dict[Engine, Answer] = {}
@@ -395,6 +395,32 @@ class _Lowered:
     overflown: list[str] = field(default_factory=list[str])
 
 
+def _noise_by_gradient(
+    problem: AnyProblem,
+    plain: Mapping[Engine, Answer],
+    first: Engine,
+    samples: int,
+    names: set[str],
+) -> tuple[tolerance.Noise, _Lowered]:
+    """The noise of each gradient in its own array's precision, of all else in the problem's."""
+    noise, lowered = _noise(problem, plain, first, samples)
+    levels: Mapping[str, str] = {}
+    if isinstance(problem, FunctionProblem):
+        levels = problem.levels
+    told = {name: level for name, level in levels.items() if name in names & noise.total.keys()}
+    measured_in: dict[str, tolerance.Noise] = {}
+    for level in set(told.values()):
+        there = replace(problem, precision=level, accumulate=None)
+        measured_in[level], also = _noise(there, plain, first, samples)
+        lowered = _Lowered(
+            lowered.errors,
+            [*lowered.remarks, *also.remarks],
+            [*lowered.overflown, *also.overflown],
+        )
+    by_name = {name: measured_in[level] for name, level in told.items()}
+    return tolerance.by_gradient(noise, by_name), lowered
+
+
 def _noise(
     problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int
 ) -> tuple[tolerance.Noise, _Lowered]:
@@ -408,11 +434,17 @@ def _noise(
     lowered = _own_errors(problem, plain)
     unable = problem.lowered() is not problem and (first.numeric or not lowered.errors)
     noise = tolerance.measure(
-        problem, first.answer, plain[first], samples, first.rounds_at_random, in_double=unable
+        problem,
+        first.answer,
+        plain[first],
+        samples,
+        first.rounds_at_random,
+        in_double=unable,
+        others=lowered.errors,
     )
     if plain[first].narrowed is not None:
         noise = tolerance.of_precision(noise, plain[first], plain[first].narrowed)
-    return tolerance.largest(noise, *lowered.errors), lowered
+    return noise, lowered
 
 
 def _own_noise(
@@ -437,14 +469,14 @@ def _own_errors(problem: AnyProblem, plain: Mapping[Engine, Answer]) -> _Lowered
         if engine.numeric or (engine.by_name and not engine.for_numpy_code):
             continue
         try:
-            told = engine.answer(lowered).astype(np.float64)
+            told = engine.answer(lowered).astype(problem.rounding_dtype).astype(np.float64)
         except Exception as error:  # one that lacks an operation in that precision says nothing
             found.remarks.append(
                 f"{engine.name} does not run in {lowered.dtype.name}: {describe(error)}"
             )
             continue
         if finite(told):
-            found.errors.append(tolerance.difference(answer, told))
+            found.errors.append(tolerance.error_of(answer, told))
         else:
             found.overflown.append(engine.name)
             found.remarks.append(

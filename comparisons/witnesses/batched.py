@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias
 
+from ...reference import roundoff
 from ..problems.answer import Answer
 from ..problems.arrays import same_arrays
 from ..problems.problem import AnyProblem, Problem
@@ -19,7 +20,8 @@ from .engines import Engine
 LARGEST = 1 << 22
 
 
-Key: TypeAlias = tuple[str, str, int | None]  # a trial's name, its dtype, the rounding seed
+# A trial's name, its dtype, the rounding seed, the roundoff.
+Key: TypeAlias = tuple[str, str, int | None, float]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Batched(Engine):
 
 
 def _key(problem: Problem, rounding_seed: int | None) -> Key:
-    return problem.name, problem.dtype.name, rounding_seed
+    return problem.name, problem.dtype.name, rounding_seed, roundoff.chosen()
 
 
 def _same(one: Problem, other: Problem) -> bool:

@@ -21,21 +21,33 @@ The true gradient is always that in float64, at the weights that the candidate i
 candidate works in a lower precision, (1) is measured there: how far the references themselves, run
 in that precision, are from their own float64.
 
+Below float32, and where sums are finer than arrays, ε is no longer small, and √n of it would allow
+anything. There, where the shares are not told, the noise is
+
+    (3) the largest error of the references run in that precision, and of the reference in float64
+        when every operation is moved at random by as much as nearest rounding of what the
+        candidate adds up in, ε/2, and what comes out by that of its arrays,
+    (4) plus what lets LOW_LIMIT times the noise hold one ε max|g| more, ε of the arrays.
+
+There the error of all entries together, by root mean square, is held against that of (3) too, plus
+RMS_SHARE of ε: a factor that hides below the largest error moves every entry.
+
 A row passes if error ≤ limit · noise; there is no absolute tolerance. LIMIT holds in float64;
 below it noise is the frameworks' own error, of which a candidate may make no more than LOW_LIMIT
-times as much. Both are calibrated by experiments that `comparisons/trial/calibration.py` and
-`report.py trial` repeat and docs/tolerance.md describes.
+times as much. All are calibrated by experiments that `comparisons/trial/calibration.py`,
+`comparisons/trial/low_precision.py` and `report.py trial` repeat and docs/tolerance.md describes.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import ml_dtypes
 import numpy as np
 
+from ...reference import roundoff
 from ..problems.answer import Answer
-from ..problems.arrays import BFLOAT16, Array
+from ..problems.arrays import Array, finfo
 from ..problems.problem import OFFSET, Differentiable
 
 AnyProblem = TypeVar("AnyProblem", bound=Differentiable)
@@ -44,6 +56,8 @@ Ask = Callable[[Any, int], Answer]
 LIMIT = 16.0
 LOW_LIMIT = 4.0
 SAMPLES = 4
+RMS_SHARE = 0.5  # of ε, by which the root mean square of the error may be more than LOW_LIMIT · (3)
+SHORT = 1e-5  # ε above which √n of it is no small number: float16 and bfloat16
 
 
 @dataclass(frozen=True)
@@ -52,35 +66,31 @@ class Noise:
     are steps.
 
     limit: how many times as large an error may be. allowed: (rtol, atol) that were asked for in
-    place of it, for gradients.
+    place of it, for gradients. rms: of the root mean square of all entries of a gradient, where
+    that is told; infinite where it is told and not judged.
     """
 
     total: dict[str, float]
     steps: dict[str, Array]
     limit: float = field(default_factory=lambda: LIMIT)
     allowed: tuple[float, float] | None = None
-
-
-def _finfo(dtype: Any) -> Any:
-    """NumPy's, which knows longdouble; for bfloat16, which it does not know, that of ml_dtypes."""
-    known: Any = ml_dtypes if np.dtype(dtype) == BFLOAT16 else np
-    return known.finfo(dtype)
+    rms: dict[str, float] = field(default_factory=dict[str, float])
 
 
 def epsilon(dtype: Any) -> float:
     """ε: the spacing of the dtype's numbers above 1."""
-    return float(_finfo(dtype).eps)
+    return float(finfo(dtype).eps)
 
 
 def smallest(dtype: Any) -> float:
     """τ: the smallest normal number; in float16, which nobody flushes, the smallest of all."""
-    found = _finfo(dtype)
+    found = finfo(dtype)
     return float(found.smallest_subnormal if np.dtype(dtype) == np.float16 else found.tiny)
 
 
 def greatest(dtype: Any) -> float:
     """The largest number of the dtype."""
-    return float(_finfo(dtype).max)
+    return float(finfo(dtype).max)
 
 
 def limit_of(problem: Differentiable) -> float:
@@ -111,6 +121,16 @@ def of_state(name: str) -> Forward:
     return Forward(f"state {name}")
 
 
+def is_short(problem: Differentiable) -> bool:
+    """Whether (3) and (4) hold: the candidate's arrays are shorter than float32, or than its sums.
+
+    Not for a cell, whose terms are known step by step: (2) holds.
+    """
+    if problem.per_step_names:
+        return False
+    return epsilon(problem.rounding_dtype) > SHORT or problem.accumulate is not None
+
+
 def quantities(answer: Answer) -> dict[str, Array]:
     """Everything an answer holds under one naming: LOSS, `of_state("h")`, …, and the gradients."""
     states = {of_state(name): value for name, value in answer.states.items()}
@@ -129,16 +149,23 @@ def measure(
     samples: int = SAMPLES,
     at_random: bool = False,
     in_double: bool = False,
+    others: Sequence[Noise] = (),
 ) -> Noise:
-    """Noise by (1) and (2), from what ask(problem, rounding_seed) tells.
+    """Noise by (1) and (2), or by (3) and (4), from what ask(problem, rounding_seed) tells.
 
     `reference` is the answer without a seed; `at_random`: whether a seed makes operations round at
-    random; `in_double`: where the reference cannot run in the candidate's precision. What others
-    say has no part in it: references that contradict each other would explain any mistake.
+    random; `in_double`: where the reference cannot run in the candidate's precision; `others`: how
+    far each reference in that precision is from itself. What references say of each other has no
+    part in it: those that contradict each other would explain any mistake.
     """
+    if is_short(problem) and not in_double:
+        rounded = _rounded_at_random if at_random else _responses
+        errors = rounded(problem, problem.lowered(), ask, reference, samples, 1)
+        return _sum_of(_least(problem, reference), [*others, *errors])
     asked = problem if in_double else problem.lowered()
     moved = _responses(problem, asked, ask, reference, samples, 1)
-    return largest(_floor(problem, reference, at_random), *moved, limit=limit_of(problem))
+    floor = _floor(problem, reference, at_random)
+    return largest(floor, *others, *moved, limit=limit_of(problem))
 
 
 def own_noise(
@@ -168,6 +195,44 @@ def _responses(
         return difference(reference, ask(moved, rounding_seed))
 
     return [response() for _ in range(samples)]
+
+
+def _rounded_at_random(
+    problem: Differentiable,
+    lowered: Differentiable,
+    ask: Ask,
+    reference: Answer,
+    samples: int,
+    stream: int,
+) -> list[Noise]:
+    """(3): how far so many runs in float64, rounded at random as the candidate's arithmetic rounds,
+    are from the reference.
+    """
+    rng = np.random.default_rng([problem.seed, stream])
+    in_sums = epsilon(problem.accumulation_dtype) / 2
+    at_numbers = lowered.astype(np.float64)
+
+    def error() -> Noise:
+        with roundoff.of(in_sums):
+            told = ask(at_numbers, int(rng.integers(2**31)))
+        if problem.accumulate is not None:
+            told = _told_in(epsilon(problem.rounding_dtype) / 2, told, rng)
+        return error_of(reference, told)
+
+    return [error() for _ in range(samples)]
+
+
+def _told_in(half: float, answer: Answer, rng: np.random.Generator) -> Answer:
+    """The answer, all that it tells moved at random by up to half an ε of itself."""
+
+    def moved(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        told: dict[str, Array] = {}
+        for name, value in arrays.items():
+            told[name] = value * (1 + half * rng.uniform(-1, 1, size=value.shape))
+        return told
+
+    states, gradients = moved(answer.states), moved(answer.gradients)
+    return replace(answer, states=states, gradients=gradients, steps=moved(answer.steps))
 
 
 def perturb(problem: AnyProblem, rng: np.random.Generator, every_step: bool = True) -> AnyProblem:
@@ -204,6 +269,7 @@ def _floor(problem: Differentiable, reference: Answer, at_random: bool) -> Noise
     return Noise(
         {name: value + least for name, value in total.items()},
         {name: value + least for name, value in steps.items()},
+        rms={} if limit_of(problem) == LIMIT else dict.fromkeys(reference.gradients, math.inf),
     )
 
 
@@ -215,6 +281,54 @@ def of_precision(noise: Noise, reference: Answer, dtype: str) -> Noise:
     for name, value in quantities(reference).items():
         total[name] = max(total[name], epsilon(dtype) * _size(value))
     return replace(noise, total=total)
+
+
+def _least(problem: Differentiable, reference: Answer) -> Noise:
+    """(4) alone, and what sums of n terms leave where they are in float32 or better."""
+    flushed = smallest(problem.rounding_dtype) * problem.accumulated_terms
+    share = epsilon(problem.rounding_dtype) / LOW_LIMIT
+    in_sums = epsilon(problem.accumulation_dtype)
+    if in_sums <= SHORT:
+        share += in_sums * problem.accumulated_terms**0.5
+    total = {name: share * _size(value) for name, value in quantities(reference).items()}
+    steps = {name: share * _step_sizes(value) for name, value in step_quantities(reference).items()}
+    by_mean = RMS_SHARE * share
+    return Noise(
+        {name: value + flushed for name, value in total.items()},
+        {name: value + flushed for name, value in steps.items()},
+        rms={name: by_mean * rms(value) + flushed for name, value in reference.gradients.items()},
+    )
+
+
+def _sum_of(least: Noise, errors: Sequence[Noise]) -> Noise:
+    """The largest error of each kind, and on top of it the least that is allowed."""
+    worst = largest(_none_of(least), *errors)
+    total = {name: value + worst.total[name] for name, value in least.total.items()}
+    steps = {name: value + worst.steps[name] for name, value in least.steps.items()}
+    by_mean = {name: value + worst.rms[name] for name, value in least.rms.items()}
+    return Noise(total, steps, LOW_LIMIT, rms=by_mean)
+
+
+def _none_of(noise: Noise) -> Noise:
+    """No noise, of everything that this one tells."""
+    steps = {name: np.zeros_like(value) for name, value in noise.steps.items()}
+    return Noise(dict.fromkeys(noise.total, 0.0), steps, rms=dict.fromkeys(noise.rms, 0.0))
+
+
+def rms(value: Array) -> float:
+    """The root of the mean square of all entries; 0 of none."""
+    wide = value.astype(np.float64, copy=False)
+    return math.sqrt(float(np.mean(np.square(wide)))) if value.size else 0.0
+
+
+def error_of(reference: Answer, lowered: Answer) -> Noise:
+    """`difference` from what a reference tells in a lower precision, by root mean square too."""
+    by_mean: dict[str, float] = {}
+    with np.errstate(all="ignore"):
+        for name, value in reference.gradients.items():
+            if name in lowered.gradients:
+                by_mean[name] = rms(value - lowered.gradients[name])
+    return replace(difference(reference, lowered), rms=by_mean)
 
 
 def difference(reference: Answer, other: Answer) -> Noise:
@@ -247,7 +361,10 @@ def largest(*noises: Noise, limit: float | None = None) -> Noise:
     for name in first.steps:
         told = [noise.steps[name] for noise in noises if name in noise.steps]
         steps[name] = max_of(told)
-    return Noise(total, steps, first.limit if limit is None else limit, first.allowed)
+    by_mean: dict[str, float] = {}
+    for name in first.rms:
+        by_mean[name] = float(max_of([noise.rms[name] for noise in noises if name in noise.rms]))
+    return Noise(total, steps, first.limit if limit is None else limit, first.allowed, by_mean)
 
 
 def max_of(values: list[Any]) -> Any:
@@ -271,7 +388,26 @@ def scaled(
     steps: dict[str, Array] = {}
     for name, value in noise.steps.items():
         steps[name] = value * factor.get(name, 1.0)
-    return Noise(total, steps, noise.limit, allowed)
+    by_mean: dict[str, float] = {}
+    for name, value in noise.rms.items():
+        by_mean[name] = value * factor.get(name, 1.0) + extra.get(name, 0.0)
+    return Noise(total, steps, noise.limit, allowed, by_mean)
+
+
+def by_gradient(noise: Noise, shorter: Mapping[str, Noise]) -> Noise:
+    """The noise, that of some gradients measured in a shorter precision: {gradient: all of it}.
+
+    One limit holds for all; where two belong, the noise of those with the smaller is told in units
+    that make the limit theirs.
+    """
+    total, steps, by_mean = dict(noise.total), dict(noise.steps), dict(noise.rms)
+    for name, other in shorter.items():
+        share = other.limit / noise.limit
+        total[name] = share * other.total[name]
+        if name in other.steps:
+            steps[name] = share * other.steps[name]
+        by_mean[name] = share * other.rms[name]
+    return replace(noise, total=total, steps=steps, rms=by_mean)
 
 
 def _size(value: Array) -> float:

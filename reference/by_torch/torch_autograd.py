@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .. import devices
+from .. import devices, roundoff
 from ..arrays import Array, Arrays, Named
 from ..equations.parts import ScalarFunction, Step
 from ..equations.unrolling import SequenceLoss
@@ -51,7 +51,8 @@ OVERWRITING = frozenset(
 class RandomRounding(TorchDispatchMode):
     """Context in which every floating-point result r becomes r (1 + ε u), |u| ≤ 1 at random.
 
-    Every one that is computed, not just moved.
+    Every one that is computed, not just moved. ε is that of its dtype, or reference.roundoff's
+    where that is larger.
     """
 
     pool_size = 1 << 16
@@ -105,7 +106,7 @@ class RandomRounding(TorchDispatchMode):
         size = like.numel()
         pool = self.pools.get((like.dtype, like.device))
         if pool is None or len(pool) - size < self.pool_size // 2:
-            eps = torch.finfo(like.dtype).eps
+            eps = max(torch.finfo(like.dtype).eps, roundoff.chosen())
             u = torch.rand(
                 size + self.pool_size, generator=self.generator, dtype=like.dtype, device="cpu"
             )
@@ -244,6 +245,16 @@ def scan_apart(body: Any, state: Named, per_step: Named) -> dict[str, Any]:
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
+def scan_under(rounding_seed: int | None) -> Any:
+    """The time loop for ordinary arithmetic, or for stochastic.
+
+    A chosen roundoff stands for what another precision does, where to add a zero is exact.
+    """
+    if rounding_seed is None or roundoff.chosen():
+        return scan_apart
+    return scan_rounding(rounding_seed)
+
+
 def scan_rounding(seed: int) -> Any:
     """`scan` under RandomRounding, from inputs taken apart at once.
 
@@ -299,7 +310,7 @@ def gradients(
     A variable that the value does not depend on has the gradient zero. With a rounding_seed, under
     RandomRounding.
     """
-    loop = scan_apart if rounding_seed is None else scan_rounding(rounding_seed)
+    loop = scan_under(rounding_seed)
     with one_thread_if_small(variables), rounding(rounding_seed):
         watched = rounding_seed is None
         return differentiate(partial(function, xp, loop), variables, constants, watched)
@@ -348,7 +359,7 @@ def gradients_of_several(
 
     They may differ in what the readout alone reads, and the readout reads no variable.
     """
-    loop = scan_apart if rounding_seed is None else scan_rounding(rounding_seed)
+    loop = scan_under(rounding_seed)
     dtype = widest_dtype(variables)
     with one_thread_if_small(variables), rounding(rounding_seed), differentiable():
         leaves = {name: tensor(value).requires_grad_() for name, value in variables.items()}

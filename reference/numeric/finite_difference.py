@@ -17,7 +17,8 @@ at the cost of four more values a derivative. Where (1) does not shrink with h, 
 differences settle it; half the gap is then told beside the middle, for any number between is what
 some convention chooses. It is told of the entries that stand at the kink, and widens what is right
 of those alone: random directions leave them out, and some of them are looked at by themselves.
-Where f is smooth nothing changes.
+Where f is smooth nothing changes. What looks like a kink, or does not converge, may be a value of
+lower precision: larger steps then tell more, and reference.numeric's short_values takes them.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,7 @@ import numpy as np
 from scipy import differentiate
 
 from ..arrays import Array, Arrays, Named
+from . import short_values
 
 Value = Callable[[Arrays], Any]
 
@@ -42,6 +44,7 @@ NEAR, SHRINK = (
 POOR = 1e-6
 SHORTER = (1 / 64, 1 / 4096)
 SAFETY = 10.0  # the estimate is a difference between two orders: no bound
+DOUBTFUL = 1e-9  # of a derivative: differences of float64 values are nearer
 
 
 def lines(variable: Array, seed: int) -> Array | None:
@@ -111,6 +114,9 @@ def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[fl
     middle = float(value(point))
     rounding = np.finfo(np.float64).eps * abs(middle) / step
     if _gap(along, step, middle):
+        short = _slope_of_short_values(along, step)
+        if short is not None:
+            return *short, 0.0
         (right, right_error), (left, left_error) = (
             _derivative(along, step / 16, side) for side in (1, -1)
         )
@@ -118,6 +124,11 @@ def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[fl
         if abs(right - left) > 2 * SAFETY * error:
             return (right + left) / 2, error, abs(right - left) / 2
     derivative, error = _derivative(along, step, 0)
+    if not error <= DOUBTFUL * max(abs(derivative), abs(middle) / step):
+        short = _slope_of_short_values(along, step)
+        if short is not None:
+            derivative, error = short if not error <= short[1] else (derivative, error + rounding)
+            return derivative, error, 0.0
     for shorter in SHORTER:
         if not error > POOR * abs(derivative):
             break
@@ -128,6 +139,18 @@ def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[fl
         if less + rounding_there < error:
             derivative, error = again, less + rounding_there
     return derivative, error + rounding, 0.0
+
+
+def _slope_of_short_values(along: Any, step: float) -> tuple[float, float] | None:
+    """(derivative, its estimated error) where the values are of lower precision; else None.
+
+    The jumps are measured, not estimated from two orders: they are counted once, not SAFETY times.
+    """
+    sigma = short_values.jumps_of(along, step)
+    if not sigma:
+        return None
+    slope = short_values.slope(along, step, sigma)
+    return slope.value, slope.missed + slope.jumps / SAFETY
 
 
 def _derivative(along: Any, step: float, side: int) -> tuple[float, float]:

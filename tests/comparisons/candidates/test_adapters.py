@@ -23,6 +23,7 @@ from bptt_crosscheck import (
 )
 from bptt_crosscheck.comparisons.candidates import adapters
 from bptt_crosscheck.comparisons.errors import CandidateFailed, MissingDevice, MissingFramework
+from bptt_crosscheck.comparisons.problems.arrays import BFLOAT16
 
 from tests.comparisons.small import INPUTS, PARAMS, TORCH, gradients, loss, numpy_loss
 
@@ -459,3 +460,60 @@ def test_adapters_import_no_framework_before_they_are_asked():
         "assert not {'torch', 'jax'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0
+
+
+# Arrays of bfloat16, of which NumPy itself knows nothing.
+
+
+def squares(params, inputs):
+    return (params["w"] * params["w"] * inputs["x"]).sum()
+
+
+def squares_by(xp, params, inputs):
+    return xp.sum(params["w"] * params["w"] * inputs["x"])
+
+
+def in_bfloat16(values):
+    return {name: np.asarray(value).astype(BFLOAT16) for name, value in values.items()}
+
+
+def test_bfloat16_reaches_torch_and_comes_back():
+    import torch
+
+    seen = []
+
+    def noting(params, inputs):
+        seen.extend([params["w"].dtype, inputs["x"].dtype, params["w"].stride()])
+        return squares(params, inputs)
+
+    numbers = np.arange(1.0, 13.0).reshape(3, 4).T  # no C-contiguous one
+    params, inputs = in_bfloat16({"w": numbers}), in_bfloat16({"x": numbers[::-1]})
+    found = from_torch(noting)(params, inputs)
+    assert seen == [torch.bfloat16, torch.bfloat16, (3, 1)]
+    assert {value.dtype for value in found.values()} == {BFLOAT16}
+    np.testing.assert_array_equal(found["w"].astype(float), 2 * numbers * numbers[::-1])
+
+
+def test_bfloat16_of_any_shape():
+    for shape in ((), (0, 2), (1,)):
+        params, inputs = in_bfloat16({"w": np.full(shape, 1.5)}), in_bfloat16({"x": np.ones(shape)})
+        assert from_torch(squares)(params, inputs)["w"].shape == shape
+
+
+@pytest.mark.parametrize("adapter", [from_torch, from_jax])
+def test_bfloat16_is_judged_as_such(adapter):
+    r = np.random.default_rng(0)
+    question = in_bfloat16({"w": r.normal(size=6)}), in_bfloat16({"x": r.normal(size=6)})
+
+    def slipped(params, inputs):
+        return squares(params, inputs) * 1.25
+
+    assert check_gradients(adapter(squares), squares_by, *question, **TORCH).passed
+    with pytest.raises(GradientMismatch, match="w: differs"):
+        check_gradients(adapter(slipped), squares_by, *question, **TORCH)
+
+
+def test_an_update_of_bfloat16_parameters_knows_their_rounding():
+    update = from_update(lambda params, inputs: params, learning_rate=1.0)
+    rounding = update.rounding(in_bfloat16({"w": np.array([2.0, -4.0])}))
+    assert rounding == {"w": 4 * 2.0**-7}

@@ -21,6 +21,7 @@ from bptt_crosscheck.comparisons.errors import (
     Vacuous,
 )
 from bptt_crosscheck.comparisons.problems.answer import Answer
+from bptt_crosscheck.comparisons.witnesses.tolerance import epsilon
 from bptt_crosscheck.manual.cells.lstm import LSTM
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -151,6 +152,59 @@ def test_the_same_answer_twice_may_round_differently_and_be_nan():
         repeatable(
             Answer(1.0, {"W": first}), Answer(1.0, {"W": second * [1, 2, 1]})
         )  # small is no excuse
+
+
+@pytest.mark.parametrize(
+    ("dtype", "same", "other"),
+    [("float64", 1e-9, 1e-5), ("float32", 1e-4, 1e-2), ("float16", 0.02, 0.2)],
+)
+def test_the_same_answer_is_the_same_to_its_precision(dtype, same, other):
+    roundoff = epsilon(dtype)
+    first = np.array([0.3, 0.7])
+    repeatable(Answer(1.0, {"W": first}), Answer(1.0, {"W": first * (1 + same)}), roundoff)
+    with pytest.raises(NotRepeatable, match="for the gradient W:"):
+        repeatable(Answer(1.0, {"W": first}), Answer(1.0, {"W": first * (1 + other)}), roundoff)
+
+
+def test_numbers_of_float32_are_held_to_its_precision_in_whatever_arrays():
+    first = np.array([0.3, 0.7], dtype="float32").astype(float)
+    second = (first * (1 + 2e-5)).astype("float32").astype(float)
+    repeatable(Answer(1.0, {"W": first}), Answer(1.0, {"W": second}))
+    with pytest.raises(NotRepeatable):
+        repeatable(Answer(1.0, {"W": first}), Answer(1.0, {"W": first * (1 + 2e-5)}))
+
+
+def test_what_sums_that_cancel_leave_may_be_another():
+    first, second = np.array([1.0, 3e-17]), np.array([1.0, -8e-17])
+    repeatable(Answer(1.0, {"W": first}), Answer(1.0, {"W": second}))
+    with pytest.raises(NotRepeatable):
+        repeatable(Answer(1.0, {"W": first}), Answer(1.0, {"W": np.add(second, [0, 1e-9])}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_in_another_order_at_each_call(dtype):
+    order = np.random.default_rng(1)
+    r = np.random.default_rng(0)
+    x, c = (r.normal(size=(60, 3)).astype(dtype) for _ in range(2))
+
+    def wave(xp, params, inputs):
+        return xp.sum(inputs["c"] * xp.sin(inputs["x"] * params["w"]))
+
+    def summed(factor):
+        def gradients(params, inputs):
+            parts = inputs["c"] * inputs["x"] * np.cos(inputs["x"] * params["w"])
+            total = np.zeros_like(params["w"])
+            for n in order.permutation(len(parts)):
+                total += parts[n]
+            return {"w": total * np.asarray(factor, dtype)}
+
+        return gradients
+
+    question = {"w": np.array([0.4, 1.2, -0.7], dtype=dtype)}, {"x": x, "c": c}
+    report = check_gradients(summed(1), wave, *question, **TORCH)
+    assert "asked twice, the code gives answers that differ by rounding: w" in str(report)
+    with pytest.raises(GradientMismatch):
+        check_gradients(summed(1.001), wave, *question, **TORCH)
 
 
 def relu_loss(xp, params, inputs):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bptt_crosscheck.comparisons.problems.cases import CASES
-from bptt_crosscheck.comparisons.problems.problem import OFFSET
+from bptt_crosscheck.comparisons.problems.problem import OFFSET, FunctionProblem
 from bptt_crosscheck.comparisons.witnesses import tolerance
 from bptt_crosscheck.comparisons.witnesses.engines import ENGINES
 
@@ -216,3 +216,69 @@ def test_noise_of_a_lower_precision_is_what_the_reference_makes_in_it(trial, dty
             np.abs(truth.gradients[name] - lowered.gradients[name].astype(np.float64)).max()
         )
         assert error / 3 < noise.total[name] < 30 * error, name
+
+
+# Short arrays.
+
+
+def short_problem(precision, accumulate=None):
+    r = np.random.default_rng(0)
+    return FunctionProblem(
+        name="waves",
+        function=lambda xp, named: xp.sum(xp.sin(named["w"] * named["x"])),
+        variables={"w": r.normal(size=500), "x": r.normal(size=500)},
+        constants={},
+        seed=0,
+        precision=precision,
+        accumulate=accumulate,
+    ).rounded_to(precision)
+
+
+@pytest.mark.parametrize(
+    ("precision", "accumulate", "short"),
+    [
+        ("float32", None, False),
+        ("float16", None, True),
+        ("bfloat16", None, True),
+        ("bfloat16", "float32", True),
+        ("float32", "float64", True),
+    ],
+)
+def test_which_arrays_are_short(precision, accumulate, short):
+    assert tolerance.is_short(short_problem(precision, accumulate)) == short
+
+
+def test_a_cell_keeps_the_floor_of_its_shares(trial):
+    assert not tolerance.is_short(trial("lstm").problem.in_precision("float16"))
+
+
+@pytest.mark.parametrize("accumulate", [None, "float32"])
+def test_one_roundoff_of_the_largest_entry_and_no_root_of_their_number(accumulate):
+    problem, torch = short_problem("bfloat16", accumulate), ENGINES[0]
+    truth = torch.answer(problem)
+    noise = tolerance.measure(problem, torch.answer, truth, samples=4, at_random=True)
+    largest, eps = np.abs(truth.gradients["w"]).max(), PRECISIONS["bfloat16"][0]
+    assert noise.limit == tolerance.LOW_LIMIT
+    assert len(problem.variables["w"]) ** 0.5 > 20
+    assert eps * largest < noise.limit * noise.total["w"] < 10 * eps * largest
+    size = tolerance.rms(truth.gradients["w"])
+    assert eps / 2 * size < noise.limit * noise.rms["w"] < 4 * eps * size
+
+
+def test_sums_in_float32_are_allowed_less():
+    torch = ENGINES[0]
+    plain, mixed = (
+        tolerance.measure(one, torch.answer, torch.answer(one), at_random=True)
+        for one in (short_problem("bfloat16"), short_problem("bfloat16", "float32"))
+    )
+    assert mixed.rms["w"] < plain.rms["w"]
+
+
+def test_noise_of_a_shorter_gradient_is_told_in_the_limit_of_all():
+    whole = tolerance.Noise({"W": 1e-15, "b": 1e-15}, {"b": np.ones(2)})
+    single = tolerance.Noise({"W": 1.0, "b": 1.0}, {"b": np.ones(2)}, 4.0, rms={"b": 2.0})
+    told = tolerance.by_gradient(whole, {"b": single})
+    assert told.limit == 16.0
+    assert told.total == {"W": 1e-15, "b": 0.25}
+    assert told.rms == {"b": 0.5}
+    np.testing.assert_array_equal(told.steps["b"], [0.25, 0.25])
