@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-import ml_dtypes
 import numpy as np
 
 from ..errors import BadContract, BadOption, MissingDevice, MissingFramework

@@ -259,7 +259,7 @@ class SecondLook:
         """How much the loss changes when a variable changes by its own size; at least its
         gradient.
         """
-        change = self.witnesses.noise.total["loss"] / tolerance.epsilon(np.float64)
+        change = self.witnesses.noise.total[tolerance.LOSS] / tolerance.epsilon(np.float64)
         found: dict[str, float] = {}
         for name, value in self.problem.variables.items():
             size = float(np.max(np.abs(value), initial=0.0))

@@ -122,9 +122,9 @@ def _forward_noise(told: Answer, noise: tolerance.Noise) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for name, value in told.states.items():
         sizes = np.abs(value).reshape(len(value), -1).max(axis=1, initial=0.0)
-        found[name] = _over(noise.steps[f"state {name}"], sizes)
+        found[name] = _over(noise.steps[tolerance.of_state(name)], sizes)
     if not found:
-        found["loss"] = _over(np.asarray([noise.total["loss"]]), np.abs(np.asarray([told.loss])))
+        found["loss"] = _over(np.asarray([noise.total[tolerance.LOSS]]), np.abs(np.asarray([told.loss])))
     return found
 
 
@@ -158,7 +158,7 @@ def _lost_states(problem: AnyProblem, told: Answer, noise: tolerance.Noise) -> d
     found: dict[str, Array] = {}
     for name, ratios in _forward_noise(told, noise).items():
         if name in told.states:
-            found[f"state {name}"] = noise.limit * ratios >= least(problem)
+            found[tolerance.of_state(name)] = noise.limit * ratios >= least(problem)
     return found
 
 
@@ -174,7 +174,7 @@ def _explaining(
         told[name] = np.where(mask, UNLIMITED, told[name])
     for name, mask in states.items():
         if mask.any():
-            total |= {name: UNLIMITED, "loss": UNLIMITED}
+            total |= {name: UNLIMITED, tolerance.LOSS: UNLIMITED}
     return replace(noise, total=total, steps=told)
 
 
