@@ -25,8 +25,8 @@ from ..witnesses.tolerance import SAMPLES, Noise, epsilon, rms
 
 LOWER = ("bfloat16", "float16", "float32")  # the coarsest first
 OF_CELLS = ("float16", "float32")  # in which NumPy computes
-# Roundoffs, relative to the largest entry: a larger error is not looked at, and a smaller one is not
-# of the size of the precision's rounding.
+# Roundoffs of the largest entry: a larger error is not looked at, and a smaller one is not of the
+# size of the precision's rounding.
 MOST, LEAST = 32.0, 1 / 64
 BESIDE = 4.0  # roundoffs by which variables move to a point where rounding is another
 APART = 0.7  # of the error: by as much it changes there, where it is random by 1.4
