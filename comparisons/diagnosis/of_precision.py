@@ -25,7 +25,9 @@ from ..witnesses.tolerance import SAMPLES, Noise, epsilon, rms
 
 LOWER = ("bfloat16", "float16", "float32")  # the coarsest first
 OF_CELLS = ("float16", "float32")  # in which NumPy computes
-MOST = 32.0  # roundoffs; a larger error than this, of the largest entry, is not looked at
+# Roundoffs of the largest entry: a larger error is not looked at, and a smaller one is not of the
+# size of the precision's rounding.
+MOST, LEAST = 32.0, 1 / 64
 BESIDE = 4.0  # roundoffs by which variables move to a point where rounding is another
 APART = 0.7  # of the error: by as much it changes there, where it is random by 1.4
 
@@ -72,17 +74,18 @@ def lower_inside(
         if judged.explained:
             return Inside([_found(testimony.problem, judged.explained, name)], judged.noise)
     for name in reversed(lower):
-        random = _random(name, testimony, candidate, answer, _near(differ, name))
+        of_size = _near(differ, name, LEAST)
+        random = _random(name, testimony, candidate, answer, of_size)
         judged = _judged_in(name, testimony, answer, random)
         if judged.explained:
             return Inside([_of_size(testimony.problem, judged.explained, name)], judged.noise)
     return Inside()
 
 
-def _near(differ: Mapping[str, float], precision: str) -> list[str]:
-    """The gradients whose relative error could be rounding in this precision."""
-    most = MOST * epsilon(precision)
-    return [name for name, error in differ.items() if error <= most]
+def _near(differ: Mapping[str, float], precision: str, least: float = 0.0) -> list[str]:
+    """The gradients whose relative error is between so many roundoffs of this precision."""
+    unit = epsilon(precision)
+    return [name for name, error in differ.items() if least * unit <= error <= MOST * unit]
 
 
 def _showing(

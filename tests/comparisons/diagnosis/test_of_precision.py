@@ -101,6 +101,15 @@ def test_a_mistake_of_its_size_is_no_rounding(factor):
     assert said(check_gradients(derived(factor=factor), loss, PARAMS, INPUTS, **TORCH)) == []
 
 
+def test_randomness_that_is_smaller_is_not_of_its_size():
+    def noisy(params, inputs):
+        found = derived()(params, inputs)
+        # another number at every point, and the same at the same
+        return {n: value * (1 + 1e-11 * np.sin(1e13 * value)) for n, value in found.items()}
+
+    assert said(check_gradients(noisy, loss, PARAMS, INPUTS, **TORCH)) == []
+
+
 def test_nothing_is_said_of_a_gradient_whose_truth_is_short_too():
     def linear(xp, params, inputs):
         return xp.sum(params["w"] * inputs["k"])
