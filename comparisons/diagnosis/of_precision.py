@@ -118,7 +118,8 @@ def _judged_in(
     if first.rounds_at_random:  # it tells all there is to know of a precision
         asked = replace(asked, answers={first: asked.answers[first]})
     names_given = set(testimony.names)
-    witnesses = measured(problem, asked, testimony.convention, names_given, SAMPLES)
+    told = (asked, testimony.convention, names_given)
+    witnesses = measured(problem, *told, SAMPLES, testimony.seen)
     rows = judge_answer(problem, answer, witnesses, partial=True).rows
     wrong = {row.gradient for row in rows if not row.passed}
     return _Judged([name for name in names if name not in wrong], witnesses.noise)
