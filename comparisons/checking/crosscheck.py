@@ -36,8 +36,10 @@ from ..judging.judge import (
     kinks,
     references_agree,
     true_errors,
+    unseen,
     vacuous,
 )
+from ..judging.not_seen import NotSeen, Why
 from ..judging.overflow import must_be_finite
 from ..judging.verdict import OF_SIZE, Verdict
 from ..problems.answer import Answer
@@ -49,6 +51,8 @@ from ..witnesses.ask import Testimony, Witnesses
 from ..witnesses.engines import Engine
 from . import preflight
 from .case_report import CaseReport
+from .second_point import AtFirst, Beside, asked_elsewhere, must_be_right
+from .unused import is_unused
 
 HOPELESS = 1e3  # times the limit: no further sample of the noise brings as much
 
@@ -86,6 +90,8 @@ class Manner:
     again, turned  who is asked the second time, and in another memory order
     ties           where the forward pass stands at a kink
     unread         variables on which the function need not depend
+    beside         it is asked at other weights too, and the first again after that
+    loss           what it evaluates, without its gradients
     """
 
     partial: bool = False
@@ -96,6 +102,8 @@ class Manner:
     turned: Candidate | None = None
     ties: Callable[[Any], list[str]] = _no_ties
     unread: frozenset[str] = frozenset()
+    beside: bool = False
+    loss: Callable[[Any], float] | None = None
 
 
 BUILT_IN = Manner()
@@ -169,6 +177,8 @@ def examine(
     compared = _compare(testimony, candidate, answer, manner.partial)
     local = _local_check(problem, candidate, compared)
     case = _case(compared, local, time.perf_counter() - start)
+    if manner.from_outside and manner.first_of_all:
+        case = replace(case, not_seen=_not_seen(compared, manner))
     if manner.from_outside:
         preflight.same_forward(case)
         preflight.finite_references(case)
@@ -177,6 +187,9 @@ def examine(
             preflight.not_at_kink(case, beside, ties)
         if case.passed and manner.first_of_all:
             preflight.not_vacuous(case, manner.unread)
+        if case.passed and answered.beside is not None:
+            at_first = AtFirst(compared.witnesses, declared, compared.rows)
+            must_be_right(answered.beside, at_first)
     notes = [*case.notes]
     if all(engine.numeric for engine in engines):
         notes.append(NUMERIC_ONLY)
@@ -186,10 +199,14 @@ def examine(
 
 @dataclass(frozen=True)
 class _Answered:
-    """What a candidate answers, and what it answers to the same numbers in another memory order."""
+    """What a candidate answers, and what it answers to the same numbers in another memory order.
+
+    beside   what it answers beside them, where it was asked
+    """
 
     answer: Answer
     turned: Answer
+    beside: Beside | None = None
 
 
 def _answered(problem: AnyProblem, candidate: Candidate, manner: Manner) -> _Answered:
@@ -204,9 +221,11 @@ def _answered(problem: AnyProblem, candidate: Candidate, manner: Manner) -> _Ans
     if manner.from_outside:
         preflight.finite_forward(answer, problem.rounding_dtype.name)
     in_another_order = turned.answer(problem.in_fortran_order())
+    # Just before it is asked again: what it keeps is then that of another point.
+    beside = asked_elsewhere(problem, candidate) if manner.beside else None
     if manner.first_of_all or not preflight.is_repeated(answer, in_another_order):
         preflight.repeatable(answer, again.answer(problem))
-    return _Answered(answer, in_another_order)
+    return _Answered(answer, in_another_order, beside)
 
 
 def _must_not_depend_on_layout(answered: _Answered, testimony: Testimony) -> None:
@@ -297,6 +316,21 @@ def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
         notes=_notes(compared),
         true_error=true_errors(answer, witnesses) if compared.testimony.convention.is_plain else {},
     )
+
+
+def _not_seen(compared: Compared, manner: Manner) -> list[NotSeen]:
+    """The gradients given of which nothing could be seen, and why."""
+    problem = compared.problem
+    judged = {row.gradient for row in compared.rows} - manner.unread
+    found: list[NotSeen] = []
+    for each in unseen(problem, compared.witnesses):
+        if each.gradient not in judged:
+            continue
+        if each.why is Why.TRUE_ZERO and manner.loss is not None:
+            if is_unused(each.gradient, problem, manner.loss):
+                each = replace(each, why=Why.UNUSED)
+        found.append(each)
+    return found
 
 
 def _notes(compared: Compared) -> list[str]:

@@ -278,6 +278,7 @@ def _cell_cases(
             turned=turned,
             ties=ties,
             unread=initial_states,
+            loss=lambda problem: float(candidate.forward(problem).loss),
         )
         case = check_problem(problem, candidate, engines, declared, manner)
         yield replace(case, left_out={**missing, **case.left_out})
@@ -379,6 +380,10 @@ class FunctionTrial:
         user_code.unchanged(self.user.role, copies, named)
         return as_array(f"{self.user.role}: the scalar", result, None)
 
+    def loss(self, problem: FunctionProblem) -> float:
+        """The scalar of the problem as a number."""
+        return float(self.value({**problem.constants, **problem.variables}))
+
     def ties(self, problem: FunctionProblem) -> list[str]:
         """Ties met where the function is evaluated."""
 
@@ -406,7 +411,12 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
     problem = trial.problem(variables, declared.precision)
     candidate = FunctionCandidate(trial.value, trial.given, problem.time_inputs)
     manner = Manner(
-        partial=True, from_outside=True, first_of_all=trial.first_of_all, ties=trial.ties
+        partial=True,
+        from_outside=True,
+        first_of_all=trial.first_of_all,
+        ties=trial.ties,
+        beside=trial.first_of_all,
+        loss=trial.loss,
     )
     case = check_problem(problem, candidate, engines, declared, manner)
     judged = {row.gradient for row in case.rows}

@@ -12,6 +12,7 @@ from ..problems.problem import AnyProblem, Differentiable
 from ..witnesses import tolerance
 from ..witnesses.ask import Witnesses
 from .comparator import Side, Walk, Yardstick, compare
+from .not_seen import NotSeen, Told, not_seen
 from .verdict import Verdict
 
 COARSE = 1e-3  # of a gradient: a larger error that cannot be seen is worth a note
@@ -160,6 +161,16 @@ def vacuous(witnesses: Witnesses) -> list[str]:
         if size <= _least_seen(name, first, witnesses.noise):
             found.append(name)
     return found
+
+
+def unseen(problem: Differentiable, witnesses: Witnesses) -> list[NotSeen]:
+    """The gradients of which nothing could be seen, by the reference that tells most."""
+    first = witnesses.told[witnesses.first]
+    least: dict[str, float] = {}
+    for name in first.gradients:
+        least[name] = _least_seen(name, first, witnesses.noise)
+    told = Told(first.loss, first.gradients, least, frozenset(first.uncertainty))
+    return not_seen(told, problem.variables)
 
 
 def kinks(witnesses: Witnesses) -> list[str]:
