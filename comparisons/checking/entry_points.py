@@ -4,7 +4,7 @@ contracts and every message.
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeAlias
@@ -27,10 +27,13 @@ from ..witnesses.engines import NUMERIC, Engine, computing_on, names_in
 from ..witnesses.left_out import LeftOut
 from . import preflight
 from .case_report import CaseReport
-from .crosscheck import Manner, check_problem
+from .crosscheck import Examined, Manner, check_problem, examine
+from .elsewhere import Question, cheapest
 from .environment import report_of
+from .further import FirstAsked, FunctionTrials, of_a_cell, of_a_function_case
 from .report_data import Report
-from .ties import ties_in
+from .sizes import CellTrials
+from .ties import Log, watched_in
 
 COMPUTED_IN = ("float16", "float32", "float64")
 # How much larger cotangents on the final states are: a clip inside step_backward shows.
@@ -123,7 +126,7 @@ def check_gradients(
         if rounding is not None:
             noise = rounding(params)
         trial = FunctionTrial("gradients", function, scalar, given, extra_noise=noise)
-        yield _function_case(trial, setting, declared)
+        yield from _function_cases(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
 
@@ -167,7 +170,7 @@ def check_vjp(
 
             scalar = user.inner_product(cotangents)
             trial = FunctionTrial(f"vjp, {name}", user, scalar, given, first_of_all=number == 0)
-            yield _function_case(trial, setting, declared)
+            yield from _function_cases(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
 
@@ -251,37 +254,53 @@ def _report(
 def _cell_cases(
     cell: UserCell, sizes: Mapping[str, int], setting: Setting, declared: Convention
 ) -> Iterator[CaseReport]:
-    """A user's cell under every choice of cotangents."""
+    """A user's cell under every choice of cotangents; where it is right there, at other sizes too,
+    and where other branches are taken.
+    """
     engines, missing = setting.engines()
     base = cell_problem(cell.name, (cell.parameters, cell.states), sizes, setting.seed, cell)
     base = replace(base, step=cell.differentiable_step).in_precision(setting.dtype)
     trials = list(cotangent_trials(base))
-    engines = batched(engines, trials)
+    several = batched(engines, trials)
     candidate = CellCandidate(cell)
 
     # The trials differ in their cotangents alone: whoever is asked runs forward for the first of
     # them.
     once, again = SharedForward(candidate), SharedForward(candidate)
     turned = SharedForward(CellCandidate(cell.in_fortran_order()))
-    ties_here = cache(lambda: _ties_of_cell(cell, base))
+    watched_here = cache(lambda: _watched_cell(cell, base))
 
-    def ties(problem: Problem) -> list[str]:
-        return ties_here() if problem.variables is base.variables else _ties_of_cell(cell, problem)
+    def watched(problem: Problem) -> Log:
+        is_base = problem.variables is base.variables
+        return watched_here() if is_base else _watched_cell(cell, problem)
 
-    initial_states = frozenset(f"{name}_0" for name in base.state_sizes)
+    manner = Manner(
+        from_outside=True,
+        once=once,
+        again=again,
+        turned=turned,
+        ties=lambda problem: watched(problem).ties,
+        unread=frozenset(f"{name}_0" for name in base.state_sizes),
+        loss=lambda problem: float(candidate.forward(problem).loss),
+    )
+    done: list[Examined] = []
     for number, problem in enumerate(trials):
-        manner = Manner(
-            from_outside=True,
-            first_of_all=number == 0,
-            once=once,
-            again=again,
-            turned=turned,
-            ties=ties,
-            unread=initial_states,
-            loss=lambda problem: float(candidate.forward(problem).loss),
+        asked = replace(manner, first_of_all=number == 0)
+        done.append(examine(problem, candidate, several, declared, asked))
+        if number < len(trials) - 1:
+            yield _with_missing(done[-1].case, missing)
+    last = [done[-1].case]
+    if all(each.case.passed for each in done):
+        place = CellTrials(
+            cell, sizes, setting.seed, setting.dtype, cheapest(engines), declared, manner
         )
-        case = check_problem(problem, candidate, engines, declared, manner)
-        yield replace(case, left_out={**missing, **case.left_out})
+        last = of_a_cell(place, FirstAsked(trials[0], done[0]), watched, last[0])
+    for case in last:
+        yield _with_missing(case, missing)
+
+
+def _with_missing(case: CaseReport, missing: Mapping[str, LeftOut]) -> CaseReport:
+    return replace(case, left_out={**missing, **case.left_out})
 
 
 def cotangent_trials(base: Problem) -> Iterator[Problem]:
@@ -311,8 +330,8 @@ def cotangent_trials(base: Problem) -> Iterator[Problem]:
         yield trial("the final states", at_end)
 
 
-def _ties_of_cell(cell: UserCell, problem: Problem) -> list[str]:
-    """Ties met on the forward pass."""
+def _watched_cell(cell: UserCell, problem: Problem) -> Log:
+    """What is met on the forward pass: ties, and branches."""
 
     def run(watched: Callable[[Array], Any]) -> None:
         params = {name: watched(problem.variables[name]) for name in problem.parameter_names}
@@ -321,7 +340,7 @@ def _ties_of_cell(cell: UserCell, problem: Problem) -> list[str]:
             new_state = cell.differentiable_step(np, params, state, watched(x))
             state = {name: watched(np.asarray(value)) for name, value in new_state.items()}
 
-    return ties_in(run)
+    return watched_in(run)
 
 
 # Functions.
@@ -386,15 +405,27 @@ class FunctionTrial:
 
     def ties(self, problem: FunctionProblem) -> list[str]:
         """Ties met where the function is evaluated."""
+        return self.watched(problem.variables)(problem).ties
 
-        def run(watched: Callable[[Array], Any]) -> Any:
-            variables = {path: watched(array) for path, array in problem.variables.items()}
-            return self.scalar(np, {**problem.constants, **variables})
+    def watched(self, names: Container[str]) -> Callable[[FunctionProblem], Log]:
+        """What is met where the function is evaluated, done to what depends on these variables."""
 
-        return ties_in(run)
+        def watch(problem: FunctionProblem) -> Log:
+            def run(watched: Callable[[Array], Any]) -> Any:
+                named = {**problem.constants, **problem.variables}
+                for path in problem.variables:
+                    if path in names:
+                        named[path] = watched(named[path])
+                return self.scalar(np, named)
+
+            return watched_in(run)
+
+        return watch
 
 
-def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention) -> CaseReport:
+def _function_cases(
+    trial: FunctionTrial, setting: Setting, declared: Convention
+) -> Iterator[CaseReport]:
     leaves = trial.user.leaves()
     preflight.finite_inputs(leaves)
     variables = {path: value for path, value in leaves.items() if is_differentiable(value)}
@@ -421,7 +452,19 @@ def _function_case(trial: FunctionTrial, setting: Setting, declared: Convention)
     case = check_problem(problem, candidate, engines, declared, manner)
     judged = {row.gradient for row in case.rows}
     not_given = [path for path in trial.learned() if path not in judged]
-    return replace(case, not_given=not_given, left_out={**missing, **case.left_out})
+    case = replace(case, not_given=not_given)
+    cases = [case]
+    if case.passed and trial.first_of_all:
+        engine = cheapest(engines)
+
+        def ask(there: FunctionProblem) -> Question:
+            return Question(there, candidate, engine, declared, manner)
+
+        given = [path for path in trial.learned() if path in judged]
+        further = FunctionTrials(problem, given, engine, trial.watched(judged), ask)
+        cases = of_a_function_case(further, case)
+    for each in cases:
+        yield _with_missing(each, missing)
 
 
 def _output_trials(outputs: Any, seed: int) -> Iterator[tuple[str, dict[str, Array]]]:

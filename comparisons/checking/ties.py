@@ -37,10 +37,14 @@ class Place:
         return linecache.getline(self.file, self.line).strip()
 
     @property
+    def at(self) -> str:
+        """'my_cell.py:14'."""
+        return f"{Path(self.file).name}:{self.line}"
+
+    @property
     def named(self) -> str:
         """'my_cell.py:14: the line', or without the line where it is not known."""
-        at = f"{Path(self.file).name}:{self.line}"
-        return f"{at}: {self.code}" if self.code else at
+        return f"{self.at}: {self.code}" if self.code else self.at
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,12 @@ class Branch:
     def sentence(self) -> str:
         """One line for a person."""
         return f"{self.where}: {self.untaken} 0 of {self.times} times, nothing is known of it"
+
+
+def in_order(each: tuple[Place, bool]) -> tuple[str, int, int, bool]:
+    """Where a branch stands in the code."""
+    place, outcome = each
+    return place.file, place.line, place.instruction, outcome
 
 
 @dataclass
@@ -90,7 +100,7 @@ class Log:
     def branches(self, left: Iterable[tuple[Place, bool]]) -> list[Branch]:
         """Those of the branches in words, in the order of the code."""
         found: list[Branch] = []
-        for place, outcome in sorted(left, key=lambda each: (each[0].file, each[0].line, each[1])):
+        for place, outcome in sorted(left, key=in_order):
             when_true, when_false = OUTCOMES[place.operation]
             times = sum(self.taken.get(place, (0, 0)))
             found.append(Branch(place.named, when_true if outcome else when_false, times))
