@@ -326,9 +326,9 @@ def _not_seen(compared: Compared, manner: Manner) -> list[NotSeen]:
     for each in unseen(problem, compared.witnesses):
         if each.gradient not in judged:
             continue
-        if each.why is Why.TRUE_ZERO and manner.loss is not None:
-            if is_unused(each.gradient, problem, manner.loss):
-                each = replace(each, why=Why.UNUSED)
+        is_zero = each.why is Why.TRUE_ZERO
+        if is_zero and manner.loss and is_unused(each.gradient, problem, manner.loss):
+            each = replace(each, why=Why.UNUSED)
         found.append(each)
     return found
 

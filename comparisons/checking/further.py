@@ -1,4 +1,4 @@
-"""What is asked of code from outside once it was right: other sizes, other branches, other weights."""
+"""What is asked of code from outside once it was right: other sizes, branches and weights."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

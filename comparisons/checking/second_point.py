@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import NotRepeatable, NothingFollows, QuestionError
+from ..errors import NothingFollows, NotRepeatable, QuestionError
 from ..judging.verdict import Verdict
 from ..problems.answer import Answer
 from ..problems.arrays import Array, Arrays, frozen

@@ -19,9 +19,8 @@ from ..errors import (
     ForwardMismatch,
     NotFinite,
     NothingFollows,
-    QuestionError,
 )
-from ..problems.arrays import Array
+from ..problems.arrays import Array, Arrays
 from ..problems.convention import Convention
 from ..problems.problem import Problem
 from ..witnesses.engines import Engine
@@ -166,7 +165,20 @@ def _question(sizes: Sizes, trials: CellTrials) -> Question:
             raise BadContract(f"its shapes do not depend on H, which stays {own_width}")
     cell, drawn = trials.drawn(sizes, OTHER_NUMBERS)
     problem = _with_zeros(drawn, sizes, cell).in_precision(trials.dtype)
-    return trials.question(cell, replace(problem, name=f"{cell.name} at {sizes}"))
+    asked = trials.question(cell, replace(problem, name=f"{cell.name} at {sizes}"))
+    return replace(asked, loss=lambda variables: _loss(cell, problem, variables))
+
+
+def _loss(cell: UserCell, problem: Problem, variables: Arrays) -> float:
+    """Σ_t ⟨cotangent of s_t, s_t⟩ of the cell's own steps."""
+    params = {name: variables[name] for name in problem.parameter_names}
+    state = {name: variables[f"{name}_0"] for name in problem.state_sizes}
+    total = 0.0
+    for t, x in enumerate(variables["x"]):
+        state = cell.differentiable_step(np, params, state, x)
+        for name, value in state.items():
+            total += float(np.vdot(problem.constants[f"cotangent_{name}"][t], value))
+    return total
 
 
 def _with_zeros(problem: Problem, sizes: Sizes, cell: UserCell) -> Problem:
