@@ -30,7 +30,7 @@ from . import preflight
 from .case_report import CaseReport
 from .crosscheck import Manner, check_problem
 
-STEP = 1e-5  # h of (1)
+DISTANCE = 5e-5  # h ‖v‖ of (1)
 FIRST_CHOICE = "torch"  # which differentiates another problem without compiling it
 
 
@@ -107,18 +107,17 @@ def _agrees_to_half_the_digits(question: Question) -> bool:
 def _has_its_slope(
     problem: AnyProblem, answer: Answer, loss: Callable[[Arrays], float], share: float
 ) -> bool:
-    """(1), to within a share of its terms."""
+    """(1), to within a share of its terms, which are of either sign."""
     rng = np.random.default_rng([problem.seed, 10])
-    above: dict[str, Array] = {}
-    below: dict[str, Array] = {}
-    slope = size = 0.0
-    for name, value in problem.variables.items():
-        direction = rng.normal(size=value.shape)
-        above[name], below[name] = value + STEP * direction, value - STEP * direction
-        terms = answer.gradients[name] * direction
-        slope += float(np.sum(terms))
-        size += float(np.sum(np.abs(terms)))
-    told = (loss(above) - loss(below)) / (2 * STEP)
+    variables = problem.variables
+    way = {name: rng.normal(size=value.shape) for name, value in variables.items()}
+    step = DISTANCE / sum(float(np.vdot(v, v)) for v in way.values()) ** 0.5
+    above = {name: value + step * way[name] for name, value in variables.items()}
+    below = {name: value - step * way[name] for name, value in variables.items()}
+    terms = [answer.gradients[name] * direction for name, direction in way.items()]
+    slope = sum(float(np.sum(each)) for each in terms)
+    size = sum(float(np.vdot(each, each)) for each in terms) ** 0.5
+    told = (loss(above) - loss(below)) / (2 * step)
     return abs(told - slope) <= share * size
 
 

@@ -166,6 +166,8 @@ def _question(sizes: Sizes, trials: CellTrials) -> Question:
     cell, drawn = trials.drawn(sizes, OTHER_NUMBERS)
     problem = _with_zeros(drawn, sizes, cell).in_precision(trials.dtype)
     asked = trials.question(cell, replace(problem, name=f"{cell.name} at {sizes}"))
+    if trials.dtype != "float64":
+        return asked  # rounding would hide too much of one derivative
     return replace(asked, loss=lambda variables: _loss(cell, problem, variables))
 
 
