@@ -5,8 +5,9 @@ slope. Other seeds and scaled weights are tried until every branch was taken, or
 at its end; where one takes a branch, the code under test is asked there as well.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from .ties import Branch, Log, Place, in_order
 
 # Times the weights, times x and the initial states. Once other numbers of the same size.
 OF_A_CELL = ((1.0, 1.0), (1.0, 5.0), (5.0, 5.0), (1.0, 30.0), (30.0, 30.0), (1.0, 1e-9))
-OF_A_FUNCTION = (1.0, -1.0, 3.0, 10.0, 0.1, 30.0)
+OF_A_FUNCTION = (1.0, -1.0, 3.0, -3.0, 10.0, -10.0, 30.0, -30.0, 0.1, 1e-9)
 STEPS = 4  # of a cell's further problems: enough to scale, too few for chaos
 BLATANT = 1e-3  # relative error of a slope that was forgotten; rounding far out makes none so large
 MOST_ASKED = 3  # problems at which the code under test is asked
+PATIENCE = 2.0  # seconds after which no further problem is tried
 
 Missing = set[tuple[Place, bool]]
 
@@ -71,7 +73,10 @@ def search(asked: Search) -> Found:
     left = asked.log.untaken()
     also: list[str] = []
     chances = MOST_ASKED
+    until = time.perf_counter() + PATIENCE
     for draw in asked.draws if left else ():
+        if time.perf_counter() > until:
+            break
         taken = _taken(left, asked.watch(draw.problem))
         if not taken or not chances:
             continue
@@ -84,7 +89,10 @@ def search(asked: Search) -> Found:
         except QuestionError:
             continue
         if case is not None and _is_blatant(case):
-            return Found(asked.log.branches(left), also, case)
+            never = [branch.where for branch in asked.log.branches(taken)]
+            note = f"this branch was never taken at the first problem, and is here: {never[0]}"
+            wrong = replace(case, notes=[note, *case.notes])
+            return Found(asked.log.branches(left - taken), also, wrong)
         if case is None:
             left -= taken
             also.append(f"{draw.words} (taking {_places(taken)})")
@@ -129,7 +137,8 @@ def of_a_function(problem: AnyProblem, params: Iterable[str]) -> Iterator[Draw]:
     """The problem at other params; its inputs, which may mean something, stay."""
     named = frozenset(params)
     for number, factor in enumerate(OF_A_FUNCTION):
-        words = f"params × {factor:g}" if factor != 1.0 else "other params"
+        number_told = f"{factor:g}".replace("-", "−", 1) if factor < 0 else f"{factor:g}"
+        words = f"params × {number_told}" if factor != 1.0 else "other params"
 
         def factors(name: str, factor: float = factor) -> float:
             return factor if name in named else 1.0

@@ -12,13 +12,13 @@ With cotangents on every state at every step no part of the gradient is small be
 that a mistake in any shows in (1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import QuestionError
+from ..errors import QuestionError, Vacuous
 from ..problems.answer import Answer
 from ..problems.arrays import Array, Arrays
 from ..problems.convention import Convention
@@ -51,18 +51,19 @@ class Question:
 
     problem: AnyProblem
     candidate: Candidate
-    engine: Engine
+    engines: tuple[Engine, ...]
     convention: Convention
     manner: Manner
     loss: Callable[[Arrays], float] | None = None
 
 
-def cheapest(engines: tuple[Engine, ...]) -> Engine:
-    """The engine that is asked at further problems: the one that compiles nothing, if it is there.
-
-    Else the first.
+def cheapest(engines: Sequence[Engine]) -> tuple[Engine, ...]:
+    """Whom to ask at further problems: the one that compiles nothing, if it is there; else the
+    first that differentiates; else all, of which some may not follow.
     """
-    return next((each for each in engines if each.name == FIRST_CHOICE), engines[0])
+    exact = [each for each in engines if not each.numeric]
+    first = [each for each in exact if each.name == FIRST_CHOICE] or exact
+    return tuple(first[:1] or engines)
 
 
 def wrong_case(question: Question) -> CaseReport | None:
@@ -75,23 +76,28 @@ def wrong_case(question: Question) -> CaseReport | None:
     case = check_problem(
         question.problem,
         question.candidate,
-        [question.engine],
+        question.engines,
         question.convention,
         replace(question.manner, first_of_all=False, beside=False),
     )
-    return None if case.passed else case
+    if not case.passed:
+        return case
+    if all(row.gradient in case.vacuous for row in case.rows):
+        raise Vacuous(f"{case.name}: nothing could be seen")
+    return None
 
 
 def _agrees_to_half_the_digits(question: Question) -> bool:
     """Whether the loss, the states and every gradient given are the reference's to √ε."""
-    problem, engine = question.problem, question.engine
+    problem = question.problem
     answer = question.candidate.answer(problem)
     preflight.finite_forward(answer, problem.rounding_dtype.name)
     share = tolerance.epsilon(problem.rounding_dtype) ** 0.5
     if question.loss is not None:
         return _has_its_slope(problem, answer, question.loss, share)
-    told = _brief_answer(problem, engine)
-    if told is None or told.directions or told.uncertainty:
+    engine = question.engines[0]
+    told = None if engine.numeric else _brief_answer(problem, engine)
+    if told is None:
         return False
     names = set(answer.gradients)
     expected = question.convention.apply(told, problem.steps, problem.batch, names)

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,9 +31,10 @@ from .crosscheck import Examined, Manner, check_problem, examine
 from .elsewhere import Question, cheapest
 from .environment import report_of
 from .further import FirstAsked, FunctionTrials, of_a_cell, of_a_function_case
+from .rebinding import Rebinding
 from .report_data import Report
 from .sizes import CellTrials
-from .ties import Log, watched_in
+from .ties import Log, Watch, watched_in
 
 COMPUTED_IN = ("float16", "float32", "float64")
 # How much larger cotangents on the final states are: a clip inside step_backward shows.
@@ -120,12 +121,14 @@ def check_gradients(
         def given(named: Arrays) -> dict[str, Array]:
             return function.call("gradients", gradients, named, [])
 
-        scalar = function.objective(declared)
+        def scalar_of(user: UserFunction) -> Scalar:
+            return user.objective(declared)
+
         rounding = getattr(gradients, "rounding", None)
         noise: Mapping[str, float] = {}
         if rounding is not None:
             noise = rounding(params)
-        trial = FunctionTrial("gradients", function, scalar, given, extra_noise=noise)
+        trial = FunctionTrial("gradients", function, scalar_of, given, extra_noise=noise)
         yield from _function_cases(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
@@ -168,8 +171,11 @@ def check_vjp(
             def given(named: Arrays, in_form: Any = in_form) -> dict[str, Array]:
                 return user.call("vjp", vjp, named, [in_form])
 
-            scalar = user.inner_product(cotangents)
-            trial = FunctionTrial(f"vjp, {name}", user, scalar, given, first_of_all=number == 0)
+            def scalar_of(asked: UserFunction, cotangents: Arrays = cotangents) -> Scalar:
+                return asked.inner_product(cotangents)
+
+            first = number == 0
+            trial = FunctionTrial(f"vjp, {name}", user, scalar_of, given, first_of_all=first)
             yield from _function_cases(trial, setting, declared)
 
     return _report(cases, setting, raise_exception)
@@ -333,7 +339,7 @@ def cotangent_trials(base: Problem) -> Iterator[Problem]:
 def _watched_cell(cell: UserCell, problem: Problem) -> Log:
     """What is met on the forward pass: ties, and branches."""
 
-    def run(watched: Callable[[Array], Any]) -> None:
+    def run(watched: Watch, _: Log) -> None:
         params = {name: watched(problem.variables[name]) for name in problem.parameter_names}
         state = {name: watched(problem.variables[f"{name}_0"]) for name in problem.state_sizes}
         for x in problem.x:
@@ -350,7 +356,7 @@ def _watched_cell(cell: UserCell, problem: Problem) -> Log:
 class FunctionTrial:
     """A scalar function of a user's, and the gradients that were derived for it.
 
-    scalar(xp, named) -> scalar      the loss, or the outputs under cotangents
+    scalar_of(user)                  the loss, or the outputs under cotangents: scalar(xp, named)
     given(named) -> {path: array}    the derivation
     first_of_all                     whether nothing of this code has been asked before
     extra_noise                      absolute error by variable that the way of reading out the
@@ -359,10 +365,15 @@ class FunctionTrial:
 
     name: str
     user: UserFunction
-    scalar: Scalar
+    scalar_of: Callable[[UserFunction], Scalar]
     given: Derivation
     first_of_all: bool = True
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @cached_property
+    def scalar(self) -> Scalar:
+        """The scalar function of named arrays."""
+        return self.scalar_of(self.user)
 
     def problem(self, variables: Arrays, precision: str | None) -> FunctionProblem:
         """The function of these variables, all other arrays being constants.
@@ -405,22 +416,42 @@ class FunctionTrial:
 
     def ties(self, problem: FunctionProblem) -> list[str]:
         """Ties met where the function is evaluated."""
-        return self.watched(problem.variables)(problem).ties
+        return watched_in(lambda watched, _: self._watched(self.scalar, problem, watched)).ties
 
-    def watched(self, names: Container[str]) -> Callable[[FunctionProblem], Log]:
-        """What is met where the function is evaluated, done to what depends on these variables."""
+    def branches(self, names: Container[str]) -> Callable[[FunctionProblem], Log]:
+        """What is met where the function is evaluated, done to what depends on these variables.
 
-        def watch(problem: FunctionProblem) -> Log:
-            def run(watched: Callable[[Array], Any]) -> Any:
-                named = {**problem.constants, **problem.variables}
-                for path in problem.variables:
-                    if path in names:
-                        named[path] = watched(named[path])
-                return self.scalar(np, named)
+        In NumPy code that makes buffers of its own too, where it can be run with another NumPy.
+        """
 
-            return watched_in(run)
+        def evaluated(problem: FunctionProblem) -> Log:
+            def plainly(watched: Watch, _: Log) -> Any:
+                return self._watched(self.scalar, problem, watched, names)
 
-        return watch
+            def rebound(watched: Watch, log: Log) -> Any:
+                anew = Rebinding(log).anew
+                own = anew(self.user.function), anew(self.user.setup)
+                user = replace(self.user, function=own[0], setup=own[1])
+                return self._watched(self.scalar_of(user), problem, watched, names)
+
+            found = watched_in(rebound) if self.user.numpy_only else Log()
+            return found if found.taken else watched_in(plainly)
+
+        return evaluated
+
+    def _watched(
+        self,
+        scalar: Scalar,
+        problem: FunctionProblem,
+        watched: Watch,
+        names: Container[str] | None = None,
+    ) -> Any:
+        """The scalar, these of the variables (all for None) being watched."""
+        named = {**problem.constants, **problem.variables}
+        for path in problem.variables:
+            if names is None or path in names:
+                named[path] = watched(named[path])
+        return scalar(np, named)
 
 
 def _function_cases(
@@ -455,13 +486,13 @@ def _function_cases(
     case = replace(case, not_given=not_given)
     cases = [case]
     if case.passed and trial.first_of_all:
-        engine = cheapest(engines)
+        fewer = cheapest(engines)
 
         def ask(there: FunctionProblem) -> Question:
-            return Question(there, candidate, engine, declared, manner)
+            return Question(there, candidate, fewer, declared, manner)
 
         given = [path for path in trial.learned() if path in judged]
-        further = FunctionTrials(problem, given, engine, trial.watched(judged), ask)
+        further = FunctionTrials(problem, given, fewer, trial.branches(judged), ask)
         cases = of_a_function_case(further, case)
     for each in cases:
         yield _with_missing(each, missing)

@@ -92,14 +92,14 @@ class FunctionTrials:
 
     problem: FunctionProblem
     params: list[str]
-    engine: Engine
+    engines: tuple[Engine, ...]
     watch: Callable[[FunctionProblem], Log]
     ask: Callable[[FunctionProblem], Question]
 
 
 def of_a_function_case(trials: FunctionTrials, case: CaseReport) -> list[CaseReport]:
     """The case with what was found in other branches; then one at which the function is wrong."""
-    slow = trials.engine.numeric and case.seconds > PATIENCE
+    slow = trials.engines[0].numeric and case.seconds > PATIENCE
 
     def question(draw: Draw) -> Question | None:
         assert isinstance(draw.problem, FunctionProblem)

@@ -82,7 +82,7 @@ class CellTrials:
     """How a cell is tried at further problems.
 
     own       the sizes at which it was asked first
-    engine    the reference
+    engines   whom to ask
     manner    how it is asked
     """
 
@@ -90,7 +90,7 @@ class CellTrials:
     own: Mapping[str, int]
     seed: int
     dtype: str
-    engine: Engine
+    engines: tuple[Engine, ...]
     convention: Convention
     manner: Manner
 
@@ -109,7 +109,7 @@ class CellTrials:
         """The cell at the problem."""
         turned = CellCandidate(cell.in_fortran_order())
         manner = replace(self.manner, turned=turned, once=None, again=None)
-        return Question(problem, CellCandidate(cell), self.engine, self.convention, manner)
+        return Question(problem, CellCandidate(cell), self.engines, self.convention, manner)
 
 
 @dataclass(frozen=True)

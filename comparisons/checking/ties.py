@@ -282,34 +282,38 @@ def _place_in_user_code(operation: str) -> Place | None:
     frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None and frame.f_code is not watched_in.__code__:
         file = frame.f_code.co_filename
-        if _is_from_outside(file):
+        if from_outside(file):
             return Place(file, frame.f_lineno, frame.f_lasti, operation)
         frame = frame.f_back
     return None
 
 
 @lru_cache(maxsize=1024)
-def _is_from_outside(file: str) -> bool:
+def from_outside(file: str) -> bool:
+    """Whether a file of code belongs neither to an installed package nor to this one."""
     path = Path(file)
     if "site-packages" in path.parts or path.is_relative_to(STDLIB) or file.startswith("<frozen"):
         return False
     return not is_own(path)
 
 
-def watched_in(run: Callable[[Callable[[Array], Any]], Any]) -> Log:
-    """What is noticed while `run(watched)` evaluates the function; `watched` turns an array into
-    one that notices.
+Watch = Callable[[Array], Any]
+
+
+def watched_in(run: Callable[[Watch, Log], Any]) -> Log:
+    """What is noticed while `run(watched, log)` evaluates the function; `watched` turns an array
+    into one that notices, in the log.
 
     A function that cannot be run on watched arrays has nothing noted.
     """
     log = Log()
     try:
-        run(lambda value: watch(np.array(value), log))
+        run(lambda value: watch(np.array(value), log), log)
     except Exception:
         return Log()
     return log
 
 
-def ties_in(run: Callable[[Callable[[Array], Any]], Any]) -> list[str]:
+def ties_in(run: Callable[[Watch], Any]) -> list[str]:
     """The ties met while `run(watched)` evaluates the function."""
-    return watched_in(run).ties
+    return watched_in(lambda watched, _: run(watched)).ties
