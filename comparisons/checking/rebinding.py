@@ -74,7 +74,7 @@ class Rebinding:
             return MethodType(function, self.anew(value.__self__))
         if isinstance(value, type):
             return self._class(cast(type[Any], value))
-        if _is_of_the_user(type(value)):
+        if _is_of_the_user(cast(type[Any], type(value))):
             return self._object(value)
         return value
 

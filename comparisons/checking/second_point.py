@@ -3,9 +3,9 @@
 A derivation that reads a state or a weight of an earlier call, or hands out what was computed
 beforehand, is right wherever nothing but one point is asked. Two points are added.
 
-    far    every variable moved by up to a third: the candidate alone is asked there, so that what
+    far    every number moved by up to a third: the candidate alone is asked there, so that what
            it keeps is another thing when the first point is asked again
-    near   every variable moved by up to a thousandth: the gradient is held against a reference
+    near   every number moved by up to a thousandth: the gradient is held against a reference
            there. A derivation that is right at the first point to rounding is right beside it too,
            unless its answer depends on what was asked before: such an error is of the size of the
            move, 1e-3, and no rounding is.
@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import NothingFollows, NotRepeatable, QuestionError
 from ..judging.verdict import Verdict
 from ..problems.answer import Answer
-from ..problems.arrays import Array, Arrays, frozen
+from ..problems.arrays import Array, Arrays, frozen, is_real
 from ..problems.convention import Convention
 from ..problems.problem import AnyProblem, FunctionProblem
 from ..witnesses.ask import Witnesses, ask, in_double
@@ -64,14 +64,40 @@ class AtFirst:
 
 
 def moved(problem: AnyProblem, part: float) -> AnyProblem:
-    """The problem with every variable moved at random by up to this part of itself."""
+    """The problem with every number moved at random by up to this part of itself.
+
+    Inputs that hold whole numbers stay: masks, indicators, lengths, times.
+    """
     rng = np.random.default_rng([problem.seed, 6])
-    dtype = problem.rounding_dtype
-    found: dict[str, Array] = {}
-    for name, value in problem.variables.items():
+    stays: set[str] = set()
+    if isinstance(problem, FunctionProblem):
+        inputs = {**problem.constants, **{name: problem.variables[name] for name in problem.timed}}
+        stays = {name for name, value in inputs.items() if _may_mean_something_else(value)}
+
+    def move(value: Array, dtype: np.dtype[Any]) -> Array:
         away = value * (1 + part * rng.uniform(-1, 1, size=value.shape))
-        found[name] = np.asarray(away).astype(dtype).astype(value.dtype)
-    return problem.with_variables(found)
+        return np.asarray(away).astype(dtype).astype(value.dtype)
+
+    variables: dict[str, Array] = {}
+    for name, value in problem.variables.items():
+        if name not in stays:
+            variables[name] = move(value, problem.rounding_dtype)
+    found = problem.with_variables(variables)
+    if not isinstance(found, FunctionProblem):
+        return found
+    constants = dict(problem.constants)
+    for name, value in problem.constants.items():
+        if name not in stays:
+            constants[name] = move(value, value.dtype)
+    return replace(found, constants=frozen(constants))
+
+
+def _may_mean_something_else(value: Array) -> bool:
+    """Whether an array holds a whole number other than zero, or none at all but zeros."""
+    if not is_real(value.dtype):
+        return True
+    plain = value.astype(np.float64)
+    return not plain.any() or bool(np.any((plain == np.round(plain)) & (plain != 0)))
 
 
 def asked_elsewhere(problem: AnyProblem, candidate: Candidate) -> Beside | None:
@@ -79,7 +105,7 @@ def asked_elsewhere(problem: AnyProblem, candidate: Candidate) -> Beside | None:
 
     None where it cannot be asked beside it.
     """
-    near = moved(problem, NEAR)
+    near = replace(moved(problem, NEAR), name=f"{problem.name}, beside")
     beside: Beside | None = None
     with contextlib.suppress(QuestionError):
         beside = Beside(near, candidate.answer(near))

@@ -168,7 +168,11 @@ def _question(sizes: Sizes, trials: CellTrials) -> Question:
     asked = trials.question(cell, replace(problem, name=f"{cell.name} at {sizes}"))
     if trials.dtype != "float64":
         return asked  # rounding would hide too much of one derivative
-    return replace(asked, loss=lambda variables: _loss(cell, problem, variables))
+
+    def loss(variables: Arrays) -> float:
+        return _loss(cell, problem, variables)
+
+    return replace(asked, loss=loss)
 
 
 def _loss(cell: UserCell, problem: Problem, variables: Arrays) -> float:
@@ -176,8 +180,8 @@ def _loss(cell: UserCell, problem: Problem, variables: Arrays) -> float:
     params = {name: variables[name] for name in problem.parameter_names}
     state = {name: variables[f"{name}_0"] for name in problem.state_sizes}
     total = 0.0
-    for t, x in enumerate(variables["x"]):
-        state = cell.differentiable_step(np, params, state, x)
+    for t in range(problem.steps):
+        state = cell.differentiable_step(np, params, state, variables["x"][t])
         for name, value in state.items():
             total += float(np.vdot(problem.constants[f"cotangent_{name}"][t], value))
     return total

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..problems.arrays import Array, Arrays
 
-ROUNDING = 1e-10  # of the loss or of the largest gradient: what is smaller is rounding of a zero
+ROUNDING = 1e-9  # of the loss or of the largest gradient: what is smaller is rounding of a zero
 BARELY = 2.0  # times the smallest error that is seen: a smaller gradient is not seen
 
 
