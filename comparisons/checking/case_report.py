@@ -73,9 +73,9 @@ class CaseReport:
         return [row for row in [*self.forward, *self.rows] if not row.passed]
 
     def seen_rows(self) -> list[Verdict]:
-        """The rows of gradients of which something could be seen."""
+        """The rows that say something: those that fail, and those of which something was seen."""
         hidden = {each.gradient for each in self.not_seen}
-        return [row for row in self.rows if row.gradient not in hidden]
+        return [row for row in self.rows if not row.passed or row.gradient not in hidden]
 
     def worst_rel_error(self, reference: str) -> float | None:
         """Largest max_rel_error against one reference; None where it was not asked."""

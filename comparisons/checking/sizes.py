@@ -6,9 +6,11 @@ eight, where a step is padding. Two small problems hold several such sizes each.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
+from .. import user_code
 from ..candidates.built_in_cells import CellCandidate
 from ..candidates.draw import cell_problem
 from ..candidates.user_cell import UserCell
@@ -170,7 +172,7 @@ def _question(sizes: Sizes, trials: CellTrials) -> Question:
         return asked  # rounding would hide too much of one derivative
 
     def loss(variables: Arrays) -> float:
-        return _loss(cell, problem, variables)
+        return user_code.call(f"{cell.name}.step", _loss, cell, problem, variables)
 
     return replace(asked, loss=loss)
 
@@ -183,7 +185,8 @@ def _loss(cell: UserCell, problem: Problem, variables: Arrays) -> float:
     for t in range(problem.steps):
         state = cell.differentiable_step(np, params, state, variables["x"][t])
         for name, value in state.items():
-            total += float(np.vdot(problem.constants[f"cotangent_{name}"][t], value))
+            cotangent = problem.constants[f"cotangent_{name}"][t]
+            total += float(np.vdot(cotangent, cast(Array, value)))
     return total
 
 
