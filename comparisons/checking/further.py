@@ -43,7 +43,7 @@ def of_a_cell(
     finally:
         trials.restore()
     branched = _branches_of_a_cell(trials, first.problem, watch)
-    notes = [*case.notes, *(f"not tried at {reason}" for reason in sized.refused)]
+    notes = [*case.notes, *(f"not judged at {reason}" for reason in sized.refused)]
     also = [*sized.also, *branched.also]
     told = replace(case, also=also, notes=notes, not_taken=branched.left)
     wrong = [each for each in (sized.wrong, branched.wrong) if each is not None]

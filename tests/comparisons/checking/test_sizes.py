@@ -86,7 +86,7 @@ def test_built_in_cells_are_right_at_all_sizes(name, seed):
     report = check_cell(CELLS[name](), seed=seed, **TORCH)
     assert report.passed
     assert len(report.cases[-1].also) >= 2
-    assert not any("not tried" in note for case in report.cases for note in case.notes)
+    assert not any("not judged" in note for case in report.cases for note in case.notes)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -145,10 +145,10 @@ class ManyRows(Elman):
 @pytest.mark.parametrize(
     ("cell", "also", "words"),
     [
-        (Fixed(), 2, "not tried at T = 17, B = 1, I = 11, H = 9"),
+        (Fixed(), 2, "not judged at T = 17, B = 1, I = 11, H = 9"),
         (Remembers(), 2, ""),
-        (InHeads(), 2, "not tried at T = 17, B = 1, I = 11, H = 9"),
-        (ManyRows(), 1, "not tried at T = 17, B = 1"),
+        (InHeads(), 2, "not judged at T = 17, B = 1, I = 11, H = 9"),
+        (ManyRows(), 1, "not judged at T = 17, B = 1"),
     ],
 )
 def test_a_cell_that_does_not_take_other_sizes(cell, also, words):
