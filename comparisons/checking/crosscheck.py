@@ -188,7 +188,7 @@ def examine(
         if case.passed and manner.first_of_all:
             preflight.not_vacuous(case, manner.unread)
         if case.passed and answered.beside is not None:
-            at_first = AtFirst(compared.witnesses, declared, compared.rows)
+            at_first = AtFirst(compared.witnesses, declared, compared.rows, manner.loss)
             must_be_right(answered.beside, at_first)
     notes = [*case.notes]
     if all(engine.numeric for engine in engines):
