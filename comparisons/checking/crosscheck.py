@@ -39,7 +39,7 @@ from ..judging.judge import (
     unseen,
     vacuous,
 )
-from ..judging.not_seen import NotSeen, Why
+from ..judging.not_seen import NotSeen
 from ..judging.overflow import must_be_finite
 from ..judging.verdict import OF_SIZE, Verdict
 from ..problems.answer import Answer
@@ -52,7 +52,7 @@ from ..witnesses.engines import Engine
 from . import preflight
 from .case_report import CaseReport
 from .second_point import AtFirst, Beside, asked_elsewhere, must_be_right
-from .unused import is_unused
+from .why_not_seen import explained
 
 HOPELESS = 1e3  # times the limit: no further sample of the noise brings as much
 
@@ -320,16 +320,12 @@ def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
 
 def _not_seen(compared: Compared, manner: Manner) -> list[NotSeen]:
     """The gradients given of which nothing could be seen, and why."""
-    problem = compared.problem
     judged = {row.gradient for row in compared.rows} - manner.unread
     found: list[NotSeen] = []
-    for each in unseen(problem, compared.witnesses):
-        if each.gradient not in judged:
-            continue
-        is_zero = each.why is Why.TRUE_ZERO
-        if is_zero and manner.loss and is_unused(each.gradient, problem, manner.loss):
-            each = replace(each, why=Why.UNUSED)
-        found.append(each)
+    for each in unseen(compared.witnesses):
+        if each.gradient in judged and each.gradient in compared.problem.variables:
+            why = explained(each, compared.problem, manner.loss) if manner.loss else each
+            found += [why] if why is not None else []
     return found
 
 

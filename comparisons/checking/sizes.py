@@ -58,6 +58,7 @@ class Sizes:
 FURTHER = (
     Sizes(steps=17, batch=1, input_size=11, hidden_size=9, padded=(5, 16, 17)),
     Sizes(steps=2, batch=8, input_size=3, hidden_size=16, at_rest=True),
+    Sizes(steps=1, batch=2, input_size=1, hidden_size=1),
 )
 OTHER_NUMBERS = 1  # how far the seed of their numbers is from that of the first problem
 

@@ -166,7 +166,8 @@ class Watched(np.ndarray[Any, Any]):
         is the larger.
         """
         one = np.asarray(values[0])
-        other = np.asarray(values[1]) if len(values) > 1 else np.zeros(())
+        two = len(values) > 1 and name != "heaviside"
+        other = np.asarray(values[1]) if two else np.zeros(())
         if one.dtype.kind != "f":
             return
         self._count(counted_as or name, one, other)
@@ -215,6 +216,7 @@ KINKS = {
     "absolute": "abs of zero",
     "fabs": "abs of zero",
     "sign": "sign of zero",
+    "heaviside": "a step at zero",
     "greater": "a tie in a comparison (a relu at zero?)",
     "greater_equal": "a tie in a comparison (a relu at zero?)",
     "less": "a tie in a comparison (a relu at zero?)",
@@ -233,6 +235,7 @@ ORDER: dict[str, Callable[[Array, Array], Any]] = {
     "absolute": np.less,
     "fabs": np.less,
     "sign": np.less,
+    "heaviside": np.less,
     "greater": np.greater,
     "greater_equal": np.greater_equal,
     "less": np.less,
@@ -244,7 +247,7 @@ _TRUTH = ("the comparison was true", "the comparison was false")
 # Place.operation → what is said of the branch where it is true, and where it is false.
 OUTCOMES: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("maximum", "fmax", "minimum", "fmin"), _FIRST_OR_SECOND),
-    **dict.fromkeys(("absolute", "fabs", "sign"), _SIGNS),
+    **dict.fromkeys(("absolute", "fabs", "sign", "heaviside"), _SIGNS),
     **dict.fromkeys(("greater", "greater_equal", "less", "less_equal"), _TRUTH),
     "below": ("the lower bound of the clip was reached", "the lower bound was not reached"),
     "above": ("the upper bound of the clip was reached", "the upper bound was not reached"),

@@ -163,14 +163,13 @@ def vacuous(witnesses: Witnesses) -> list[str]:
     return found
 
 
-def unseen(problem: Differentiable, witnesses: Witnesses) -> list[NotSeen]:
-    """The gradients of which nothing could be seen, by the reference that tells most."""
+def unseen(witnesses: Witnesses) -> list[NotSeen]:
+    """The gradients of which hardly anything could be seen, by the reference that tells most."""
     first = witnesses.told[witnesses.first]
     least: dict[str, float] = {}
     for name in first.gradients:
         least[name] = _least_seen(name, first, witnesses.noise)
-    told = Told(first.loss, first.gradients, least, frozenset(first.uncertainty))
-    return not_seen(told, problem.variables)
+    return not_seen(Told(first.gradients, least, frozenset(first.uncertainty)))
 
 
 def kinks(witnesses: Witnesses) -> list[str]:

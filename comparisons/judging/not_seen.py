@@ -2,12 +2,9 @@
 
 A reference tells a gradient to within some error L, the limit times its noise or its own
 uncertainty. Where the gradient is no larger than that, no derivation of it could be told from
-another. Two things make it so, and they are kept apart:
-
-    the gradient is zero    L itself is of the size of float64's rounding of the loss, or of the
-                            largest gradient that is seen
-    L is large              the reference does not know the gradient: rounding is amplified, or the
-                            function computes in a lower precision than its arguments have
+another. Two things make it so, and they are kept apart: the gradient is zero; or L is large, since
+the reference does not know the gradient: rounding is amplified, or the function computes in a lower
+precision than its arguments have.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -16,9 +13,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from ..problems.arrays import Array, Arrays
+from ..problems.arrays import Arrays
 
-ROUNDING = 1e-9  # of the loss or of the largest gradient: what is smaller is rounding of a zero
 BARELY = 2.0  # times the smallest error that is seen: a smaller gradient is not seen
 
 
@@ -52,37 +48,26 @@ class Told:
     uncertain  the gradients that it knows to within an uncertainty of its own only
     """
 
-    loss: float
     gradients: Arrays
     least: Mapping[str, float]
     uncertain: Container[str] = ()
 
-    def size(self, name: str) -> float:
-        """The gradient's largest entry."""
-        return float(np.max(np.abs(self.gradients[name]), initial=0.0))
 
+def not_seen(told: Told) -> list[NotSeen]:
+    """The gradients that are no larger, or hardly, than the errors that could be seen.
 
-def not_seen(told: Told, variables: Arrays) -> list[NotSeen]:
-    """The gradients no larger than the errors that could be seen, in the order of `told`."""
-    sizes = {name: told.size(name) for name, value in told.gradients.items() if value.size}
-    hidden = [name for name, size in sizes.items() if size <= BARELY * told.least[name]]
-    largest = max((size for name, size in sizes.items() if name not in hidden), default=0.0)
+    Zero is said of those that an exact reference tells as zero; whether another is zero, or merely
+    not known, the function must tell (comparisons/checking/why_not_seen.py).
+    """
     found: list[NotSeen] = []
-    for name in hidden:
-        size, least = sizes[name], told.least[name]
-        change = abs(told.loss) / _spread(variables.get(name))
-        is_rounding = least <= ROUNDING * max(change, largest)
-        is_nought = size == 0.0 and name not in told.uncertain
-        if is_nought or (is_rounding and size <= least):
-            found.append(NotSeen(name, Why.TRUE_ZERO, size, least))
-        elif not is_rounding:
-            found.append(NotSeen(name, Why.UNCERTAIN, size, least))
+    for name, value in told.gradients.items():
+        size = float(np.max(np.abs(value), initial=0.0))
+        least = told.least[name]
+        if value.size and size <= BARELY * least:
+            is_nought = size == 0.0 and name not in told.uncertain
+            why = Why.TRUE_ZERO if is_nought else Why.UNCERTAIN
+            found.append(NotSeen(name, why, size, least))
     return found
-
-
-def _spread(value: Array | None) -> float:
-    """The largest entry of a variable; 1 where there is none, or it is zero."""
-    return float(np.max(np.abs(value), initial=0.0)) or 1.0 if value is not None else 1.0
 
 
 ADVICE = {

@@ -475,6 +475,25 @@ def test_a_dead_unit_is_not_called_unused():
     assert [each.why for each in report.cases[0].not_seen] == [Why.TRUE_ZERO]
 
 
+@pytest.mark.parametrize("size", [0.0, 1e8, 1e14, 1e17])
+def test_a_gradient_lost_in_a_large_loss_is_not_called_zero(size):
+    """The value has no digits left for what the parameter does."""
+
+    def offset(params, inputs):
+        return size + np.sum(params["w"] ** 2 * inputs["c"])
+
+    def right(params, inputs):
+        return {"w": 2 * params["w"] * inputs["c"]}
+
+    try:
+        told = str(check_gradients(right, offset, {"w": W_AND_V["w"]}, C, references="differences"))
+    except Vacuous as error:
+        told = str(error)
+    assert ("(known to ±" in told) == (size >= 1e14)
+    assert "zero" not in told
+    assert "does not read" not in told
+
+
 def exploding(params, inputs):
     """T = 40, gain 4, in a buffer: the loss is so curved that no difference tells its slope."""
     h = np.zeros((41, 20))

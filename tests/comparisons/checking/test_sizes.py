@@ -31,6 +31,7 @@ ONLY = {
     "eight rows or more": lambda params, cache: len(cache[0]) >= 8,
     "an odd number of inputs": lambda params, cache: cache[0].shape[1] % 2 == 1,
     "more inputs than units": lambda params, cache: params["W"].shape[1] > len(params["W"]),
+    "one unit": lambda params, cache: len(params["U"]) == 1,
     "x is zero": lambda params, cache: not cache[0].any(),
     "an initial state of zero": lambda params, cache: not cache[1].any(),
 }
@@ -74,10 +75,10 @@ def test_right_at_all_sizes_is_told():
     told = str(check_cell(Elman(), **TORCH))
     assert (
         "also right at T = 17, B = 1, I = 11, H = 9, x = 0 at steps 5, 16, 17; T = 2, B = 8, "
-        "I = 3, H = 16, initial states zero"
+        "I = 3, H = 16, initial states zero; T = 1, B = 2, I = 1, H = 1"
     ) in told
     report = check_cell(Elman(), **TORCH)
-    assert [len(case.also) for case in report.cases] == [0, 2]
+    assert [len(case.also) for case in report.cases] == [0, 3]
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -145,10 +146,10 @@ class ManyRows(Elman):
 @pytest.mark.parametrize(
     ("cell", "also", "words"),
     [
-        (Fixed(), 2, "not judged at T = 17, B = 1, I = 11, H = 9"),
-        (Remembers(), 2, ""),
-        (InHeads(), 2, "not judged at T = 17, B = 1, I = 11, H = 9"),
-        (ManyRows(), 1, "not judged at T = 17, B = 1"),
+        (Fixed(), 3, "not judged at T = 17, B = 1, I = 11, H = 9"),
+        (Remembers(), 3, ""),
+        (InHeads(), 3, "not judged at T = 17, B = 1, I = 11, H = 9"),
+        (ManyRows(), 2, "not judged at T = 17, B = 1"),
     ],
 )
 def test_a_cell_that_does_not_take_other_sizes(cell, also, words):
