@@ -64,6 +64,11 @@ NUMERIC_ONLY = (
     "and jax differentiate it"
 )
 
+SAME_LOSS = (
+    "the loss is the same, bit by bit, at other params: it does not read them, or it keeps what an "
+    "earlier call has computed"
+)
+
 
 class Candidate(Protocol):
     """Whatever answers a problem as the references do."""
@@ -191,6 +196,9 @@ def examine(
             at_first = AtFirst(compared.witnesses, declared, compared.rows, manner.loss)
             must_be_right(answered.beside, at_first)
     notes = [*case.notes]
+    beside = answered.beside
+    if beside is not None and not case.passed and beside.answer.loss == answer.loss:
+        notes.append(SAME_LOSS)
     if all(engine.numeric for engine in engines):
         notes.append(NUMERIC_ONLY)
     notes += [f"at a kink: {tie}" for tie in ties]

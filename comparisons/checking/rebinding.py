@@ -60,6 +60,7 @@ class Rebinding:
         self.made: dict[int, Any] = {}
         self.kept: list[Any] = []  # so that no identity is used twice
         self.globals: dict[int, _Globals] = {}
+        self.inside: set[int] = set()
 
     def anew(self, value: Any) -> Any:
         """The value with another NumPy inside; itself where it holds none of the user's code."""
@@ -79,8 +80,8 @@ class Rebinding:
         return value
 
     def _remember(self, value: Any, made: Any) -> Any:
-        self.kept.append(value)
-        self.made[id(value)] = made
+        self.kept += [value, made]
+        self.made[id(value)] = self.made[id(made)] = made
         return made
 
     def _function(self, function: FunctionType) -> Any:
@@ -124,8 +125,31 @@ class Rebinding:
 
     def _object(self, value: Any) -> Any:
         copied = self._remember(value, copy.deepcopy(value))
-        copied.__class__ = self.anew(type(value))
+        self._inside(copied)
         return copied
+
+    def _inside(self, value: Any) -> None:
+        """Give the methods of a copied object, and of the objects that it holds, another NumPy."""
+        for each in _held(value):
+            self._inside(each)
+        kind = cast(type[Any], type(value))
+        if not _is_of_the_user(kind) or id(value) in self.inside:
+            return
+        self.inside.add(id(value))
+        self._remember(value, value)
+        value.__class__ = self.anew(kind)
+        attributes = vars(value)
+        for name, member in attributes.items():
+            if isinstance(member, FunctionType):
+                attributes[name] = self.anew(member)
+        self._inside(attributes)
+
+
+def _held(value: Any) -> list[Any]:
+    """What a list, tuple or dict holds."""
+    if isinstance(value, dict):
+        return list(cast(dict[Any, Any], value).values())
+    return list(cast(list[Any], value)) if isinstance(value, list | tuple) else []
 
 
 def _is_of_the_user(kind: type[Any]) -> bool:

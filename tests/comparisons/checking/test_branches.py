@@ -138,6 +138,32 @@ def class_loss(activation, bound):
     return loss
 
 
+class Layer:
+    def __init__(self, activation, bound):
+        self.activation, self.bound = activation, bound
+
+    def forward(self, z):
+        buffer = np.zeros(3)
+        buffer[:] = z
+        return self.activation(np, buffer, self.bound)
+
+
+class Stack:
+    def __init__(self, layers):
+        self.layers = layers
+
+    def run(self, params, inputs):
+        h, total = np.zeros(3), 0.0
+        for x in inputs["x"]:
+            h = self.layers[0].forward(params["W"] @ x + params["b"] + 0.5 * h)
+            total = total + np.sum(h**2) / 2
+        return total
+
+
+def nested_loss(activation, bound):
+    return Stack([Layer(activation, bound)]).run
+
+
 def scalar_loss(activation, bound):
     """By numbers and `if`."""
     sign = 1.0 if activation(np, np.array([2 * bound]), bound)[0] != 2 * bound else -1.0
@@ -174,7 +200,13 @@ def given(activation, bound, right):
     return gradients
 
 
-FORMS = {"xp": xp_loss, "buffers": buffered_loss, "a class": class_loss, "numbers": scalar_loss}
+FORMS = {
+    "xp": xp_loss,
+    "buffers": buffered_loss,
+    "a class": class_loss,
+    "objects in objects": nested_loss,
+    "numbers": scalar_loss,
+}
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 CLAMPS = {name: ACTIVATIONS[name] for name in ("minimum", "maximum")}
 each_clamp = pytest.mark.parametrize("clamp", CLAMPS.values(), ids=CLAMPS)

@@ -218,3 +218,15 @@ def test_torch_code_is_asked_at_the_weights_that_it_is_given():
     assert check_gradients(from_torch(lambda p, i: squares(p)), asked, params, {}, **TORCH).passed
     with pytest.raises(NotRepeatable, match="asked first, W is wrong"):
         check_gradients(from_torch(of_its_first), asked, params, {}, **TORCH)
+
+
+@pytest.mark.parametrize("what", ["keeps its first", "reads others"])
+def test_a_loss_that_does_not_follow_its_params(what):
+    first = []
+
+    def asked(params, inputs):
+        first.append(numpy_loss(PARAMS if what == "reads others" else params, inputs))
+        return first[0]
+
+    with pytest.raises(GradientMismatch, match="the loss is the same, bit by bit, at other params"):
+        check_gradients(gradients, asked, PARAMS, INPUTS, references="differences")
