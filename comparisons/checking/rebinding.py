@@ -1,20 +1,21 @@
 """The user's own NumPy code with another `np`: one whose new arrays are watched as well.
 
 An array that the code makes itself, a buffer of states, knows nothing of what is watched: what is
-written into it is lost to sight. Functions are made anew for one run, from the same code, with
-globals that give another `np`; the objects of the user's classes that they reach are copied, and so
-are not changed by the run. Nothing of the user's is touched: neither modules, nor functions, nor
-objects.
+written into it is lost to sight, and so is what goes through float() or Python's math. Functions
+are made anew for one run, from the same code, with globals that give others in their place; the
+objects of the user's classes that they reach are copied, and so are not changed by the run. Nothing
+of the user's is touched: neither modules, nor functions, nor objects.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from types import CellType, FunctionType, MethodType
 from typing import Any, cast
 
 import numpy as np
 
-from .ties import Log, from_outside, watch
+from .ties import Log, Watched, from_outside, watch
 
 # What makes an array of numbers out of anything but an array that is watched already.
 MAKERS = frozenset(
@@ -41,11 +42,37 @@ class WatchingNumpy:
         return make
 
 
+class WatchingMath:
+    """Python's math, NumPy's function standing in where a number is watched."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Math's own, or one that keeps a watched number watched."""
+        own = getattr(math, name)
+        of_numpy = getattr(np, name, None)
+        if not callable(own) or of_numpy is None:
+            return own
+
+        def function(*args: Any) -> Any:
+            watched = any(isinstance(each, Watched) for each in args)
+            return of_numpy(*args) if watched else own(*args)
+
+        return function
+
+
+class WatchingFloat(float):
+    """Python's float, which leaves a watched number what it is."""
+
+    def __new__(cls, value: Any = 0.0) -> Any:
+        """The number."""
+        return value if isinstance(value, Watched) else float(value)
+
+
 class _Globals(dict[str, Any]):
     """Globals whose values are made anew as they are read."""
 
     def __init__(self, own: dict[str, Any], anew: Callable[[Any], Any]) -> None:
         super().__init__(own)
+        self.setdefault("float", WatchingFloat)
         self._anew = anew
 
     def __getitem__(self, name: str) -> Any:
@@ -57,6 +84,7 @@ class Rebinding:
 
     def __init__(self, log: Log) -> None:
         self.numpy = WatchingNumpy(log)
+        self.math = WatchingMath()
         self.made: dict[int, Any] = {}
         self.kept: list[Any] = []  # so that no identity is used twice
         self.globals: dict[int, _Globals] = {}
@@ -66,6 +94,8 @@ class Rebinding:
         """The value with another NumPy inside; itself where it holds none of the user's code."""
         if value is np:
             return self.numpy
+        if value is math:
+            return self.math
         if id(value) in self.made:
             return self.made[id(value)]
         if isinstance(value, FunctionType):
@@ -138,7 +168,7 @@ class Rebinding:
         self.inside.add(id(value))
         self._remember(value, value)
         value.__class__ = self.anew(kind)
-        attributes = vars(value)
+        attributes = cast(dict[str, Any], vars(value))
         for name, member in attributes.items():
             if isinstance(member, FunctionType):
                 attributes[name] = self.anew(member)

@@ -124,6 +124,10 @@ class Watched(np.ndarray[Any, Any]):
         """The entries, watched; a single one too."""
         return watch(super().__getitem__(_plain(index)), self.log)
 
+    def item(self, *args: Any) -> Any:
+        """A single number, watched."""
+        return watch(np.asarray(super().item(*args)), self.log)
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """The plain result, watched; ties noted."""
         plain = [_plain(value) for value in inputs]
