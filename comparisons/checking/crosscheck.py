@@ -327,8 +327,9 @@ def _case(compared: Compared, local: LocalCheck, seconds: float) -> CaseReport:
 
 
 def _not_seen(compared: Compared, manner: Manner) -> list[NotSeen]:
-    """The gradients given of which nothing could be seen, and why."""
-    judged = {row.gradient for row in compared.rows} - manner.unread
+    """The gradients given of which nothing could be seen, and why; not those that are wrong."""
+    wrong = {row.gradient for row in compared.rows if not row.passed}
+    judged = {row.gradient for row in compared.rows} - manner.unread - wrong
     found: list[NotSeen] = []
     for each in unseen(compared.witnesses):
         if each.gradient in judged and each.gradient in compared.problem.variables:

@@ -6,7 +6,7 @@ function itself is evaluated at other values of the variable.
     unused   the value is the same, bit by bit, whatever the variable holds, NaN included. NaN alone
              would be swallowed by `where`, and numbers alone by a product with zero
     zero     L is nothing beside the slope that the function has over the variable's own size; or
-             the function does not change there by more than its own rounding
+             L is tiny, and the function does not change there by more than its own rounding
     else L is as large as slopes are: the reference does not know the gradient
 """
 
@@ -24,6 +24,7 @@ from ..witnesses.tolerance import epsilon
 
 SCALES = (1.0, -30.0, 1e3)  # how many times the variable's size it is moved by
 NOTHING = 1e-6  # of the slope over the variable's own size
+TINY = 1e-9  # a slope that could be nothing but rounding of a loss of ordinary size
 ROUNDING = 64.0  # units in the last place of the value
 
 
@@ -61,6 +62,7 @@ def explained(each: NotSeen, problem: AnyProblem, loss: Callable[[Any], float]) 
     slope = max(change.slope for change in of_numbers)
     evaluated = [change for change in of_numbers if np.isfinite(change.after)]
     is_flat = len(evaluated) > 1 and all(change.is_rounding for change in evaluated)
+    is_flat = is_flat and each.least <= TINY
     is_small = each.least <= NOTHING * slope
     if each.why is Why.TRUE_ZERO or (each.size <= each.least and (is_small or is_flat)):
         return replace(each, why=Why.TRUE_ZERO)

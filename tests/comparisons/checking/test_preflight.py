@@ -385,8 +385,9 @@ def test_beside_a_true_gradient_of_zero_mistakes_are_seen(function, name, right,
         check_gradients(wrong, asked, W_AND_V, C)
     assert f"not seen: {name}: " in str(caught.value)
     assert f"right: {name}" not in str(caught.value)
-    with pytest.raises(GradientMismatch, match=f"{name}: differs from"):
+    with pytest.raises(GradientMismatch, match=f"{name}: differs from") as caught:
         check_gradients(not_zero, asked, W_AND_V, C)
+    assert "not seen: " not in str(caught.value)
 
 
 @pytest.mark.parametrize(("function", "name", "right"), NOTHING_TO_SEE.values(), ids=NOTHING_TO_SEE)
@@ -492,6 +493,22 @@ def test_a_gradient_lost_in_a_large_loss_is_not_called_zero(size):
     assert ("(known to ±" in told) == (size >= 1e14)
     assert "zero" not in told
     assert "does not read" not in told
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_loss_in_a_lower_precision_tells_no_zero(dtype):
+    """Beside 5, what the weight does is below the last place of the loss."""
+
+    def lowered(params, inputs):
+        h = np.tanh(params["w"] * inputs["c"]).astype(dtype)
+        return np.sum(h) * dtype(1e-5) + dtype(5)
+
+    def right(params, inputs):
+        return {"w": 1e-5 * inputs["c"] * (1 - np.tanh(params["w"] * inputs["c"]) ** 2)}
+
+    small = {"w": 0.1 * W_AND_V["w"]}
+    with pytest.raises(Vacuous, match="the references do not know the gradient"):
+        check_gradients(right, lowered, small, C, references="differences")
 
 
 def exploding(params, inputs):
