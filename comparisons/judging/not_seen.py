@@ -102,5 +102,5 @@ def sentences(hidden: Sequence[NotSeen]) -> list[str]:
 
 
 def _extent(each: NotSeen) -> str:
-    """' (errors below 3e+05 are not seen)', where that is news."""
-    return f" (known to ±{each.least:.1g})" if each.why is Why.UNCERTAIN else ""
+    """' (uncertain by ±3e+05)', where that is news."""
+    return f" (uncertain by ±{each.least:.1g})" if each.why is Why.UNCERTAIN else ""

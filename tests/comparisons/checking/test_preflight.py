@@ -490,7 +490,7 @@ def test_a_gradient_lost_in_a_large_loss_is_not_called_zero(size):
         told = str(check_gradients(right, offset, {"w": W_AND_V["w"]}, C, references="differences"))
     except Vacuous as error:
         told = str(error)
-    assert ("(known to ±" in told) == (size >= 1e14)
+    assert ("(uncertain by ±" in told) == (size >= 1e14)
     assert "zero" not in told
     assert "does not read" not in told
 
