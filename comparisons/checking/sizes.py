@@ -148,7 +148,9 @@ def _question(sizes: Sizes, trials: CellTrials) -> Question:
         narrow = UserCell(trials.cell.cell, sizes.input_size, own_width)
         wide = UserCell(trials.cell.cell, sizes.input_size, sizes.hidden_size)
         if (narrow.parameters, narrow.states) == (wide.parameters, wide.states):
-            raise BadContract(f"its shapes are fixed: they do not depend on H, which stays {own_width}")
+            raise BadContract(
+                f"its shapes are fixed: they do not depend on H, which stays {own_width}"
+            )
     cell, drawn = trials.drawn(sizes, OTHER_NUMBERS)
     problem = _with_zeros(drawn, sizes, cell).in_precision(trials.dtype)
     asked = trials.question(cell, replace(problem, name=f"{cell.name} at {sizes}"))

@@ -125,8 +125,9 @@ class Watched(np.ndarray[Any, Any]):
         return watch(super().__getitem__(_plain(index)), self.log)
 
     def item(self, *args: Any) -> Any:
-        """A single number, watched."""
-        return watch(np.asarray(super().item(*args)), self.log)
+        """A single number, watched if it is a floating-point one."""
+        number = super().item(*args)
+        return watch(np.float64(number), self.log) if isinstance(number, float) else number
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """The plain result, watched; ties noted."""
