@@ -173,8 +173,10 @@ class Watched(np.ndarray[Any, Any]):
         one = np.asarray(values[0])
         two = len(values) > 1 and name != "heaviside"
         other = np.asarray(values[1]) if two else np.zeros(())
-        if one.dtype.kind != "f":
+        dtype = np.result_type(one, other)
+        if dtype.kind != "f":
             return
+        one = one.astype(dtype)  # a whole number may come first: maximum(0, z)
         self._count(counted_as or name, one, other)
         self._note_tie(name, one, other)
 

@@ -279,6 +279,7 @@ def test_a_relu_cell_at_zero():
     [
         (lambda a: np.maximum(a, 1.0), "a tie of maximum"),
         (lambda a: np.minimum(1.0, a), "a tie of minimum"),
+        (lambda a: np.maximum(0, a - 2), "a tie of maximum"),
         (lambda a: np.fmax(a, np.ones(3)), "a tie of fmax"),
         (lambda a: np.abs(a - 1), "abs of zero"),
         (lambda a: np.sign(a * 0), "sign of zero"),
