@@ -173,6 +173,8 @@ class Watched(np.ndarray[Any, Any]):
         one = np.asarray(values[0])
         two = len(values) > 1 and name != "heaviside"
         other = np.asarray(values[1]) if two else np.zeros(())
+        if one.dtype.kind not in "fiu" or other.dtype.kind not in "fiu":
+            return
         dtype = np.result_type(one, other)
         if dtype.kind != "f":
             return
