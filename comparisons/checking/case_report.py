@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..judging.findings import Finding, LocalRow, LostDigits
+from ..judging.not_seen import NotSeen
 from ..judging.verdict import Verdict
 from ..plain_data import plain
 from ..witnesses.left_out import LeftOut
+from .ties import Branch
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,10 @@ class CaseReport:
     not_given         gradients that the candidate does not claim to compute
     vacuous           gradients whose true value is nothing but rounding, so that no mistake in
                       them could be seen
+    not_seen          gradients of code from outside of which nothing could be seen, and why: their
+                      rows say nothing
+    not_taken         branches of the forward pass that no step took
+    also              further problems at which the same code was right
     references_agree  whether the references are within the limit of each other in every gradient
     local             for a cell: each output of step_backward, given the true ∂L/∂s_t, with the
                       steps at which it is wrong
@@ -46,6 +52,9 @@ class CaseReport:
     left_out: dict[str, LeftOut] = field(default_factory=dict[str, LeftOut])
     not_given: list[str] = field(default_factory=list[str])
     vacuous: list[str] = field(default_factory=list[str])
+    not_seen: list[NotSeen] = field(default_factory=list[NotSeen])
+    not_taken: list[Branch] = field(default_factory=list[Branch])
+    also: list[str] = field(default_factory=list[str])
     references_agree: bool = True
     local: list[LocalRow] = field(default_factory=list[LocalRow])
     diagnosis: list[Finding | LostDigits] = field(default_factory=list[Finding | LostDigits])
@@ -66,6 +75,11 @@ class CaseReport:
     def failures(self) -> list[Verdict]:
         """The rows that do not agree, the forward's first."""
         return [row for row in [*self.forward, *self.rows] if not row.passed]
+
+    def seen_rows(self) -> list[Verdict]:
+        """The rows that say something: those that fail, and those of which something was seen."""
+        hidden = {each.gradient for each in self.not_seen}
+        return [row for row in self.rows if not row.passed or row.gradient not in hidden]
 
     def worst_rel_error(self, reference: str) -> float | None:
         """Largest max_rel_error against one reference; None where it was not asked."""

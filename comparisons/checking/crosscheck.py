@@ -41,8 +41,10 @@ from ..judging.judge import (
     kinks,
     references_agree,
     true_errors,
+    unseen,
     vacuous,
 )
+from ..judging.not_seen import NotSeen
 from ..judging.overflow import must_be_finite
 from ..judging.verdict import OF_SIZE, Verdict
 from ..problems.answer import Answer
@@ -56,6 +58,8 @@ from ..witnesses.one_sided import slopes_along
 from . import preflight
 from .case_report import CaseReport
 from .second_look import SecondLook
+from .second_point import AtFirst, Beside, asked_elsewhere, must_be_right
+from .why_not_seen import explained
 
 HOPELESS = 1e3  # times the limit: no further sample of the noise brings as much
 
@@ -65,6 +69,11 @@ NUMERIC_ONLY = (
     "and in large arrays which entry is wrong, are not seen; write it as loss(xp, params, inputs) "
     "to have torch "
     "and jax differentiate it"
+)
+
+SAME_LOSS = (
+    "the loss is the same, bit by bit, at other params: it does not read them, or it keeps what an "
+    "earlier call has computed"
 )
 
 
@@ -99,6 +108,8 @@ class Manner:
     unread         variables on which the function need not depend
     own_loss       raises ForwardMismatch where the candidate's own loss is another than the one it
                    is judged by
+    beside         it is asked at other weights too, and the first again after that
+    loss           what it evaluates, without its gradients
     """
 
     partial: bool = False
@@ -110,6 +121,8 @@ class Manner:
     ties: Callable[[Any], list[str]] = _no_ties
     unread: frozenset[str] = frozenset()
     own_loss: Callable[["Compared"], None] = _no_loss_of_its_own
+    beside: bool = False
+    loss: Callable[[Any], float] | None = None
 
 
 BUILT_IN = Manner()
@@ -195,6 +208,8 @@ def examine(
     if manner.from_outside:
         inside = lower_inside(testimony, candidate, answer, compared.rows)
     case = _case(compared, local, time.perf_counter() - start, inside)
+    if manner.from_outside and manner.first_of_all:
+        case = replace(case, not_seen=_not_seen(compared, manner))
     if manner.from_outside:
         preflight.same_forward(case)
         preflight.finite_references(case)
@@ -203,7 +218,13 @@ def examine(
             preflight.not_at_kink(case, beside, ties)
         if case.passed and manner.first_of_all:
             preflight.not_vacuous(case, manner.unread)
+        if case.passed and answered.beside is not None:
+            at_first = AtFirst(compared.witnesses, declared, compared.rows, manner.loss)
+            must_be_right(answered.beside, at_first)
     notes = [*case.notes]
+    beside = answered.beside
+    if beside is not None and not case.passed and beside.answer.loss == answer.loss:
+        notes.append(SAME_LOSS)
     if all(engine.numeric for engine in compared.witnesses.plain):
         notes.append(NUMERIC_ONLY)
     notes += [f"at a kink: {tie}" for tie in ties]
@@ -217,11 +238,13 @@ class _Answered:
     """What a candidate answers, and what it answers to the same numbers in another memory order.
 
     second    what it answers when it is asked once more; None where it was not
+    beside   what it answers beside them, where it was asked
     """
 
     answer: Answer
     turned: Answer
     second: Answer | None = None
+    beside: Beside | None = None
 
 
 def _answered(problem: AnyProblem, candidate: Candidate, manner: Manner) -> _Answered:
@@ -236,12 +259,14 @@ def _answered(problem: AnyProblem, candidate: Candidate, manner: Manner) -> _Ans
     if manner.from_outside:
         preflight.finite_forward(answer, problem.rounding_dtype.name)
     in_another_order = turned.answer(problem.in_fortran_order())
+    # Just before it is asked again: what it keeps is then that of another point.
+    beside = asked_elsewhere(problem, candidate) if manner.beside else None
     roundoff = tolerance.epsilon(problem.rounding_dtype)
     second = None
     if manner.first_of_all or not preflight.is_repeated(answer, in_another_order, roundoff):
         second = again.answer(problem)
         preflight.repeatable(answer, second, roundoff)
-    return _Answered(answer, in_another_order, second)
+    return _Answered(answer, in_another_order, second, beside)
 
 
 def _must_not_depend_on_layout(answered: _Answered, testimony: Testimony) -> None:
@@ -357,6 +382,18 @@ def _case(compared: Compared, local: LocalCheck, seconds: float, inside: Inside)
         true_error=true_errors(answer, witnesses) if compared.testimony.convention.is_plain else {},
         layout=problem.axes_told,
     )
+
+
+def _not_seen(compared: Compared, manner: Manner) -> list[NotSeen]:
+    """The gradients given of which nothing could be seen, and why; not those that are wrong."""
+    wrong = {row.gradient for row in compared.rows if not row.passed}
+    judged = {row.gradient for row in compared.rows} - manner.unread - wrong
+    found: list[NotSeen] = []
+    for each in unseen(compared.witnesses):
+        if each.gradient in judged and each.gradient in compared.problem.variables:
+            why = explained(each, compared.problem, manner.loss) if manner.loss else each
+            found += [why] if why is not None else []
+    return found
 
 
 def _notes(compared: Compared) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 import numpy as np
 
 from ..errors import AtKink, ForwardMismatch, LayoutMatters, NotFinite, NotRepeatable, Vacuous
+from ..judging.not_seen import sentences
 from ..judging.overflow import forward_error, loss_at, state_lost
 from ..judging.verdict import Reason
 from ..problems.answer import Answer
@@ -211,18 +212,13 @@ def finite_references(case: CaseReport) -> None:
 
 
 def not_vacuous(case: CaseReport, unread: Container[str]) -> None:
-    """Raises Vacuous where the true gradient is nothing but rounding; not for `unread`, which a
-    function need not depend on.
+    """Raises Vacuous where nothing was seen of any gradient; those of `unread`, on which a function
+    need not depend, do not count.
     """
-    watched = [name for name in case.vacuous if name not in case.not_given and name not in unread]
-    if watched:
-        raise Vacuous(
-            f"{case.name}: VACUOUS for {', '.join(watched)}: the true gradient is zero to "
-            "rounding, so that no "
-            "mistake in it could be seen. Choose inputs that matter to the loss: non-zero initial "
-            "states, more "
-            "steps, random cotangents (not all ones), another seed"
-        )
+    seen = {row.gradient for row in case.seen_rows()}
+    if not any(name not in unread for name in seen):
+        told = "; ".join(sentences(case.not_seen))
+        raise Vacuous(f"{case.name}: VACUOUS, nothing could be seen. {told}")
 
 
 def beside(problem: AnyProblem) -> AnyProblem:

@@ -1,30 +1,133 @@
-"""Where a function stands at a kink: comparisons, maxima and absolute values of numbers that are
-tied.
+"""Where a function stands at a kink, and which of its branches it takes.
+
+A kink is a comparison, a maximum or an absolute value of numbers that are tied. A branch is what a
+comparison chooses, in `where` or in an `if`: the derivative of one that no number takes is not
+seen. Both are noticed by arrays that watch what is done with them.
 """
 
-import traceback
-from collections.abc import Callable
+import linecache
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import numpy as np
 
 from ..problems.arrays import Array
-from ..user_code import is_own
+from ..user_code import STDLIB, is_own
 
 TIE = 16  # units in the last place within which two numbers are tied
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where in a user's code two numbers are compared: the line, and which comparison of it."""
+
+    file: str
+    line: int
+    instruction: int
+    operation: str
+
+    @property
+    def code(self) -> str:
+        """The line itself."""
+        return linecache.getline(self.file, self.line).strip()
+
+    @property
+    def at(self) -> str:
+        """'my_cell.py:14'."""
+        return f"{Path(self.file).name}:{self.line}"
+
+    @property
+    def named(self) -> str:
+        """'my_cell.py:14: the line', or without the line where it is not known."""
+        return f"{self.at}: {self.code}" if self.code else self.at
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A branch that no number took.
+
+    where     'my_cell.py:14: the line'
+    untaken   what was never the case
+    times     how many numbers were compared
+    """
+
+    where: str
+    untaken: str
+    times: int
+
+    def sentence(self) -> str:
+        """One line for a person."""
+        return f"{self.where}: {self.untaken} 0 of {self.times} times, nothing is known of it"
+
+
+def in_order(each: tuple[Place, bool]) -> tuple[str, int, int, bool]:
+    """Where a branch stands in the code."""
+    place, outcome = each
+    return place.file, place.line, place.instruction, outcome
+
+
+@dataclass
+class Log:
+    """What was noticed.
+
+    ties    descriptions of kinks
+    taken   by place: how often the comparison was true, and how often it was false
+    """
+
+    ties: list[str] = field(default_factory=list[str])
+    taken: dict[Place, tuple[int, int]] = field(default_factory=dict[Place, tuple[int, int]])
+
+    def add(self, place: Place, true: int, false: int) -> None:
+        """Count so many numbers more."""
+        before = self.taken.get(place, (0, 0))
+        self.taken[place] = before[0] + true, before[1] + false
+
+    def untaken(self) -> set[tuple[Place, bool]]:
+        """(place, what the comparison never was)."""
+        found: set[tuple[Place, bool]] = set()
+        for place, (true, false) in self.taken.items():
+            if not true:
+                found.add((place, True))
+            if not false:
+                found.add((place, False))
+        return found
+
+    def branches(self, left: Iterable[tuple[Place, bool]]) -> list[Branch]:
+        """Those of the branches in words, in the order of the code."""
+        found: list[Branch] = []
+        for place, outcome in sorted(left, key=in_order):
+            when_true, when_false = OUTCOMES[place.operation]
+            times = sum(self.taken.get(place, (0, 0)))
+            found.append(Branch(place.named, when_true if outcome else when_false, times))
+        return found
+
+
 class Watched(np.ndarray[Any, Any]):
-    """An array that notices a comparison, max, min or abs of numbers that are tied.
+    """An array that notices comparisons, max, min and abs: of numbers that are tied, and which way
+    they went.
 
     What is computed from it is watched too.
     """
 
-    ties: list[str]
+    log: Log
 
     def __array_finalize__(self, obj: Any) -> None:
-        self.ties = getattr(obj, "ties", [])
+        log = getattr(obj, "log", None)
+        self.log = Log() if log is None else log
+
+    def __getitem__(self, index: Any) -> Any:
+        """The entries, watched; a single one too."""
+        return watch(super().__getitem__(_plain(index)), self.log)
+
+    def item(self, *args: Any) -> Any:
+        """A single number, watched if it is a floating-point one."""
+        number = super().item(*args)
+        return watch(np.float64(number), self.log) if isinstance(number, float) else number
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """The plain result, watched; ties noted."""
@@ -33,13 +136,15 @@ class Watched(np.ndarray[Any, Any]):
             kwargs["out"] = tuple(_plain(value) for value in kwargs["out"])
         if method == "__call__" and ufunc.__name__ in KINKS:
             self._note(ufunc.__name__, plain)
+        if method == "__call__" and ufunc.__name__ == "clip":
+            self._note_clip(plain[0], plain[1], plain[2])
         if method == "reduce" and ufunc.__name__ in ("maximum", "minimum"):
             self._note_reduction(ufunc.__name__, np.asarray(plain[0]), kwargs.get("axis"))
-        return watch(getattr(ufunc, method)(*plain, **kwargs), self.ties)
+        return watch(getattr(ufunc, method)(*plain, **kwargs), self.log)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """The plain result, watched; ties noted for the functions that ask for them in NumPy's own
-        code.
+        """The plain result, watched; what the functions choose that ask for it in NumPy's own code
+        is noted.
         """
         del types
         if func in REDUCTIONS:
@@ -47,24 +152,51 @@ class Watched(np.ndarray[Any, Any]):
             axis = kwargs.get("axis", positional)
             self._note_reduction(REDUCTIONS[func], np.asarray(_plain(args[0])), axis)
         if func is np.clip:
-            named = [kwargs[name] for name in BOUNDS if name in kwargs]
-            for bound in (*args[1:3], *named):
-                if bound is not None:
-                    self._note("maximum", [_plain(args[0]), _plain(bound)])
-        return watch(func(*_plain(args), **_plain(kwargs)), self.ties)
+            bounds = [*args[1:3], None, None][:2]
+            lower, upper = (
+                next((kwargs[name] for name in names if name in kwargs), bound)
+                for names, bound in zip(BOUNDS, bounds, strict=True)
+            )
+            self._note_clip(_plain(args[0]), _plain(lower), _plain(upper))
+        return watch(func(*_plain(args), **_plain(kwargs)), self.log)
 
-    def _note(self, name: str, values: list[Any]) -> None:
-        """Note two numbers that are equal to within some units in the last place."""
+    def _note_clip(self, value: Any, lower: Any, upper: Any) -> None:
+        if lower is not None:
+            self._note("maximum", [value, lower], "below")
+        if upper is not None:
+            self._note("minimum", [value, upper], "above")
+
+    def _note(self, name: str, values: list[Any], counted_as: str | None = None) -> None:
+        """Note two numbers that are equal to within some units in the last place, and which of two
+        is the larger.
+        """
         one = np.asarray(values[0])
-        other = np.asarray(values[1]) if len(values) > 1 else np.zeros(())
-        if one.dtype.kind != "f":
+        two = len(values) > 1 and name != "heaviside"
+        other = np.asarray(values[1]) if two else np.zeros(())
+        if one.dtype.kind not in "fiu" or other.dtype.kind not in "fiu":
             return
+        dtype = np.result_type(one, other)
+        if dtype.kind != "f":
+            return
+        one = one.astype(dtype)  # a whole number may come first: maximum(0, z)
+        self._count(counted_as or name, one, other)
+        self._note_tie(name, one, other)
+
+    def _count(self, name: str, one: Array, other: Array) -> None:
+        place = _place_in_user_code(name)
+        if place is not None:
+            true = ORDER[name](one, other)
+            trues = int(np.count_nonzero(true))
+            self.log.add(place, trues, int(np.size(true)) - trues)
+
+    def _note_tie(self, name: str, one: Array, other: Array) -> None:
         scale = np.maximum(np.abs(one), np.abs(other))
         near = TIE * np.finfo(one.dtype).eps * scale
         if bool(np.any(np.abs(one - other) <= near)):
-            tie = f"{KINKS[name]}{_line_of_user()}"
-            if tie not in self.ties:
-                self.ties.append(tie)
+            place = _place_in_user_code(name)
+            tie = KINKS[name] if place is None else f"{KINKS[name]} at {place.named}"
+            if tie not in self.log.ties:
+                self.log.ties.append(tie)
 
     def _note_reduction(self, name: str, value: Array, axis: Any) -> None:
         """Note a maximum or minimum that two entries share."""
@@ -75,10 +207,10 @@ class Watched(np.ndarray[Any, Any]):
         ordered = np.sort(value, axis=axis)
         last_two = [-1, -2] if name == "maximum" else [0, 1]
         one, other = np.split(np.take(ordered, last_two, axis=axis), 2, axis=axis)
-        self._note(name, [one, other])
+        self._note_tie(name, one, other)
 
 
-BOUNDS = ("a_min", "a_max", "min", "max")
+BOUNDS = (("a_min", "min"), ("a_max", "max"))
 REDUCTIONS: dict[Any, str] = {
     np.max: "maximum",
     np.amax: "maximum",
@@ -91,7 +223,9 @@ KINKS = {
     "fmax": "a tie of fmax",
     "fmin": "a tie of fmin",
     "absolute": "abs of zero",
+    "fabs": "abs of zero",
     "sign": "sign of zero",
+    "heaviside": "a step at zero",
     "greater": "a tie in a comparison (a relu at zero?)",
     "greater_equal": "a tie in a comparison (a relu at zero?)",
     "less": "a tie in a comparison (a relu at zero?)",
@@ -99,15 +233,45 @@ KINKS = {
 }
 
 
-def watch(value: Any, ties: list[str]) -> Any:
+# What is true of two numbers where the first branch is taken.
+ORDER: dict[str, Callable[[Array, Array], Any]] = {
+    "maximum": np.greater,
+    "fmax": np.greater,
+    "minimum": np.less,
+    "fmin": np.less,
+    "below": np.less,
+    "above": np.greater,
+    "absolute": np.less,
+    "fabs": np.less,
+    "sign": np.less,
+    "heaviside": np.less,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
+    "less": np.less,
+    "less_equal": np.less_equal,
+}
+_FIRST_OR_SECOND = ("its first argument was chosen", "its second argument was chosen")
+_SIGNS = ("a negative number was met", "a positive number was met")
+_TRUTH = ("the comparison was true", "the comparison was false")
+# Place.operation → what is said of the branch where it is true, and where it is false.
+OUTCOMES: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(("maximum", "fmax", "minimum", "fmin"), _FIRST_OR_SECOND),
+    **dict.fromkeys(("absolute", "fabs", "sign", "heaviside"), _SIGNS),
+    **dict.fromkeys(("greater", "greater_equal", "less", "less_equal"), _TRUTH),
+    "below": ("the lower bound of the clip was reached", "the lower bound was not reached"),
+    "above": ("the upper bound of the clip was reached", "the upper bound was not reached"),
+}
+
+
+def watch(value: Any, log: Log) -> Any:
     """The value watched, if it is an array of numbers; containers from inside out."""
     if isinstance(value, tuple):
         items = cast(tuple[Any, ...], value)
-        return tuple(watch(item, ties) for item in items)
+        return tuple(watch(item, log) for item in items)
     if not isinstance(value, np.ndarray | np.floating):
         return value
     watched = np.asarray(value).view(Watched)  # pyright: ignore[reportUnknownArgumentType]
-    watched.ties = ties
+    watched.log = log
     return watched
 
 
@@ -123,23 +287,45 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _line_of_user() -> str:
-    for frame in reversed(traceback.extract_stack()):
-        path = Path(frame.filename)
-        if "site-packages" not in path.parts and not is_own(path):
-            return f" at {path.name}:{frame.lineno}: {frame.line}"
-    return ""
+def _place_in_user_code(operation: str) -> Place | None:
+    """The innermost line within the watched run that belongs neither to an installed package nor
+    to this one.
+    """
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None and frame.f_code is not watched_in.__code__:
+        file = frame.f_code.co_filename
+        if from_outside(file):
+            return Place(file, frame.f_lineno, frame.f_lasti, operation)
+        frame = frame.f_back
+    return None
 
 
-def ties_in(run: Callable[[Callable[[Array], Any]], Any]) -> list[str]:
-    """The ties met while `run(watched)` evaluates the function; `watched` turns an array into one
-    that notices.
+@lru_cache(maxsize=1024)
+def from_outside(file: str) -> bool:
+    """Whether a file of code belongs neither to an installed package nor to this one."""
+    path = Path(file)
+    if "site-packages" in path.parts or path.is_relative_to(STDLIB) or file.startswith("<frozen"):
+        return False
+    return not is_own(path)
+
+
+Watch = Callable[[Array], Any]
+
+
+def watched_in(run: Callable[[Watch, Log], Any]) -> Log:
+    """What is noticed while `run(watched, log)` evaluates the function; `watched` turns an array
+    into one that notices, in the log.
 
     A function that cannot be run on watched arrays has nothing noted.
     """
-    ties: list[str] = []
+    log = Log()
     try:
-        run(lambda value: watch(np.array(value), ties))
+        run(lambda value: watch(np.array(value), log), log)
     except Exception:
-        return []
-    return ties
+        return Log()
+    return log
+
+
+def ties_in(run: Callable[[Watch], Any]) -> list[str]:
+    """The ties met while `run(watched)` evaluates the function."""
+    return watched_in(lambda watched, _: run(watched)).ties

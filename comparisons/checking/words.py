@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ..judging.findings import LocalRow
+from ..judging.not_seen import sentences
 from ..judging.verdict import Verdict
 from ..witnesses.left_out import WhyLeftOut
 from .case_report import CaseReport
@@ -36,8 +37,12 @@ def case_lines(case: CaseReport) -> list[str]:
 
 def _agreement(case: CaseReport) -> list[str]:
     worst = f"worst error {case.worst_over_noise():.2g} times the measured noise"
-    lines = [f"{case.name}: {len(case.rows)} comparisons agree; {worst}{_rms(case)}"]
-    return [*lines, *not_given_lines(case), *left_out_lines(case), *_note_lines(case)]
+    seen = len(case.seen_rows())
+    lines = [f"{case.name}: {seen} comparisons agree; {worst}{_rms(case)}"]
+    lines += also_lines(case)
+    lines += not_given_lines(case)
+    lines += not_seen_lines(case)
+    return [*lines, *left_out_lines(case), *_note_lines(case)]
 
 
 def _rms(case: CaseReport) -> str:
@@ -57,6 +62,7 @@ def _disagreement(case: CaseReport) -> list[str]:
     lines += [f"  {row.sentence()}" for row in _one_per_gradient(failures)]
     lines += _right_line(case)
     lines += not_given_lines(case)
+    lines += not_seen_lines(case)
     lines += left_out_lines(case)
     return [*lines, _references_line(case), *_note_lines(case)]
 
@@ -68,7 +74,8 @@ def _note_lines(case: CaseReport) -> list[str]:
 def _right_line(case: CaseReport) -> list[str]:
     """The gradients that are right against every reference."""
     wrong = {row.gradient for row in case.failures()}
-    right = dict.fromkeys(row.gradient for row in case.rows if row.gradient not in wrong)
+    seen = case.seen_rows()
+    right = dict.fromkeys(row.gradient for row in seen if row.gradient not in wrong)
     return [f"  right: {', '.join(right)}"] if right else []
 
 
@@ -83,6 +90,17 @@ def _references_line(case: CaseReport) -> str:
 def not_given_lines(case: CaseReport) -> list[str]:
     """What was not claimed, and so not judged."""
     return [f"  not given: {', '.join(case.not_given)}"] if case.not_given else []
+
+
+def not_seen_lines(case: CaseReport) -> list[str]:
+    """Gradients of which nothing could be seen, and branches that no step took."""
+    lines = [f"  not seen: {sentence}" for sentence in sentences(case.not_seen)]
+    return [*lines, *(f"  never taken: {branch.sentence()}" for branch in case.not_taken)]
+
+
+def also_lines(case: CaseReport) -> list[str]:
+    """The further problems at which the same code was right."""
+    return [f"  also right at {'; '.join(case.also)}"] if case.also else []
 
 
 def left_out_lines(case: CaseReport) -> list[str]:

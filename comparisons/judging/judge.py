@@ -13,6 +13,7 @@ from ..problems.problem import AnyProblem, Differentiable
 from ..witnesses import tolerance
 from ..witnesses.ask import Witnesses
 from .comparator import Side, Walk, Yardstick, compare
+from .not_seen import NotSeen, Told, not_seen
 from .verdict import Verdict
 
 COARSE = 1e-3  # of a gradient: a larger error that cannot be seen is worth a note
@@ -197,6 +198,15 @@ def vacuous(witnesses: Witnesses) -> list[str]:
         if value.size and size <= _least_seen(name, first, witnesses.noise):
             found.append(name)
     return found
+
+
+def unseen(witnesses: Witnesses) -> list[NotSeen]:
+    """The gradients of which hardly anything could be seen, by the reference that tells most."""
+    first = witnesses.told[witnesses.first]
+    least: dict[str, float] = {}
+    for name in first.gradients:
+        least[name] = _least_seen(name, first, witnesses.noise)
+    return not_seen(Told(first.gradients, least, frozenset(first.uncertainty)))
 
 
 def kinks(witnesses: Witnesses) -> list[str]:

@@ -179,7 +179,8 @@ def closing_line(report: Report, seconds: float) -> str:
     """Totals and seconds."""
     if not report.cases:
         return f"nothing was compared; {seconds:.1f} s"
-    agree, rows = sum(row.passed for row in report.rows), len(report.rows)
+    told = [row for case in report.cases for row in case.seen_rows()]
+    agree, rows = sum(row.passed for row in told), len(told)
     cases = f"{sum(case.passed for case in report.cases)} of {len(report.cases)} cases"
     return f"{cases}, {agree} of {rows} comparisons agree; {seconds:.1f} s"
 

@@ -111,8 +111,9 @@ def _line(value: Value, point: Arrays, name: str, direction: Array) -> tuple[Any
 def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[float, float, float]:
     """(derivative along the direction, its estimated error, half the gap where there is a kink)."""
     along, step = _line(value, point, name, direction)
-    middle = float(value(point))
-    rounding = np.finfo(np.float64).eps * abs(middle) / step
+    told = value(point)
+    middle = float(told)
+    rounding = _epsilon(told) * abs(middle) / step
     if _gap(along, step, middle):
         short = _slope_of_short_values(along, step)
         if short is not None:
@@ -151,6 +152,13 @@ def _slope_of_short_values(along: Any, step: float) -> tuple[float, float] | Non
         return None
     slope = short_values.slope(along, step, sigma)
     return slope.value, slope.missed + slope.jumps / SAFETY
+
+
+def _epsilon(told: Any) -> float:
+    """The spacing of numbers above 1 in the precision of a value, which may be less than double."""
+    dtype = getattr(told, "dtype", np.dtype(np.float64))
+    low = dtype in (np.dtype(np.float16), np.dtype(np.float32))
+    return float(np.finfo(dtype if low else np.float64).eps)
 
 
 def _derivative(along: Any, step: float, side: int) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from bptt_crosscheck import check_cell
 from bptt_crosscheck.comparisons.candidates.built_in_cells import CellCandidate, SharedForward
 from bptt_crosscheck.comparisons.candidates.draw import cell_problem
 from bptt_crosscheck.comparisons.candidates.user_cell import UserCell
-from bptt_crosscheck.comparisons.checking import entry_points
+from bptt_crosscheck.comparisons.checking import cell_cases
 from bptt_crosscheck.comparisons.errors import LayoutMatters, NotRepeatable
 from bptt_crosscheck.comparisons.problems.names import Role, marked
 from bptt_crosscheck.comparisons.witnesses import batched
@@ -39,7 +39,7 @@ def trials_of(cell, dtype="float64"):
     mine = UserCell(cell, SIZES["input_size"], SIZES["hidden_size"])
     base = cell_problem(mine.name, (mine.parameters, mine.states), SIZES, 0, mine)
     return mine, list(
-        entry_points.cotangent_trials(
+        cell_cases.cotangent_trials(
             replace(base, step=mine.differentiable_step).in_precision(dtype)
         )
     )
