@@ -82,7 +82,7 @@ def moved(problem: AnyProblem, part: float) -> AnyProblem:
     rng = np.random.default_rng([problem.seed, 6])
     stays: set[str] = set()
     if isinstance(problem, FunctionProblem):
-        inputs = {**problem.constants, **{name: problem.variables[name] for name in problem.timed}}
+        inputs = {**problem.constants, **{name: problem.variables[name] for name in problem.sliced}}
         stays = {name for name, value in inputs.items() if _may_mean_something_else(value)}
 
     def move(value: Array, dtype: np.dtype[Any]) -> Array:
