@@ -33,6 +33,7 @@ from ..problems.answer import Answer
 from ..problems.arrays import Array, same_arrays
 from ..problems.axes import shares_along
 from ..problems.problem import PRODUCT_TO_END, STATE_JACOBIAN, FunctionProblem, Problem
+from .user_cell import UserCell
 
 CELLS: dict[str, Callable[..., Cell]] = {
     "rnn": RNN,
@@ -98,6 +99,8 @@ class CellCandidate:
             local = jacobians.state_jacobians(self.cell, params, done.tape)
             both = {STATE_JACOBIAN: local, PRODUCT_TO_END: jacobians.products_to_end(local)}
             gradients, steps = gradients | both, steps | both
+        if isinstance(self.cell, UserCell) and self.cell.gives_d_x is False:
+            gradients, steps = _without_x(gradients), _without_x(steps)
         return Answer(done.loss, gradients, done.states, steps)
 
     def _whole(self, problem: Problem, done: Pass, steps: Mapping[str, Array]) -> dict[str, Array]:
@@ -129,6 +132,10 @@ class CellCandidate:
         """Loss and tape."""
         named = {**problem.constants, **problem.variables}
         return self.network(problem).forward(dict(problem.variables), named)
+
+
+def _without_x(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: value for name, value in arrays.items() if name != "x"}
 
 
 @dataclass

@@ -49,6 +49,7 @@ class UserCell:
         self.cell = cell
         self.order: Literal["C", "F"] = "C"
         self.name = _name(cell)
+        self.gives_d_x: bool | None = None  # not known before step_backward was asked
         weights = self._shapes("parameter_shapes", input_size, hidden_size)
         states = self._shapes("state_shapes", hidden_size)
         self.weights: Names = {name: marked(Role.PARAMETER, name) for name in weights}
@@ -94,10 +95,20 @@ class UserCell:
         d_params, d_x, previous = tuple_of(part, returned, 3, "(d_params, d_x, d_state_prev)")
         shapes = _shapes_of(weights)
         d_weights = self._arrays("step_backward: d_params", d_params, shapes)
-        d_x = _beside_others(as_array(f"{part}: d_x", d_x, x.shape))
+        d_x = self._d_x(part, d_x, x)
         shapes = _shapes_of(_users(state, self.parts))
         d_previous = self._arrays("step_backward: d_state_prev", previous, shapes)
         return _ours(d_weights, self.weights), d_x, _ours(d_previous, self.parts)
+
+    def _d_x(self, part: str, d_x: Any, x: Array) -> Array:
+        """The gradient of x; zeros that nobody reads where step_backward gives None for it."""
+        gives = d_x is not None
+        if self.gives_d_x not in (None, gives):
+            raise BadContract(f"{part}: d_x is an array at one step, and None at another")
+        self.gives_d_x = gives
+        if not gives:
+            return np.zeros_like(x)
+        return _beside_others(as_array(f"{part}: d_x", d_x, x.shape))
 
     def initialise(
         self, rng: "np.random.Generator", input_size: int, hidden_size: int, batch: int

@@ -23,6 +23,7 @@ from .setting import Setting
 from .sizes import CellTrials
 from .ties import Log, Watch, watched_in
 
+NO_D_X = "step_backward gives None for d_x: the gradient of x is not checked"
 # How much larger cotangents on the final states are: a clip inside step_backward shows.
 AT_THE_END = 1000.0
 
@@ -51,6 +52,7 @@ def cell_cases(
         return watched_here() if is_base else _watched_cell(cell, problem)
 
     manner = Manner(
+        partial=True,  # d_x may be None
         from_outside=True,
         once=once,
         again=again,
@@ -84,7 +86,8 @@ def cell_cases(
 
 
 def _with_missing(case: CaseReport, missing: Mapping[str, LeftOut]) -> CaseReport:
-    return replace(case, left_out={**missing, **case.left_out})
+    notes = [*case.notes, *(NO_D_X for name in case.not_given if name == "x")]
+    return replace(case, left_out={**missing, **case.left_out}, notes=notes)
 
 
 def cotangent_trials(base: Problem) -> Iterator[Problem]:

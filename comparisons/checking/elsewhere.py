@@ -115,12 +115,14 @@ def _has_its_slope(
 ) -> bool:
     """(1), to within a share of its terms, which are of either sign."""
     rng = np.random.default_rng([problem.seed, 10])
-    variables = problem.variables
+    given = answer.gradients
+    variables = {name: value for name, value in problem.variables.items() if name in given}
     way = {name: rng.normal(size=value.shape) for name, value in variables.items()}
     step = DISTANCE / sum(float(np.vdot(v, v)) for v in way.values()) ** 0.5
-    above = {name: value + step * way[name] for name, value in variables.items()}
-    below = {name: value - step * way[name] for name, value in variables.items()}
-    terms = [answer.gradients[name] * direction for name, direction in way.items()]
+    above, below = dict(problem.variables), dict(problem.variables)
+    for name, value in variables.items():
+        above[name], below[name] = value + step * way[name], value - step * way[name]
+    terms = [given[name] * direction for name, direction in way.items()]
     slope = sum(float(np.sum(each)) for each in terms)
     size = sum(float(np.vdot(each, each)) for each in terms) ** 0.5
     told = (loss(above) - loss(below)) / (2 * step)

@@ -56,7 +56,8 @@ class OneStep:
         """
         shares, carried = local_gradients(self.cell, self.problem, self.d_state, params)
         named = {f"d_params[{name!r}]": value for name, value in shares.items() if name != "x"}
-        named["d_x"] = shares["x"]
+        if getattr(self.cell, "gives_d_x", True) is not False:
+            named["d_x"] = shares["x"]
         named |= {f"d_state_prev[{name!r}]": value for name, value in carried.items()}
         return named
 
