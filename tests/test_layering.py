@@ -79,6 +79,8 @@ ACROSS = {
     "witnesses": "reference",
     # a loss by its step, and copies of code, both of the user's
     "candidates.user_function": "manual reference.unrolled reference.worlds",
+    "candidates.user_cell": "manual reference.worlds",
+    "checking.rebinding": "reference.worlds",  # copies of the user's code, with another NumPy
     "studies.optimisers": "manual.training reference",  # the updates of both
     "trial.mutate_*": "manual",  # spoils it
     "trial.other_checkers": "reference",  # the frameworks' own

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from ...reference.worlds import World
 from .. import user_code
 from ..errors import BadContract, CannotFollow
 from ..problems.arrays import BFLOAT16, Array, Arrays, is_real
@@ -56,6 +57,12 @@ class UserCell:
         self.parts: Names = {name: marked(Role.STATE, name) for name in states}
         self.parameters: Shapes = _ours(weights, self.weights)
         self.states: Shapes = _ours(states, self.parts)
+
+    def aside(self) -> "UserCell":
+        """The same on a copy of the user's cell, for those of whom nothing is to stay in it."""
+        new = copy.copy(self)
+        new.cell = World().copy(self.cell)
+        return new
 
     def in_fortran_order(self) -> "UserCell":
         """The same, its methods given arrays whose first index runs fastest in memory."""

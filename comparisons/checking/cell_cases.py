@@ -36,7 +36,7 @@ def cell_cases(
     """
     engines, missing = setting.engines()
     base = cell_problem(cell.name, (cell.parameters, cell.states), sizes, setting.seed, cell)
-    base = replace(base, step=cell.differentiable_step).in_precision(setting.dtype)
+    base = replace(base, step=cell.aside().differentiable_step).in_precision(setting.dtype)
     trials = list(cotangent_trials(base))
     several = batched(engines, trials)
     candidate = CellCandidate(cell)
@@ -45,11 +45,11 @@ def cell_cases(
     # them.
     once, again = SharedForward(candidate), SharedForward(candidate)
     turned = SharedForward(CellCandidate(cell.in_fortran_order()))
-    watched_here = cache(lambda: _watched_cell(cell, base))
+    watched_here = cache(lambda: _watched_cell(cell.aside(), base))
 
     def watched(problem: Problem) -> Log:
         is_base = problem.variables is base.variables
-        return watched_here() if is_base else _watched_cell(cell, problem)
+        return watched_here() if is_base else _watched_cell(cell.aside(), problem)
 
     manner = Manner(
         partial=True,  # d_x may be None

@@ -25,7 +25,7 @@ from .elsewhere import Question, cheapest
 from .further import FunctionTrials, of_a_function_case
 from .noted_arrays import Watch as Noting
 from .own_loss import OwnLoss, with_unreached
-from .rebinding import Rebinding
+from .rebinding import watching_world
 from .setting import Setting
 from .ties import Log, Watch, watched_in
 from .time_axes import layout_of
@@ -177,9 +177,7 @@ class FunctionTrial:
                 return self._watched(scalar, problem, watched, names)
 
             def rebound(watched: Watch, log: Log) -> Any:
-                anew = Rebinding(log).anew
-                own = anew(self.user.function), anew(self.user.setup)
-                user = replace(self.user, function=own[0], setup=own[1])
+                user = self.user.copied(watching_world(log))
                 return self._watched(self.scalar_of(user), problem, watched, names)
 
             found = watched_in(rebound) if self.user.numpy_only else Log()

@@ -89,7 +89,7 @@ class CellTrials:
         cell = UserCell(self.cell.cell, sizes.input_size, sizes.hidden_size)
         shapes = cell.parameters, cell.states
         problem = cell_problem(cell.name, shapes, sizes.named(), self.seed + number, cell)
-        return cell, replace(problem, step=cell.differentiable_step)
+        return cell, replace(problem, step=cell.aside().differentiable_step)
 
     def question(self, cell: UserCell, problem: Problem) -> Question:
         """The cell at the problem."""
