@@ -147,7 +147,7 @@ class World:
         old, users = function.__globals__, is_users_module(function.__globals__)
         if not users and function.__closure__ is None:
             return self._remember(function, function)
-        space = self._space(old) if users else old
+        space = self.space_of(old) if users else old
         cells = tuple(self._empty_cell(cell) for cell in function.__closure__ or ())
         new = types.FunctionType(function.__code__, space, function.__name__, None, cells or None)
         self._remember(function, new)
@@ -162,7 +162,7 @@ class World:
             setattr(new, name, self.copy(value))
         return new
 
-    def _space(self, old: dict[str, Any]) -> dict[str, Any]:
+    def space_of(self, old: dict[str, Any]) -> dict[str, Any]:
         """The globals that stand for these: so far without the user's names."""
         new = self.spaces.get(id(old))
         if new is None:
@@ -341,17 +341,23 @@ class World:
 
 
 class _ModuleCopy(types.ModuleType):
-    """A module of the user's in a world."""
+    """A module of the user's in a world: its names are the globals of the copied functions."""
 
     def __init__(self, module: types.ModuleType, world: World) -> None:
         super().__init__(module.__name__)
-        object.__setattr__(self, "_of", (module, world))
+        object.__setattr__(self, "_of", (module, world, world.space_of(vars(module))))
 
     def __getattr__(self, name: str) -> Any:
-        module, world = object.__getattribute__(self, "_of")
-        value = world.copy(getattr(module, name))
-        setattr(self, name, value)
-        return value
+        module, world, space = object.__getattribute__(self, "_of")
+        if name not in space:
+            space[name] = world.copy(getattr(module, name))
+        return space[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__getattribute__(self, "_of")[2][name] = value
+
+    def __delattr__(self, name: str) -> None:
+        del object.__getattribute__(self, "_of")[2][name]
 
 
 def _is_empty(cell: types.CellType) -> bool:

@@ -50,8 +50,9 @@ def of_a_cell(
     if wrong:
         beside = asked_elsewhere(first.problem, CellCandidate(trials.cell))
         if beside is not None:
-            rows = first.examined.case.rows
-            must_be_right(beside, AtFirst(first.examined.witnesses, trials.convention, rows))
+            examined = first.examined
+            told = (examined.witnesses, trials.convention, examined.case.rows)
+            must_be_right(beside, AtFirst(*told, examined.answer.gradients))
     return [told, *wrong]
 
 
@@ -98,7 +99,11 @@ class FunctionTrials:
 
 
 def of_a_function_case(trials: FunctionTrials, case: CaseReport) -> list[CaseReport]:
-    """The case with what was found in other branches; then one at which the function is wrong."""
+    """The case with what was found in other branches.
+
+    The point that was asked first is the user's own: where another branch, taken at other weights,
+    has another derivative than the one given, that is told, and is not what was asked.
+    """
     slow = trials.engines[0].numeric and case.seconds > PATIENCE
 
     def question(draw: Draw) -> Question | None:
@@ -109,4 +114,12 @@ def of_a_function_case(trials: FunctionTrials, case: CaseReport) -> list[CaseRep
     draws = of_a_function(trials.problem, trials.params)
     found = search(Search(trials.watch(trials.problem), draws, trials.watch, question))
     told = replace(case, also=[*case.also, *found.also], not_taken=found.left)
-    return [told] if found.wrong is None else [told, found.wrong]
+    if found.wrong is None:
+        return [told]
+    return [replace(told, notes=[*told.notes, *_wrong_elsewhere(found.wrong)])]
+
+
+def _wrong_elsewhere(wrong: CaseReport) -> list[str]:
+    """Where another branch is taken, and what is wrong there."""
+    names = dict.fromkeys(row.gradient for row in wrong.rows if not row.passed)
+    return [f"WRONG where another branch is taken: {', '.join(names)} ({wrong.name})", *wrong.notes]

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import NothingFollows, NotRepeatable, QuestionError
 from ..judging.verdict import Verdict
 from ..problems.answer import Answer
-from ..problems.arrays import Array, Arrays, frozen, is_real
+from ..problems.arrays import Array, Arrays, frozen, same_arrays
 from ..problems.convention import Convention
 from ..problems.problem import AnyProblem, FunctionProblem
 from ..witnesses.ask import Witnesses, ask, in_double
@@ -31,6 +31,10 @@ SEEN = 1e-3 * NEAR  # of a gradient: a smaller error is not of the size of the m
 STEP = 1e-5  # the same, for a slope of the loss
 CLOSELY = 1e-8  # of a slope's terms
 ROOM = 100.0  # times the errors at the first point: beside it they may be larger
+COMPUTED_BEFOREHAND = (
+    "the gradients given are the same numbers at other params: computed beforehand, they say "
+    "nothing of any other point"
+)
 ALONG = "distance"  # the only variable of a problem along a line
 
 
@@ -54,18 +58,20 @@ class Beside:
 class AtFirst:
     """What is known at the first point: the references, the convention, and the verdicts.
 
+    given  the gradients that the candidate gave
     loss   the forward pass alone; None where it cannot be asked for itself
     """
 
     witnesses: Witnesses
     convention: Convention
     rows: list[Verdict]
+    given: Arrays
     loss: Callable[[Any], float] | None = None
 
     @property
     def clips(self) -> bool:
         """Whether the convention cuts gradients, which then are no longer slopes of the loss."""
-        return self.convention.clip_value is not None or self.convention.clip_norm is not None
+        return self.convention.clips
 
     def room(self, name: str) -> float:
         """The error that is not of the size of the move: far above what was found at first."""
@@ -75,40 +81,22 @@ class AtFirst:
 
 
 def moved(problem: AnyProblem, part: float) -> AnyProblem:
-    """The problem with every number moved at random by up to this part of itself.
+    """The problem with every weight moved at random by up to this part of itself.
 
-    Inputs that hold whole numbers stay: masks, indicators, lengths, times.
+    Inputs stay: code may have its own copy of what is no weight.
     """
     rng = np.random.default_rng([problem.seed, 6])
-    stays: set[str] = set()
+    inputs: tuple[str, ...] = ()
+    own: Mapping[str, str] = {}
     if isinstance(problem, FunctionProblem):
-        inputs = {**problem.constants, **{name: problem.variables[name] for name in problem.sliced}}
-        stays = {name for name, value in inputs.items() if _may_mean_something_else(value)}
+        inputs, own = problem.sliced, problem.levels
 
-    def move(value: Array, dtype: np.dtype[Any]) -> Array:
-        away = value * (1 + part * rng.uniform(-1, 1, size=value.shape))
-        return np.asarray(away).astype(dtype).astype(value.dtype)
+    def move(name: str, value: Array) -> Array:
+        away = np.asarray(value * (1 + part * rng.uniform(-1, 1, size=value.shape)))
+        return away.astype(own.get(name, problem.rounding_dtype.name)).astype(value.dtype)
 
-    variables: dict[str, Array] = {}
-    for name, value in problem.variables.items():
-        if name not in stays:
-            variables[name] = move(value, problem.rounding_dtype)
-    found = problem.with_variables(variables)
-    if not isinstance(found, FunctionProblem):
-        return found
-    constants = dict(problem.constants)
-    for name, value in problem.constants.items():
-        if name not in stays:
-            constants[name] = move(value, value.dtype)
-    return replace(found, constants=frozen(constants))
-
-
-def _may_mean_something_else(value: Array) -> bool:
-    """Whether an array holds a whole number other than zero, or none at all but zeros."""
-    if not is_real(value.dtype):
-        return True
-    plain = value.astype(np.float64)
-    return not plain.any() or bool(np.any((plain == np.round(plain)) & (plain != 0)))
+    weights = {name: value for name, value in problem.variables.items() if name not in inputs}
+    return problem.with_variables({name: move(name, value) for name, value in weights.items()})
 
 
 def asked_elsewhere(problem: AnyProblem, candidate: Candidate) -> Beside | None:
@@ -125,14 +113,20 @@ def asked_elsewhere(problem: AnyProblem, candidate: Candidate) -> Beside | None:
     return beside
 
 
-def must_be_right(beside: Beside, first: AtFirst) -> None:
-    """Raises NotRepeatable where a gradient that is right at the first point is wrong beside it."""
+def must_be_right(beside: Beside, first: AtFirst) -> list[str]:
+    """Remarks on what is given beside the first point.
+
+    Raises NotRepeatable where a gradient that is right at the first point is wrong beside it, and
+    another one than there.
+    """
     if _has_its_slope(beside, first):
-        return
+        return []
     if first.witnesses.first.numeric:
         wrong = _wrong_along_a_line(beside, first)
     else:
         wrong = _wrong_gradients(beside, first)
+    if wrong and same_arrays(beside.answer.gradients, first.given):
+        return [COMPUTED_BEFOREHAND]
     if wrong:
         raise NotRepeatable(
             f"right at the point that was asked first, {', '.join(wrong)} is wrong at weights that "
@@ -140,6 +134,7 @@ def must_be_right(beside: Beside, first: AtFirst) -> None:
             "was asked before (it reads states or weights of an earlier call), or was computed "
             "beforehand; it must answer for the params it is given: reset what it keeps in setup="
         )
+    return []
 
 
 def _has_its_slope(beside: Beside, first: AtFirst) -> bool:
@@ -240,7 +235,7 @@ def _along(problem: FunctionProblem, way: Arrays) -> FunctionProblem:
 
     only = frozen({ALONG: np.zeros(1)})
     return replace(
-        problem, function=along, variables=only, constants=frozen({}), timed=(), extra_noise={}
+        problem, function=along, variables=only, constants=frozen({}), sliced=(), extra_noise={}
     )
 
 

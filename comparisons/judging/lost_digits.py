@@ -42,7 +42,7 @@ class Lost:
     def finding(self, roundoff: float) -> LostDigits:
         """The same as a finding."""
         digits = round(-math.log10(roundoff))
-        error = max(self.row.max_rel_error, roundoff)
+        error = min(max(self.row.max_rel_error, roundoff), 1.0)
         lost = min(digits, max(1, round(math.log10(error / roundoff))))
         name = self.row.gradient
         back = "" if self.step is None else f" from step {self.step} back"

@@ -1,7 +1,9 @@
 """The derivatives of a problem's scalar along one direction, from the right and from the left.
 
-At a kink every framework, and everybody who derives by hand, may choose its own derivative; but no
-choice is outside of these two.
+At a kink every framework, and everybody who derives by hand, may choose its own derivative. One tie
+leaves all between these two to choose from. Of several ties, in which numbers of either sign are
+tied, the choices add up to more than the two tell, as far as single gaps cancel in their sum: what
+is outside by many times their gap is outside of all.
 """
 
 from dataclasses import dataclass
@@ -28,11 +30,13 @@ class Slopes:
 
     def exclude(self, slope: float) -> bool:
         """Whether a slope is certainly outside of both, and not by the error of differences."""
-        beyond = abs(slope - self.middle) - self.half_gap
-        return bool(beyond > self.uncertainty and beyond > CERTAIN * abs(slope - self.middle))
+        off = abs(slope - self.middle)
+        doubt = max(self.uncertainty, CERTAIN * abs(self.middle))
+        return bool(off > MANY * self.half_gap and off > doubt)
 
 
-CERTAIN = 1e-3  # share of the distance from the middle that has to lie beyond the gap
+CERTAIN = 1e-3  # of the middle: an error that no kink is asked about
+MANY = 100.0  # times the gap that gaps cancelling in a sum may leave to choose from
 
 
 def slopes_along(problem: AnyProblem, name: str, direction: Array) -> Slopes:

@@ -43,6 +43,7 @@ NEAR, SHRINK = (
 # where the estimated error is a larger share of the derivative, they are taken with shorter steps.
 POOR = 1e-6
 SHORTER = (1 / 64, 1 / 4096)
+SHORTENED = 256.0  # by how much the steps are shortened before they are given up
 SAFETY = 10.0  # the estimate is a difference between two orders: no bound
 DOUBTFUL = 1e-9  # of a derivative: differences of float64 values are nearer
 
@@ -136,7 +137,7 @@ def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[fl
         if not error > POOR * abs(float(along(np.array([step]))[0]) - middle) / step:
             break
         again, less = _derivative(along, step * shorter, 0)
-        rounding_there = rounding / shorter
+        rounding_there = SHORTENED * rounding / shorter
         if less + rounding_there < error:
             derivative, error = again, less + rounding_there
     return derivative, error + rounding, 0.0

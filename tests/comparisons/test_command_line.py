@@ -17,6 +17,7 @@ from bptt_crosscheck.comparisons.checking.environment import report_of
 from bptt_crosscheck.comparisons.checking.training_row import ParameterVerdict, TrainingRow
 from bptt_crosscheck.comparisons.problems.cases import CASES, QUICK
 from bptt_crosscheck.comparisons.reporting.dump import load
+from bptt_crosscheck.comparisons.reporting.terminal import Status
 from bptt_crosscheck.comparisons.studies import built_in_cases, language_model
 from bptt_crosscheck.manual.cells.rnn import RNN
 
@@ -685,7 +686,7 @@ def test_code_that_does_not_return_is_a_question_that_could_not_be_asked(command
     path = tmp_path / "mine.py"
     path.write_text(TALKING.replace('    return {"w"', f'{SLEEPING}    return {{"w"', 1))
     status, out, _ = command("check", path, "--timeout", "0.5")
-    assert status == command_line.NOT_ASKED
+    assert status == Status.NOT_ASKED
     assert folded(out).startswith(
         "DoesNotReturn: gradients did not return within 0.5 s: it was at mine.py:16: time.sleep"
     )
@@ -695,14 +696,14 @@ def test_a_file_that_does_not_return_is_one_line(command, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("while True: pass\n")
     status, out, err = command("check", path, "--timeout", "0.5")
-    assert (status, out) == (command_line.NOT_ASKED, "")
+    assert (status, out) == (Status.NOT_ASKED, "")
     assert err.count("\n") == 1
     assert "did not return within 0.5 s: it was at mine.py:1: while True: pass" in err
 
 
 def test_a_time_limit_that_is_none(command, tmp_path):
     status, _, err = command("check", tmp_path / "mine.py", "--timeout", "0")
-    assert status == command_line.NOT_ASKED
+    assert status == Status.NOT_ASKED
     assert "--timeout" in err
 ROWS_FIRST = (
     "from tests.comparisons.checking.test_time_axes import PARAMS, ROWS_FIRST, gradients_of, loss_of\n"

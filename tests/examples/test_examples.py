@@ -27,7 +27,7 @@ OUTCOMES = {
         "is wrong in d_state_prev['h'] (steps 1–12 of 1–12); right in d_params['W_f']",
         "walking back, first wrong at step 11",
     ),
-    "legacy_class_rnn": (0, "1 of 1 cases", "the loss is NumPy code"),
+    "legacy_class_rnn": (0, "1 of 1 cases", "gradients"),
     "update_in_place": (0, "4 of 4 comparisons agree"),
     "windowed_truncation": (0, "3 of 3 comparisons agree"),
     "vjp_without_loss": (

@@ -207,6 +207,18 @@ def test_a_method_as_loss_and_an_object_in_setup_are_one_object():
     assert report.passed
 
 
+def test_a_module_as_the_object_that_holds_the_weights():
+    def loss(params, inputs):
+        set_attributes(numpy_manners, params)
+        return numpy_manners._loss_of_globals(inputs)
+
+    before = numpy_manners.W
+    report = check_gradients(gradients, loss, PARAMS, INPUTS, references=[ON_TORCH, "differences"])
+    assert report.passed
+    assert {row.gradient for row in report.rows if row.reference == ON_TORCH} == {*PARAMS, "x"}
+    assert before is None or type(numpy_manners.W) is np.ndarray
+
+
 def test_attributes_set_by_the_adapter_are_those_of_the_copy():
     class Holder:
         w = None

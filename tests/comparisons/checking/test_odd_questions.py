@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch  # noqa: F401  # so that its tensors are among the odd values
 from bptt_crosscheck import check_cell
-from bptt_crosscheck.comparisons.checking import entry_points
+from bptt_crosscheck.comparisons.checking import cell_cases
 from bptt_crosscheck.comparisons.checking.report_data import Report
 from bptt_crosscheck.comparisons.errors import GradientMismatch, QuestionError
 
@@ -64,7 +64,7 @@ def test_every_question_gets_an_answer(share):
 
 def test_a_mistake_of_our_own_is_not_called_theirs(monkeypatch):
     """What goes wrong where no line of theirs runs is raised as it is."""
-    monkeypatch.setattr(entry_points, "check_problem", len)
+    monkeypatch.setattr(cell_cases, "examine", len)
     with pytest.raises(TypeError, match="len"):
         check_cell(Elman(), **SIZES, **TORCH, raise_exception=False)
 

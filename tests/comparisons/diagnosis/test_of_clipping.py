@@ -172,7 +172,7 @@ def test_a_factor_of_few_digits_stays_one():
     """Half of a gradient of norm 10 has the norm 5: the one and the other are said."""
     alone = {"A": np.array([[6.0, 8.0], [0, 0], [0, 0]]), "B": np.zeros(4)}
     assert diagnoses(lambda found: {**found, "A": found["A"] / 2}, alone) == [
-        "exact up to the factor 1/T = 1/2, in every gradient",
+        "exact up to the factor 1/x.shape[0] = 1/2, in every gradient",
         "exact up to clipping all gradients together to the global norm 5",
     ]
 

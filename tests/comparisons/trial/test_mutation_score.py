@@ -84,7 +84,7 @@ def test_an_oracle_that_forgets_a_gradient_is_found_out(trials, monkeypatch):
     kept = judge.judge
     monkeypatch.setattr(
         judge, "judge",
-        lambda p, a, r, e, name, n: kept(p, r if name == "b_h" else a, r, e, name, n),
+        lambda p, a, r, e, name, *more: kept(p, r if name == "b_h" else a, r, e, name, *more),
     )  # fmt: skip
     found = [
         each

@@ -21,7 +21,7 @@ def recurrence(dtype, shift=0.0, size=1.0):
 
 
 def asked(value):
-    _, found, _, uncertainty, kinks = finite_difference.gradients(value, {"x": POINT}, 0)
+    _, found, _, uncertainty, kinks, _ = finite_difference.gradients(value, {"x": POINT}, 0)
     return found["x"], uncertainty["x"], kinks
 
 
