@@ -219,9 +219,8 @@ def examine(
         if case.passed and manner.first_of_all:
             preflight.not_vacuous(case, manner.unread)
         if case.passed and answered.beside is not None:
-            told = (compared.witnesses, declared, compared.rows, given)
-            remarks = must_be_right(answered.beside, AtFirst(*told, manner.loss))
-            case = replace(case, notes=[*case.notes, *remarks])
+            at_first = AtFirst(compared.witnesses, declared, compared.rows, manner.loss)
+            must_be_right(answered.beside, at_first)
     notes = [*case.notes]
     beside = answered.beside
     if beside is not None and not case.passed and beside.answer.loss == answer.loss:

@@ -29,6 +29,7 @@ from ..witnesses.engines import Engine
 from . import preflight
 from .case_report import CaseReport
 from .crosscheck import Manner, check_problem
+from .second_point import meant_by
 
 DISTANCE = 5e-5  # h ‖v‖ of (1)
 FIRST_CHOICE = "torch"  # which differentiates another problem without compiling it
@@ -99,8 +100,7 @@ def _agrees_to_half_the_digits(question: Question) -> bool:
     told = None if engine.numeric else _brief_answer(problem, engine)
     if told is None:
         return False
-    names = set(answer.gradients)
-    expected = question.convention.apply(told, problem.steps, problem.batch, names)
+    expected = meant_by(question.convention, problem, told, answer.gradients)
     mine, theirs = tolerance.quantities(answer), tolerance.quantities(expected)
     for name, value in theirs.items():
         if name not in mine and not question.manner.partial:

@@ -222,6 +222,7 @@ def function_cases(
     variables = differentiable
     engines, missing = setting.engines(trial.user.numpy_only)
     must_apply(declared, trial.user, trial.layout)
+    _ = trial.scalar  # raises where a truncation cannot apply
     if declared.truncation is not None and all(engine.numeric for engine in engines):
         raise BadOption(
             "convention: truncation is no derivative of the loss; numeric references cannot "

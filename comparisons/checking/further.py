@@ -50,9 +50,8 @@ def of_a_cell(
     if wrong:
         beside = asked_elsewhere(first.problem, CellCandidate(trials.cell))
         if beside is not None:
-            examined = first.examined
-            told = (examined.witnesses, trials.convention, examined.case.rows)
-            must_be_right(beside, AtFirst(*told, examined.answer.gradients))
+            rows = first.examined.case.rows
+            must_be_right(beside, AtFirst(first.examined.witnesses, trials.convention, rows))
     return [told, *wrong]
 
 

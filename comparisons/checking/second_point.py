@@ -21,9 +21,10 @@ import numpy as np
 from ..errors import NothingFollows, NotRepeatable, QuestionError
 from ..judging.verdict import Verdict
 from ..problems.answer import Answer
-from ..problems.arrays import Array, Arrays, frozen, same_arrays
+from ..problems.arrays import Array, Arrays, frozen, is_real
+from ..problems.clipping import Seen
 from ..problems.convention import Convention
-from ..problems.problem import AnyProblem, FunctionProblem
+from ..problems.problem import AnyProblem, FunctionProblem, Scalar
 from ..witnesses.ask import Witnesses, ask, in_double
 
 FAR, NEAR = 0.3, 1e-3  # by which part of themselves numbers are moved
@@ -31,10 +32,6 @@ SEEN = 1e-3 * NEAR  # of a gradient: a smaller error is not of the size of the m
 STEP = 1e-5  # the same, for a slope of the loss
 CLOSELY = 1e-8  # of a slope's terms
 ROOM = 100.0  # times the errors at the first point: beside it they may be larger
-COMPUTED_BEFOREHAND = (
-    "the gradients given are the same numbers at other params: computed beforehand, they say "
-    "nothing of any other point"
-)
 ALONG = "distance"  # the only variable of a problem along a line
 
 
@@ -58,14 +55,12 @@ class Beside:
 class AtFirst:
     """What is known at the first point: the references, the convention, and the verdicts.
 
-    given  the gradients that the candidate gave
     loss   the forward pass alone; None where it cannot be asked for itself
     """
 
     witnesses: Witnesses
     convention: Convention
     rows: list[Verdict]
-    given: Arrays
     loss: Callable[[Any], float] | None = None
 
     @property
@@ -81,22 +76,42 @@ class AtFirst:
 
 
 def moved(problem: AnyProblem, part: float) -> AnyProblem:
-    """The problem with every weight moved at random by up to this part of itself.
+    """The problem with every number moved at random by up to this part of itself.
 
-    Inputs stay: code may have its own copy of what is no weight.
+    Inputs that hold whole numbers stay: masks, indicators, lengths, times.
     """
     rng = np.random.default_rng([problem.seed, 6])
-    inputs: tuple[str, ...] = ()
+    stays: set[str] = set()
     own: Mapping[str, str] = {}
     if isinstance(problem, FunctionProblem):
-        inputs, own = problem.sliced, problem.levels
+        given = {name: problem.variables[name] for name in problem.sliced}
+        inputs, own = {**problem.constants, **given}, problem.levels
+        stays = {name for name, value in inputs.items() if _may_mean_something_else(value)}
 
-    def move(name: str, value: Array) -> Array:
+    def move(value: Array, dtype: str) -> Array:
         away = np.asarray(value * (1 + part * rng.uniform(-1, 1, size=value.shape)))
-        return away.astype(own.get(name, problem.rounding_dtype.name)).astype(value.dtype)
+        return away.astype(dtype).astype(value.dtype)
 
-    weights = {name: value for name, value in problem.variables.items() if name not in inputs}
-    return problem.with_variables({name: move(name, value) for name, value in weights.items()})
+    variables: dict[str, Array] = {}
+    for name, value in problem.variables.items():
+        if name not in stays:
+            variables[name] = move(value, own.get(name, problem.rounding_dtype.name))
+    found = problem.with_variables(variables)
+    if not isinstance(found, FunctionProblem):
+        return found
+    constants = dict(problem.constants)
+    for name, value in problem.constants.items():
+        if name not in stays:
+            constants[name] = move(value, value.dtype.name)
+    return replace(found, constants=frozen(constants))
+
+
+def _may_mean_something_else(value: Array) -> bool:
+    """Whether an array holds a whole number other than zero, or none at all but zeros."""
+    if not is_real(value.dtype):
+        return True
+    plain = value.astype(np.float64)
+    return not plain.any() or bool(np.any((plain == np.round(plain)) & (plain != 0)))
 
 
 def asked_elsewhere(problem: AnyProblem, candidate: Candidate) -> Beside | None:
@@ -113,20 +128,14 @@ def asked_elsewhere(problem: AnyProblem, candidate: Candidate) -> Beside | None:
     return beside
 
 
-def must_be_right(beside: Beside, first: AtFirst) -> list[str]:
-    """Remarks on what is given beside the first point.
-
-    Raises NotRepeatable where a gradient that is right at the first point is wrong beside it, and
-    another one than there.
-    """
+def must_be_right(beside: Beside, first: AtFirst) -> None:
+    """Raises NotRepeatable where a gradient that is right at the first point is wrong beside it."""
     if _has_its_slope(beside, first):
-        return []
+        return
     if first.witnesses.first.numeric:
         wrong = _wrong_along_a_line(beside, first)
     else:
         wrong = _wrong_gradients(beside, first)
-    if wrong and same_arrays(beside.answer.gradients, first.given):
-        return [COMPUTED_BEFOREHAND]
     if wrong:
         raise NotRepeatable(
             f"right at the point that was asked first, {', '.join(wrong)} is wrong at weights that "
@@ -134,7 +143,6 @@ def must_be_right(beside: Beside, first: AtFirst) -> list[str]:
             "was asked before (it reads states or weights of an earlier call), or was computed "
             "beforehand; it must answer for the params it is given: reset what it keeps in setup="
         )
-    return []
 
 
 def _has_its_slope(beside: Beside, first: AtFirst) -> bool:
@@ -169,8 +177,7 @@ def _wrong_gradients(beside: Beside, first: AtFirst) -> list[str]:
     told = _told(in_double(problem), first)
     if told is None:
         return []
-    names = set(answer.gradients)
-    declared = first.convention.apply(told, problem.steps, problem.batch, names)
+    declared = meant_by(first.convention, problem, told, answer.gradients)
     wrong: list[str] = []
     for name, expected in declared.gradients.items():
         if name in answer.gradients and name not in declared.directions:
@@ -178,6 +185,15 @@ def _wrong_gradients(beside: Beside, first: AtFirst) -> list[str]:
             if error > max(SEEN * _largest(expected), first.room(name)):
                 wrong.append(name)
     return wrong
+
+
+def meant_by(
+    convention: Convention, problem: AnyProblem, told: Answer, given: Arrays
+) -> Answer:
+    """What code under the convention ought to return, where a reference says `told`."""
+    inputs = frozenset(problem.sliced if isinstance(problem, FunctionProblem) else ())
+    seen, sizes = Seen(given, {}, inputs), (problem.steps, problem.batch, set(given))
+    return convention.followed_by(seen, told, *sizes).apply(told, *sizes, seen)
 
 
 def _wrong_along_a_line(beside: Beside, first: AtFirst) -> list[str]:
@@ -228,15 +244,17 @@ def _along(problem: FunctionProblem, way: Arrays) -> FunctionProblem:
     """The function along the line, of the distance alone."""
     point = {**problem.constants, **problem.variables}
 
-    def along(xp: Any, named: Mapping[str, Any]) -> Any:
-        distance = named[ALONG][0]
-        there = {name: point[name] + distance * direction for name, direction in way.items()}
-        return problem.function(xp, {**point, **there})
+    def on_the_line(function: Scalar) -> Scalar:
+        def along(xp: Any, named: Mapping[str, Any]) -> Any:
+            distance = named[ALONG][0]
+            there = {name: point[name] + distance * direction for name, direction in way.items()}
+            return function(xp, {**point, **there})
 
-    only = frozen({ALONG: np.zeros(1)})
-    return replace(
-        problem, function=along, variables=only, constants=frozen({}), sliced=(), extra_noise={}
-    )
+        return along
+
+    only, nothing = frozen({ALONG: np.zeros(1)}), frozen({})
+    made = problem.of(on_the_line)
+    return replace(made, variables=only, constants=nothing, sliced=(), extra_noise={})
 
 
 def _largest(value: Array) -> float:

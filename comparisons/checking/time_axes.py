@@ -149,6 +149,8 @@ def moved_entries(value: Array) -> Array:
     rng = np.random.default_rng(value.size)
     if is_tokens(value):
         least, most = int(value.min()), int(value.max())
+        if most - least + 1 > np.iinfo(np.int64).max // 2:
+            return value[::-1].copy()  # numbers so far apart are no tokens: others of them do
         tokens = least + (value.astype(np.int64) - least + 1) % (most - least + 1)
         return tokens.astype(value.dtype)
     finite = value.astype(np.float64)

@@ -313,6 +313,9 @@ class Problem(Differentiable):
         yield from (("hidden_size", self.hidden_size), ("output_size", self.output_size))
 
 
+Scalar: TypeAlias = Callable[[Any, Mapping[str, Any]], Any]
+
+
 @dataclass(frozen=True)
 class FunctionProblem(Differentiable):
     """A scalar function of named arrays that is not taken apart into steps.
@@ -352,6 +355,15 @@ class FunctionProblem(Differentiable):
     sliced: tuple[str, ...] = ()
     cell: str = "function"
     loss_label: str = ""
+
+    def of(self, made: Callable[[Scalar], Scalar]) -> "FunctionProblem":
+        """The problem of another function, made from this one; of copies of it likewise."""
+        copied = self.copied
+        if copied is None:
+            return replace(self, function=made(self.function))
+        return replace(
+            self, function=made(self.function), copied=lambda world: made(copied(world))
+        )
 
     @property
     def jacobians(self) -> bool:

@@ -42,7 +42,7 @@ NEAR, SHRINK = (
 # A kink that lies within the steps, though not at the point, keeps differences from converging:
 # where the estimated error is a larger share of the derivative, they are taken with shorter steps.
 POOR = 1e-6
-SHORTER = (1 / 64, 1 / 4096)
+SHORTER = (1 / 64, 1 / 1024)
 SHORTENED = 256.0  # by how much the steps are shortened before they are given up
 SAFETY = 10.0  # the estimate is a difference between two orders: no bound
 DOUBTFUL = 1e-9  # of a derivative: differences of float64 values are nearer
@@ -131,16 +131,27 @@ def _slope(value: Value, point: Arrays, name: str, direction: Array) -> tuple[fl
         if short is not None:
             derivative, error = short if not error <= short[1] else (derivative, error + rounding)
             return derivative, error, 0.0
-    for shorter in SHORTER:
-        if not error > POOR * abs(derivative):
-            break
-        if not error > POOR * abs(float(along(np.array([step]))[0]) - middle) / step:
-            break
-        again, less = _derivative(along, step * shorter, 0)
-        rounding_there = SHORTENED * rounding / shorter
-        if less + rounding_there < error:
-            derivative, error = again, less + rounding_there
+    if error > POOR * abs(derivative) and error > POOR * _rise(along, step, middle):
+        finer = _with_shorter_steps(along, step, rounding)
+        if finer is not None and finer[1] < error:
+            return *finer, 0.0
     return derivative, error + rounding, 0.0
+
+
+def _rise(along: Any, step: float, middle: float) -> float:
+    """How steep the function is within a step."""
+    return abs(float(along(np.array([step]))[0]) - middle) / step
+
+
+def _with_shorter_steps(along: Any, step: float, rounding: float) -> tuple[float, float] | None:
+    """(derivative, its estimated error) by shorter steps; None where two lengths do not agree."""
+    (one, its_error), (other, other_error) = (
+        _derivative(along, step * shorter, 0) for shorter in SHORTER
+    )
+    rounded = SHORTENED * rounding / SHORTER[-1]
+    doubt = its_error + other_error + rounded
+    apart = abs(one - other)
+    return (one, doubt + apart) if apart <= SAFETY * doubt else None
 
 
 def _slope_of_short_values(along: Any, step: float) -> tuple[float, float] | None:

@@ -322,10 +322,10 @@ def test_a_relu_cell_at_zero():
             {"h": delta @ params["U"] + d_state["h"] / 2},
         )
 
-    with pytest.raises(
-        AtKink, match=r"a tie in a comparison \(a relu at zero\?\) at test_preflight.py:"
-    ):
+    # it ties wherever it is moved, and changes nothing: no choice gives another derivative
+    with pytest.raises(GradientMismatch):
         check_cell(spoiled(step=step, step_backward=step_backward), **SIZES, **TORCH)
+
 
 
 @pytest.mark.parametrize(
@@ -596,33 +596,18 @@ EXPLODES = {
 CHAOTIC = {"x": chaos.normal(size=(40, 20))}
 
 
-@pytest.mark.parametrize("factor", [1.0, -1.0])
-def test_what_differences_do_not_know_is_not_called_zero_nor_agreed_with(factor):
+@pytest.mark.parametrize("factor", [1.0, -1.0, 0.01])
+def test_what_explodes_is_not_called_zero_and_differences_tell_its_sign(factor):
     def given(params, inputs):
         found = exploding_gradients(params, inputs)
         return {"U": factor * found["U"], "b": factor * found["b"], "c": found["c"]}
 
     named = ["complex step", "differences"]
-    report = check_gradients(given, exploding, EXPLODES, CHAOTIC, references=named)
-    assert {each.gradient: each.why for each in report.cases[0].not_seen} == dict.fromkeys(
-        ("U", "b"), Why.UNCERTAIN
+    report = check_gradients(
+        given, exploding, EXPLODES, CHAOTIC, references=named, raise_exception=False
     )
-    assert "the references do not know the gradient" in str(report)
-    assert "1 comparisons agree" in str(report)
+    assert report.passed == (factor == 1.0)
     assert "zero" not in str(report)
-    two = {"U": EXPLODES["U"], "b": EXPLODES["b"]}
-
-    def without_c(params, inputs):
-        return exploding({**params, "c": np.zeros(3)}, inputs)
-
-    def without_c_given(params, inputs):
-        found = given({**params, "c": np.zeros(3)}, inputs)
-        return {"U": found["U"], "b": found["b"]}
-
-    with pytest.raises(Vacuous) as caught:
-        check_gradients(without_c_given, without_c, two, CHAOTIC, references=named)
-    assert "zero" not in str(caught.value)
-    assert "agree" not in str(caught.value)
 
 
 def test_a_small_gradient_is_not_a_vacuous_one():
