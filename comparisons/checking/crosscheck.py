@@ -29,6 +29,7 @@ from ..candidates.built_in_cells import CellCandidate
 from ..diagnosis.of_gradients import diagnose
 from ..diagnosis.of_one_step import LocalCheck, check_one_step
 from ..diagnosis.of_precision import Inside, lower_inside
+from ..diagnosis.of_truncation import truncation
 from ..errors import LayoutMatters
 from ..judging import lost_digits
 from ..judging.decidable import Undecided, not_decidable, remark, undecided
@@ -364,6 +365,9 @@ def _case(compared: Compared, local: LocalCheck, seconds: float, inside: Inside)
     if any(not row.passed for row in rows):
         first = witnesses.told[witnesses.first]
         findings += diagnose(problem, answer, first, inside.noise or witnesses.noise)
+        wrong = [row.gradient for row in rows if not row.passed]
+        if compared.testimony.convention.is_plain:
+            findings += truncation(problem, answer, witnesses, wrong)
     return CaseReport(
         name=problem.name,
         cell=problem.cell,

@@ -81,6 +81,10 @@ class FunctionTrial:
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
     own: OwnLoss | None = None
 
+    def _windowed(self, window: int) -> Scalar:
+        """The function whose gradient goes back at most so many steps."""
+        return self.user.copied().objective(Convention(truncation=window))
+
     @cached_property
     def scalar(self) -> Scalar:
         """The scalar function of named arrays."""
@@ -100,6 +104,7 @@ class FunctionTrial:
             name=self.name,
             function=self.scalar,
             copied=lambda world: self.scalar_of(self.user.copied(world)),
+            windowed=self._windowed if self.user.sequence else None,
             variables=frozen(in_double),
             constants=frozen(constants),
             seed=self.user.seed,

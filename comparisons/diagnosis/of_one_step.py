@@ -3,23 +3,26 @@ and at which steps.
 
 Over a whole sequence one wrong carry makes every gradient wrong. Here each step gets the total
 derivative from a reference, so that an error stays in its own step and its own output. What would
-put a wrong output right is then tried on the cell itself: a common factor, and each square weight
-transposed inside step_backward.
+put a wrong output right is then tried on the cell itself: a common factor, each square weight
+transposed inside step_backward, and the cotangent of each part of the state at zero.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from ..candidates.built_in_cells import CellCandidate
 from ..candidates.trajectory import local_gradients
 from ..judging.comparator import ratios, step_errors, which_steps
 from ..judging.findings import Finding, LocalRow, Mistake
-from ..problems.arrays import Array, Arrays
+from ..judging.judge import judge_answer
+from ..problems.arrays import Array, Arrays, frozen
+from ..problems.convention import Convention
 from ..problems.problem import Problem
 from ..witnesses import tolerance
-from ..witnesses.ask import Witnesses
+from ..witnesses.ask import Testimony, Witnesses
 from .of_gradients import closeness, known_sizes, name_factor
 from .pairs import factor_between
 
@@ -92,6 +95,8 @@ def check_one_step(cell: Any, problem: Problem, witnesses: Witnesses) -> LocalCh
     rows = [one_step.row(output, value) for output, value in given.items()]
     wrong = {row.output: given[row.output] for row in rows if not row.passed}
     findings = [*_factors(one_step, wrong), *_transposes(one_step, list(wrong))]
+    if wrong and len(problem.state_sizes) > 1:
+        findings += _cotangents(one_step, witnesses)
     return LocalCheck(rows, findings)
 
 
@@ -117,6 +122,39 @@ def true_outputs(problem: Problem, steps: Arrays, noise: Arrays) -> dict[str, Tr
 
 def _found(mistake: Mistake, output: str, text: str) -> Finding:
     return Finding(mistake, f"step_backward: {output}", None, 1.0, text)
+
+
+def _cotangents(one_step: OneStep, witnesses: Witnesses) -> list[Finding]:
+    """The parts of the state of which every output is right where their cotangent is zero."""
+    rows, found = _all_steps_as_rows(one_step.problem, witnesses), list[str]()
+    for name in rows.state_sizes:
+        silent = np.zeros_like(rows.constants[f"cotangent_{name}"])
+        there = replace(rows, constants=frozen({**rows.constants, f"cotangent_{name}": silent}))
+        answer = CellCandidate(one_step.cell).answer(there)
+        testimony = Testimony(there, (witnesses.first,), Convention(), frozenset(answer.gradients))
+        verdicts = judge_answer(there, answer, testimony.full, partial=True).rows
+        if all(row.passed for row in verdicts):
+            found.append(f"d_state[{name!r}]")
+    if not found or len(found) == len(rows.state_sizes):
+        return []
+    which = " or ".join(found)
+    text = f"step_backward is right in every output where {which} is zero: look at what it makes of it"
+    return [_found(Mistake.COTANGENT, which, text)]
+
+
+def _all_steps_as_rows(problem: Problem, witnesses: Witnesses) -> Problem:
+    """One step from each state of the trajectory, as rows of a batch, under random cotangents."""
+    told, rng = witnesses.plain[witnesses.first].states, np.random.default_rng([problem.seed, 11])
+    count = problem.steps * problem.batch
+    variables, constants = dict(problem.variables), dict[str, Array]()
+    for name, size in problem.state_sizes.items():
+        before = [problem.variables[f"{name}_0"][None], told[name][:-1]]
+        variables[f"{name}_0"] = np.concatenate(before).reshape(count, -1)
+        constants[f"cotangent_{name}"] = rng.normal(size=(1, count, size))
+    home = variables if "x" in variables else constants
+    home["x"] = problem.x.reshape(1, count, *problem.x.shape[2:])
+    rows = replace(problem, variables=frozen(variables), constants=frozen(constants))
+    return replace(rows, name=f"{problem.cell}, each step", jacobians=False)
 
 
 def _factors(one_step: OneStep, wrong: Mapping[str, Array]) -> list[Finding]:

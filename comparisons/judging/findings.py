@@ -19,6 +19,8 @@ class Mistake(StrEnum):
     TRANSPOSED_WEIGHT = "transposed_weight"
     LOST_DIGITS = "lost_digits"
     PRECISION = "precision"
+    TRUNCATION = "truncation"
+    COTANGENT = "cotangent"
 
 
 @dataclass(frozen=True)

@@ -327,6 +327,8 @@ class FunctionProblem(Differentiable):
                                          cannot run
     extra_noise                          absolute error by variable that the way of reading out the
                                          gradient adds
+    windowed(K) -> function              the one whose gradient goes back at most K steps, where the
+                                         steps of the function are known
     truncated                            whether states are held fixed in it, so that its gradient
                                          is no difference of its values
     layout() -> Layout                   what the axes stand for; asked only where it is wanted,
@@ -350,6 +352,7 @@ class FunctionProblem(Differentiable):
     levels: Mapping[str, str] = field(default_factory=dict[str, str])
     extra_noise: Mapping[str, float] = field(default_factory=dict[str, float])
     copied: Callable[[Any], Callable[[Any, Mapping[str, Any]], Any]] | None = None
+    windowed: Callable[[int], Scalar] | None = None
     truncated: bool = False
     layout: Callable[[], Layout] = Layout
     sliced: tuple[str, ...] = ()
