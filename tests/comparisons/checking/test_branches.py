@@ -2,6 +2,8 @@
 
 import math
 
+import re
+
 import numpy as np
 import pytest
 from bptt_crosscheck import GradientMismatch, check_cell, check_gradients, check_vjp
@@ -238,10 +240,11 @@ def test_a_function_is_asked_where_its_other_branch_is_taken(form, clamp):
     report = check_gradients(given(clamp, 20.0, True), form(clamp, 20.0), PARAMS, INPUTS)
     assert "also right at params × " in str(report)
     assert "never" not in str(report)
-    with pytest.raises(
-        GradientMismatch, match=r"gradients at params × \S+: (2 of 2|4 of 4) comparisons disagree"
-    ):
-        check_gradients(given(clamp, 20.0, False), form(clamp, 20.0), PARAMS, INPUTS)
+    report = check_gradients(given(clamp, 20.0, False), form(clamp, 20.0), PARAMS, INPUTS)
+    assert re.search(
+        r"WRONG where another branch is taken: W, b \(gradients at params × \S+\)", str(report)
+    )
+    assert "never taken at the first problem" in str(report)
 
 
 @each_form
@@ -260,8 +263,8 @@ def test_a_vjp_with_a_branch():
     def vjp(params, inputs, cotangents):
         return {"W": np.outer(cotangents, inputs["x"][0])}
 
-    with pytest.raises(GradientMismatch, match="at params × "):
-        check_vjp(vjp, function, PARAMS, INPUTS)
+    report = check_vjp(vjp, function, PARAMS, INPUTS)
+    assert re.search("WRONG where another branch is taken: W .*at params × ", str(report))
 
 
 def test_data_are_no_branch():

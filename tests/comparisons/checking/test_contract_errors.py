@@ -121,6 +121,9 @@ CELL_PARTS = (
     ("method", "path", "part"), CELL_PARTS, ids=[part for *_, part in CELL_PARTS]
 )
 def test_garbage_from_a_cell(method, path, part, garbage):
+    if part.endswith("d_x") and garbage is None:
+        garbage = []  # None is allowed: not given
+
     refused(
         BadContract,
         part,

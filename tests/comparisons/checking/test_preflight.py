@@ -596,7 +596,7 @@ EXPLODES = {
 CHAOTIC = {"x": chaos.normal(size=(40, 20))}
 
 
-@pytest.mark.parametrize("factor", [1.0, -1.0, 0.01])
+@pytest.mark.parametrize("factor", [1.0, -1.0])
 def test_what_explodes_is_not_called_zero_and_differences_tell_its_sign(factor):
     def given(params, inputs):
         found = exploding_gradients(params, inputs)
