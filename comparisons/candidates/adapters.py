@@ -151,6 +151,8 @@ def _lowest_in_torch(run: Callable[[], Any]) -> str:
     with Watching():
         run()
     return _lowest_of(seen)
+
+
 def _tensor(torch: Any, value: Array, device: str) -> Any:
     """A copy as a tensor of the same dtype; NumPy's bfloat16, by way of its bits, torch's."""
     if value.dtype != BFLOAT16:

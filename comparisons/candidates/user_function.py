@@ -5,6 +5,7 @@ named arrays inside.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -73,7 +74,7 @@ class UserFunction:
         if not any(is_differentiable(value) for value in flatten(self.params).values()):
             raise BadContract("params holds no array of real floating-point numbers")
 
-    @property
+    @cached_property
     def numpy_only(self) -> bool:
         """Whether the function takes no namespace."""
         if isinstance(self.function, Unrolled):
@@ -84,6 +85,11 @@ class UserFunction:
     def sequence(self) -> tuple[str, ...]:
         """The inputs whose first axis is time by contract: those of a loss given by its step."""
         return self.function.sequence if isinstance(self.function, Unrolled) else ()
+
+    @cached_property
+    def _names(self) -> tuple[Mapping[Keys, str], Mapping[Keys, str]]:
+        """The names of the leaves of params and of inputs, which stay what they are."""
+        return names_in(self.params), names_in(self.inputs)
 
     def leaves(self) -> dict[str, Array]:
         """All arrays of params and inputs by path; none wider than float64."""
@@ -114,7 +120,9 @@ class UserFunction:
         if self.setup is not None:
             user_code.call("setup", self.setup)
         namespace = [] if self.numpy_only else [xp]
-        params, inputs = rebuild(self.params, named), rebuild(self.inputs, named)
+        of_params, of_inputs = self._names
+        params = rebuild(self.params, named, names=of_params)
+        inputs = rebuild(self.inputs, named, names=of_inputs)
         return user_code.evaluated(self.role, function or self.function, *namespace, params, inputs)
 
     def numpy(self, named: Mapping[str, Array], function: Callable[..., Any] | None = None) -> Any:

@@ -53,7 +53,7 @@ from ..problems.cases import PROJECTION
 from ..problems.convention import Convention
 from ..problems.problem import AnyProblem, Problem
 from ..witnesses import tolerance
-from ..witnesses.ask import Testimony, Witnesses
+from ..witnesses.ask import Testimony, Witnesses, is_exact
 from ..witnesses.engines import Engine
 from ..witnesses.one_sided import slopes_along
 from . import preflight
@@ -304,7 +304,9 @@ def _compare(testimony: Testimony, candidate: Candidate, answer: Answer, partial
     must_be_finite(problem, plain, answer, witnesses.noise)
     judged = judge_answer(problem, answer, witnesses, partial)
     limit = witnesses.noise.limit
-    if any(_could_be_rounding(row, limit) for row in (*judged.forward, *judged.rows)):
+    exact = {engine.name for engine, told in witnesses.plain.items() if is_exact(engine, told)}
+    doubtful = [row for row in judged.rows if row.kind in OF_SIZE and row.reference in exact]
+    if doubtful or any(_could_be_rounding(row, limit) for row in (*judged.forward, *judged.rows)):
         witnesses = testimony.full
         judged = judge_answer(problem, answer, witnesses, partial)
     lost = _undecided(testimony, witnesses)

@@ -113,9 +113,10 @@ def check_gradients(
     before every evaluation. `convention` declares what the code means to return (see
     comparisons/problems/convention.py). own_loss(params, inputs), or own_loss() after the gradients
     were asked for, is the loss that the code under test itself computes: it must have the value of
-    the loss, as must a loss given to from_torch or from_jax. `timeout` is as in check_cell. `layout` declares the axes of x, a
-    letter each, "TBI", "BTI" or "BTHD", or those of any array by name; undeclared, the axis that
-    is time is found by moving slices (see comparisons/checking/time_axes.py).
+    the loss, as must a loss given to from_torch or from_jax. `timeout` is as in check_cell.
+    `layout` declares the axes of x, a letter each, "TBI", "BTI" or "BTHD", or those of any array by
+    name; undeclared, the axis that is time is found by moving slices (see
+    comparisons/checking/time_axes.py).
 
     Raises as check_cell does.
     """

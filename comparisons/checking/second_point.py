@@ -187,9 +187,7 @@ def _wrong_gradients(beside: Beside, first: AtFirst) -> list[str]:
     return wrong
 
 
-def meant_by(
-    convention: Convention, problem: AnyProblem, told: Answer, given: Arrays
-) -> Answer:
+def meant_by(convention: Convention, problem: AnyProblem, told: Answer, given: Arrays) -> Answer:
     """What code under the convention ought to return, where a reference says `told`."""
     inputs = frozenset(problem.sliced if isinstance(problem, FunctionProblem) else ())
     seen, sizes = Seen(given, {}, inputs), (problem.steps, problem.batch, set(given))

@@ -138,7 +138,9 @@ def _cotangents(one_step: OneStep, witnesses: Witnesses) -> list[Finding]:
     if not found or len(found) == len(rows.state_sizes):
         return []
     which = " or ".join(found)
-    text = f"step_backward is right in every output where {which} is zero: look at what it makes of it"
+    text = (
+        f"step_backward is right in every output where {which} is zero: look at what it makes of it"
+    )
     return [_found(Mistake.COTANGENT, which, text)]
 
 

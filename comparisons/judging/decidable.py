@@ -124,7 +124,9 @@ def _forward_noise(told: Answer, noise: tolerance.Noise) -> dict[str, Array]:
         sizes = np.abs(value).reshape(len(value), -1).max(axis=1, initial=0.0)
         found[name] = _over(noise.steps[tolerance.of_state(name)], sizes)
     if not found:
-        found["loss"] = _over(np.asarray([noise.total[tolerance.LOSS]]), np.abs(np.asarray([told.loss])))
+        found["loss"] = _over(
+            np.asarray([noise.total[tolerance.LOSS]]), np.abs(np.asarray([told.loss]))
+        )
     return found
 
 

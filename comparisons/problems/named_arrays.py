@@ -122,12 +122,19 @@ def as_leaf(value: Any) -> Array | None:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def rebuild(template: Any, values: Mapping[str, Any], path: str = "") -> Any:
-    """`template` with the leaves that `values` names replaced.
+def rebuild(
+    template: Any,
+    values: Mapping[str, Any],
+    path: str = "",
+    names: Mapping[Keys, str] | None = None,
+) -> Any:
+    """`template` with the leaves that `values` names replaced; `names` are those of its leaves,
+    where they are known.
 
     Where a Python number stood, a NumPy value becomes one again; an integer stays one.
     """
-    return _rebuilt(template, values, names_in(template, path), ())
+    known = names_in(template, path) if names is None else names
+    return _rebuilt(template, values, known, ())
 
 
 def _rebuilt(

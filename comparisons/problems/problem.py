@@ -364,9 +364,11 @@ class FunctionProblem(Differentiable):
         copied = self.copied
         if copied is None:
             return replace(self, function=made(self.function))
-        return replace(
-            self, function=made(self.function), copied=lambda world: made(copied(world))
-        )
+
+        def made_of_copies(world: Any) -> Scalar:
+            return made(copied(world))
+
+        return replace(self, function=made(self.function), copied=made_of_copies)
 
     @property
     def jacobians(self) -> bool:

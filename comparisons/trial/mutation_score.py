@@ -28,7 +28,7 @@ from ..problems.answer import Answer, Enclosed
 from ..problems.arrays import Array
 from ..problems.cases import CASES, PROJECTION, SQUARED, Case
 from ..problems.convention import Convention
-from ..problems.problem import Problem
+from ..problems.problem import AnyProblem, Problem
 from ..witnesses.ask import Testimony, Witnesses
 from ..witnesses.engines import Engine, select
 from .operators import OPERATORS, mutants
@@ -121,7 +121,7 @@ class Experiment:
     cell: str
     regime: str
     candidate: CellCandidate
-    problem: Problem
+    problem: AnyProblem
     right: Answer
     witnesses: Witnesses
 
@@ -279,10 +279,9 @@ def outcomes(
 
     See `certify` in `outcome`.
     """
-    subject, planted = (
-        Subject(experiment.candidate, experiment.problem, experiment.right),
-        Counter[str](),
-    )
+    assert isinstance(experiment.problem, Problem)  # mistakes are planted in cells
+    subject = Subject(experiment.candidate, experiment.problem, experiment.right)
+    planted = Counter[str]()
     for mutant in mutants(subject, operators):
         if planted[mutant.kind] % every == 0:
             yield from outcome(experiment, mutant, certify or experiment.certified)

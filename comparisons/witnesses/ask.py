@@ -442,24 +442,27 @@ def _noise(
         in_double=unable,
         others=lowered.errors,
     )
-    if plain[first].narrowed is not None:
-        noise = tolerance.of_precision(noise, plain[first], plain[first].narrowed)
+    narrowed = plain[first].narrowed
+    if narrowed is not None:
+        noise = tolerance.of_precision(noise, plain[first], narrowed)
     return noise, lowered
+
+
+def is_exact(engine: Engine, answer: Answer) -> bool:
+    """Whether an engine that evaluates the function alone tells its derivative to rounding."""
+    return engine.numeric and not answer.uncertainty
 
 
 def _own_noise(
     problem: AnyProblem, plain: Mapping[Engine, Answer], first: Engine, samples: int
 ) -> dict[Engine, tolerance.Noise]:
     """What the own rounding of the other references adds, where all samples are asked for."""
-    if problem.lowered() is not problem:
+    if samples < tolerance.SAMPLES or problem.lowered() is not problem:
         return {}
     found: dict[Engine, tolerance.Noise] = {}
     for engine, answer in plain.items():
-        is_exact = engine.numeric and not answer.uncertainty  # complex step
-        if is_exact and engine is not first and not first.numeric:
+        if is_exact(engine, answer) and engine is not first and not first.numeric:
             found[engine] = tolerance.own_noise(problem, engine.answer, answer, FIRST_SAMPLES)
-        if samples < tolerance.SAMPLES:
-            continue
         if engine.rounds_at_random and engine is not first:
             found[engine] = tolerance.own_noise(problem, engine.answer, answer, samples)
     return found

@@ -144,9 +144,7 @@ def _same_slope(found: Arrays, copied: Copied, variables: Named, constants: Name
         named = {name: np.array(given) for name, given in {**constants, **moved}.items()}
         return float(np.asarray(copied(worlds.World())(np, named)).reshape(()))
 
-    wide, narrow = (
-        (value(step) - value(-step)) / (2 * step) for step in (STEP, STEP / 4)
-    )
+    wide, narrow = ((value(step) - value(-step)) / (2 * step) for step in (STEP, STEP / 4))
     told = float(sum(np.sum(found[name] * directions[name]) for name in directions))
     off, doubt = abs(narrow - told), abs(wide - narrow)
     if np.isfinite(off) and off > MISSING * max(abs(told), abs(narrow)) and off > SURE * doubt:

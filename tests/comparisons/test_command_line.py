@@ -705,6 +705,8 @@ def test_a_time_limit_that_is_none(command, tmp_path):
     status, _, err = command("check", tmp_path / "mine.py", "--timeout", "0")
     assert status == Status.NOT_ASKED
     assert "--timeout" in err
+
+
 ROWS_FIRST = (
     "from tests.comparisons.checking.test_time_axes import PARAMS, ROWS_FIRST, gradients_of, loss_of\n"
     "loss = loss_of(1)\n"

@@ -1,7 +1,6 @@
 """Branches that no step took: what is said of them, and where they are looked for."""
 
 import math
-
 import re
 
 import numpy as np

@@ -327,7 +327,6 @@ def test_a_relu_cell_at_zero():
         check_cell(spoiled(step=step, step_backward=step_backward), **SIZES, **TORCH)
 
 
-
 @pytest.mark.parametrize(
     ("run", "words"),
     [

@@ -67,9 +67,7 @@ def test_random_smooth_functions_have_no_kinks():
 
 
 def test_the_entry_that_stands_at_it_is_known():
-    *_, kinks, _ = asked(
-        lambda w: np.sum(np.maximum(w, 0.0)), np.array([[1.0, 0.0], [-1.0, 2.0]])
-    )
+    *_, kinks, _ = asked(lambda w: np.sum(np.maximum(w, 0.0)), np.array([[1.0, 0.0], [-1.0, 2.0]]))
     np.testing.assert_allclose(kinks["w"], [[0, 0.5], [0, 0]], atol=1e-9)
 
 
@@ -97,9 +95,7 @@ def test_large_arrays_are_looked_at_beside_their_kinks_and_at_some_of_them_alone
     """Directions leave the entries at a kink out; what is right of the others is not widened."""
     signs = np.where(np.arange(100) < 30, -1.0, 1.0)
     at = np.where(np.arange(100) % 3 == 0, 0.0, 1.0)
-    _, found, directions, _, kinks, kinked = asked(
-        lambda w: np.sum(signs * np.maximum(w, 0.0)), at
-    )
+    _, found, directions, _, kinks, kinked = asked(lambda w: np.sum(signs * np.maximum(w, 0.0)), at)
     np.testing.assert_allclose(kinked["w"], np.where(at == 0, 0.5, 0.0), atol=1e-6)
     smooth = np.abs(directions["w"]).sum(axis=1) > 1
     assert not (directions["w"][smooth][:, at == 0]).any()
