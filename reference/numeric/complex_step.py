@@ -28,8 +28,8 @@ STEP = 1e-30
 NOT_ANALYTIC = frozenset(
     "absolute fabs conjugate conj sign signbit heaviside floor ceil rint trunc round around "
     "arctan2 hypot copysign real imag angle real_if_close norm matrix_norm vector_norm vdot "
-    "vecdot vecmat cond svd svdvals eigh eigvalsh cholesky std var nanstd nanvar isclose allclose nan_to_num "
-    "digitize histogram interp unwrap".split()
+    "vecdot vecmat cond svd svdvals eigh eigvalsh cholesky std var nanstd nanvar isclose "
+    "allclose nan_to_num digitize histogram interp unwrap".split()
 )
 # What chooses among numbers, by their real parts: analytic where those are not tied.
 COMPARISONS = frozenset("greater greater_equal less less_equal maximum minimum fmax fmin".split())
