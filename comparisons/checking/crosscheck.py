@@ -221,7 +221,8 @@ def examine(
             preflight.not_vacuous(case, manner.unread)
         if case.passed and answered.beside is not None:
             at_first = AtFirst(compared.witnesses, declared, compared.rows, manner.loss)
-            must_be_right(answered.beside, at_first)
+            remarks = must_be_right(answered.beside, at_first)
+            case = replace(case, notes=[*case.notes, *remarks])
     notes = [*case.notes]
     beside = answered.beside
     if beside is not None and not case.passed and beside.answer.loss == answer.loss:

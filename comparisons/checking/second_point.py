@@ -32,6 +32,10 @@ SEEN = 1e-3 * NEAR  # of a gradient: a smaller error is not of the size of the m
 STEP = 1e-5  # the same, for a slope of the loss
 CLOSELY = 1e-8  # of a slope's terms
 ROOM = 100.0  # times the errors at the first point: beside it they may be larger
+OWN_INPUTS = (
+    "the gradients do not follow the inputs that are handed over: the code reads inputs of its "
+    "own, or those of an earlier call; what it would give for others is not known"
+)
 ALONG = "distance"  # the only variable of a problem along a line
 
 
@@ -45,10 +49,11 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True)
 class Beside:
-    """What a candidate answers beside the first point."""
+    """What a candidate answers beside the first point: at other weights, and at other inputs too."""
 
     problem: AnyProblem
     answer: Answer
+    other_inputs: "Beside | None" = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,8 @@ class AtFirst:
         return ROOM * max(noise.limit * noise.total.get(name, 0.0), *errors, 0.0)
 
 
-def moved(problem: AnyProblem, part: float) -> AnyProblem:
-    """The problem with every number moved at random by up to this part of itself.
+def moved(problem: AnyProblem, part: float, inputs_too: bool = True) -> AnyProblem:
+    """The problem with every weight moved at random by up to this part of itself, and every input.
 
     Inputs that hold whole numbers stay: masks, indicators, lengths, times.
     """
@@ -86,7 +91,9 @@ def moved(problem: AnyProblem, part: float) -> AnyProblem:
     if isinstance(problem, FunctionProblem):
         given = {name: problem.variables[name] for name in problem.sliced}
         inputs, own = {**problem.constants, **given}, problem.levels
-        stays = {name for name, value in inputs.items() if _may_mean_something_else(value)}
+        for name, value in inputs.items():
+            if not inputs_too or _may_mean_something_else(value):
+                stays.add(name)
 
     def move(value: Array, dtype: str) -> Array:
         away = np.asarray(value * (1 + part * rng.uniform(-1, 1, size=value.shape)))
@@ -119,23 +126,26 @@ def asked_elsewhere(problem: AnyProblem, candidate: Candidate) -> Beside | None:
 
     None where it cannot be asked beside it.
     """
-    near = replace(moved(problem, NEAR), name=f"{problem.name}, beside")
+    near = replace(moved(problem, NEAR, inputs_too=False), name=f"{problem.name}, beside")
     beside: Beside | None = None
     with contextlib.suppress(QuestionError):
         beside = Beside(near, candidate.answer(near))
+    if beside is not None and isinstance(problem, FunctionProblem):
+        with contextlib.suppress(QuestionError):
+            other = replace(moved(problem, NEAR), name=f"{problem.name}, with other inputs")
+            beside = replace(beside, other_inputs=Beside(other, candidate.answer(other)))
     with contextlib.suppress(QuestionError):
         candidate.answer(moved(problem, FAR))
     return beside
 
 
-def must_be_right(beside: Beside, first: AtFirst) -> None:
-    """Raises NotRepeatable where a gradient that is right at the first point is wrong beside it."""
-    if _has_its_slope(beside, first):
-        return
-    if first.witnesses.first.numeric:
-        wrong = _wrong_along_a_line(beside, first)
-    else:
-        wrong = _wrong_gradients(beside, first)
+def must_be_right(beside: Beside, first: AtFirst) -> list[str]:
+    """Remarks on what is right beside the first point as long as inputs stay.
+
+    Raises NotRepeatable where a gradient that is right at the first point is wrong at other
+    weights beside it.
+    """
+    wrong = _wrong(beside, first)
     if wrong:
         raise NotRepeatable(
             f"right at the point that was asked first, {', '.join(wrong)} is wrong at weights that "
@@ -143,6 +153,17 @@ def must_be_right(beside: Beside, first: AtFirst) -> None:
             "was asked before (it reads states or weights of an earlier call), or was computed "
             "beforehand; it must answer for the params it is given: reset what it keeps in setup="
         )
+    inputs = beside.other_inputs
+    return [OWN_INPUTS] if inputs is not None and _wrong(inputs, first) else []
+
+
+def _wrong(beside: Beside, first: AtFirst) -> list[str]:
+    """The gradients that are wrong there."""
+    if _has_its_slope(beside, first):
+        return []
+    if first.witnesses.first.numeric:
+        return _wrong_along_a_line(beside, first)
+    return _wrong_gradients(beside, first)
 
 
 def _has_its_slope(beside: Beside, first: AtFirst) -> bool:
