@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from .. import user_code
-from ..problems.arrays import Array, Arrays, is_real
+from ..problems.arrays import Array, Arrays, is_real, of_numpy_itself
 
 # How many entries along each axis are noted, by the number of axes.
 ENTRIES = (1, 256, 24, 8, 6, 4, 4)
@@ -106,15 +106,7 @@ def _noted(value: Any, notes: Notes | None) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, _Noted):
-        return value.view(np.ndarray)
-    if isinstance(value, tuple | list):
-        items = [_plain(item) for item in cast(list[Any], value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    if isinstance(value, dict):
-        named = cast(dict[str, Any], value)
-        return {key: _plain(item) for key, item in named.items()}
-    return value
+    return of_numpy_itself(value, _Noted)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True)
 class Beside:
-    """What a candidate answers beside the first point: at other weights, and at other inputs too."""
+    """What a candidate answers beside the first point: at other weights; at other inputs too."""
 
     problem: AnyProblem
     answer: Answer

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..problems.arrays import Array
+from ..problems.arrays import Array, of_numpy_itself
 from ..user_code import STDLIB, is_own
 
 TIE = 16  # units in the last place within which two numbers are tied
@@ -276,15 +276,7 @@ def watch(value: Any, log: Log) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Watched):
-        return value.view(np.ndarray)
-    if isinstance(value, tuple | list):
-        items = [_plain(item) for item in cast(list[Any], value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    if isinstance(value, dict):
-        named = cast(dict[str, Any], value)
-        return {key: _plain(item) for key, item in named.items()}
-    return value
+    return of_numpy_itself(value, Watched)
 
 
 def _place_in_user_code(operation: str) -> Place | None:

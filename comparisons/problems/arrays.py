@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import ml_dtypes
 import numpy as np
@@ -59,3 +59,16 @@ def _same_array(one: Array, other: Array) -> bool:
 def is_tokens(x: Array) -> bool:
     """Whether x holds integers."""
     return x.dtype.kind in "iu"
+
+
+def of_numpy_itself(value: Any, kind: type[Array]) -> Any:
+    """The arrays of a subclass as NumPy's own, however nested among arguments."""
+    if isinstance(value, kind):
+        return value.view(np.ndarray)
+    if isinstance(value, tuple | list):
+        items = [of_numpy_itself(item, kind) for item in cast(list[Any], value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, dict):
+        named = cast(dict[str, Any], value)
+        return {key: of_numpy_itself(item, kind) for key, item in named.items()}
+    return value
