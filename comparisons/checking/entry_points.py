@@ -11,7 +11,7 @@ import numpy as np
 from .. import output, user_code
 from ..candidates.user_cell import UserCell
 from ..candidates.user_function import Given, UserFunction
-from ..errors import BadOption, CandidateFailed, NotDecidable, QuestionError
+from ..errors import BadOption, CandidateFailed, CannotFollow, NotDecidable, QuestionError
 from ..problems.arrays import Array
 from ..problems.axes import LayoutLike
 from ..problems.convention import Convention, convention_of
@@ -231,6 +231,9 @@ def _report(
     except QuestionError as error:
         error.args = tuple(user_code.printable(str(each)) for each in error.args)
         errors.append(error)
+    except CannotFollow as error:
+        told = user_code.printable(str(error))
+        errors.append(CandidateFailed(f"asked again, the code under test is another: {told}"))
     except KeyboardInterrupt:
         raise
     except BaseException as error:

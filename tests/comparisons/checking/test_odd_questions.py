@@ -13,7 +13,7 @@ import torch  # noqa: F401  # so that its tensors are among the odd values
 from bptt_crosscheck import check_cell
 from bptt_crosscheck.comparisons.checking import cell_cases
 from bptt_crosscheck.comparisons.checking.report_data import Report
-from bptt_crosscheck.comparisons.errors import GradientMismatch, QuestionError
+from bptt_crosscheck.comparisons.errors import CandidateFailed, GradientMismatch, QuestionError
 
 from tests.comparisons.odd import question
 from tests.comparisons.small import SIZES, TORCH, Elman, spoiled
@@ -67,6 +67,19 @@ def test_a_mistake_of_our_own_is_not_called_theirs(monkeypatch):
     monkeypatch.setattr(cell_cases, "examine", len)
     with pytest.raises(TypeError, match="len"):
         check_cell(Elman(), **SIZES, **TORCH, raise_exception=False)
+
+
+def test_code_that_returns_something_else_when_a_reference_asks_again():
+    calls = []
+
+    def tires(xp, params, state, x):
+        calls.append(xp)
+        return (
+            "tired" if calls.count(xp) > 3 and xp is not np else Elman().step(xp, params, state, x)
+        )
+
+    with pytest.raises(CandidateFailed, match=r"asked again.*step returns \(new_state, cache\)"):
+        check_cell(spoiled(step=tires), **SIZES, **TORCH)
 
 
 def test_code_that_fails_when_it_is_asked_again():
