@@ -122,7 +122,7 @@ def notebook(monkeypatch):
         linecache.cache.pop(name, None)
 
 
-NAMES = ["<ipython-input-1-0123456789ab>", "/tmp/ipykernel_1234/567890.py"]
+NAMES = ["<ipython-input-1-0123456789ab>", "/var/cache/ipykernel_1234/567890.py"]
 in_every_notebook = pytest.mark.parametrize("name", NAMES)
 
 
